@@ -1,0 +1,32 @@
+# make search   from a fresh clone to an evaluated model
+# make test     lint, types and tests
+PYTHON ?= python3
+VENV   := .venv
+SPACE  ?= spaces/lcnn.yaml
+ARGS   ?=
+
+.PHONY: search test lint types clean
+
+search: $(VENV)/.installed
+	$(VENV)/bin/python run_search.py --space $(SPACE) $(ARGS)
+
+test: lint types
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed
+	$(VENV)/bin/mypy
+
+# The stamp is written last, so that an installation that broke off is done again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "Python 3.11 or 3.12 is needed; found $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,237 @@
+"""The cohort on disk: one folder of image slices and one of mask slices a patient, and ``cohort.json``.
+
+    <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward
+    <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion
+    <root>/cohort.json                       what this file writes: patients, slice order, spacing, hash
+
+``image/`` and ``mask/`` are taken as well. Slice names are ordered naturally (2 before 10).
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_prep.errors import InputError
+from data_prep.files import write_text_atomically
+
+IMAGE_FOLDERS = ("images", "image")
+MASK_FOLDERS = ("masks", "mask")
+SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+MANIFEST = "cohort.json"
+LAYOUT_REMEDY = "expected images/<patient>/<slice>.png and masks/<patient>/<slice>.png"
+
+
+class Patient(BaseModel):
+    """One patient's slices in order, as file names relative to the cohort's root."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    images: tuple[str, ...]
+    masks: tuple[str, ...]
+    spacing_mm: tuple[float, float, float] | None = None
+    """Distance between voxel centres as (slice, row, column), or None where it is not known."""
+    hash: str
+    """SHA-256 over slice names and file contents."""
+
+
+class Cohort(BaseModel):
+    """What ``cohort.json`` holds: everything that is known about the cohort besides its pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    name: str
+    synthetic: bool = False
+    window: str | None = None
+    """Intensity window of the 8-bit slices, for example ``brain (level 40 HU, width 80 HU)``."""
+    source: str | None = None
+    licence: str | None = None
+    patients: tuple[Patient, ...]
+    hash: str
+    """SHA-256 over the patients' ids and hashes: changes when any pixel, name or order does."""
+
+    @property
+    def slice_count(self) -> int:
+        """Number of slices over all patients."""
+        return sum(len(patient.images) for patient in self.patients)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that orders ``slice2`` before ``slice10``; digits sort before letters."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
+
+
+def has_layout(root: Path) -> bool:
+    """Whether ``root`` holds an image folder of the common layout."""
+    return any((root / name).is_dir() for name in IMAGE_FOLDERS)
+
+
+def scan_cohort(
+    root: Path,
+    *,
+    name: str | None = None,
+    synthetic: bool = False,
+    window: str | None = None,
+    source: str | None = None,
+    licence: str | None = None,
+    spacing_mm: dict[str, tuple[float, float, float]] | None = None,
+) -> Cohort:
+    """Read the layout under ``root`` and hash every file; nothing is written.
+
+    ``spacing_mm`` gives (slice, row, column) distances by patient id; patients without an entry get None.
+
+    Raises:
+        InputError: no layout, no patients, or an image without its mask (or the reverse).
+    """
+    images = _part_folder(root, IMAGE_FOLDERS)
+    masks = _part_folder(root, MASK_FOLDERS)
+    folders = sorted((f for f in images.iterdir() if _is_patient(f)), key=lambda f: natural_key(f.name))
+    if not folders:
+        raise InputError(f"{images}: no patient folders; {LAYOUT_REMEDY}")
+    orphans = {f.name for f in masks.iterdir() if _is_patient(f)} - {f.name for f in folders}
+    if orphans:
+        raise InputError(f"{masks / min(orphans)}: a mask folder without images; add {images / min(orphans)}")
+    spacing_mm = spacing_mm or {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        patients = tuple(
+            pool.map(lambda folder: _scan_patient(root, folder, masks, spacing_mm.get(folder.name)), folders)
+        )
+    return Cohort(
+        name=name or root.resolve().name,
+        synthetic=synthetic,
+        window=window,
+        source=source,
+        licence=licence,
+        patients=patients,
+        hash=_cohort_hash(patients),
+    )
+
+
+def open_cohort(root: Path, cache: Path) -> Cohort:
+    """The cohort under ``root``, checked against its manifest.
+
+    A user's folder is never written to: where it brings no manifest, one is made in ``cache`` on first use.
+
+    Raises:
+        InputError: the layout is broken, or the files are no longer those that the manifest describes.
+    """
+    for manifest in (root / MANIFEST, cache / MANIFEST):
+        if manifest.exists():
+            return _verify(root, manifest)
+    cohort = scan_cohort(root)
+    write_manifest(cohort, cache)
+    return cohort
+
+
+def write_manifest(cohort: Cohort, folder: Path) -> None:
+    """Write ``cohort.json`` into ``folder`` in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / MANIFEST, cohort.model_dump_json(indent=1) + "\n")
+
+
+def _verify(root: Path, manifest: Path) -> Cohort:
+    try:
+        known = Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew"
+        ) from error
+    found = scan_cohort(root)
+    if found.hash != known.hash:
+        raise InputError(
+            f"{root}: the cohort is not the one that {manifest.name} describes ({_difference(known, found)}); "
+            f"restore the files, or delete {manifest} to accept them as a new cohort"
+        )
+    return known
+
+
+def _difference(known: Cohort, found: Cohort) -> str:
+    before = {patient.id: patient.hash for patient in known.patients}
+    after = {patient.id: patient.hash for patient in found.patients}
+    changed = [patient for patient in before if patient in after and before[patient] != after[patient]]
+    groups = {"added": after.keys() - before.keys(), "gone": before.keys() - after.keys(), "changed": changed}
+    told = [f"{word}: {_few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
+    return "; ".join(told) or "their order changed"
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _part_folder(root: Path, names: tuple[str, ...]) -> Path:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; {LAYOUT_REMEDY} below it")
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise InputError(f"{root}: no folder {' or '.join(names)}; {LAYOUT_REMEDY}")
+
+
+def _is_patient(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".")
+
+
+def _slices(folder: Path) -> dict[str, Path]:
+    files = [f for f in folder.iterdir() if f.suffix.lower() in SLICE_SUFFIXES and not f.name.startswith(".")]
+    slices: dict[str, Path] = {}
+    for file in sorted(files, key=lambda f: natural_key(f.stem)):
+        if file.stem in slices:
+            raise InputError(f"{file}: a second file for slice {file.stem}; keep one of the two")
+        slices[file.stem] = file
+    return slices
+
+
+def _scan_patient(
+    root: Path, folder: Path, masks: Path, spacing_mm: tuple[float, float, float] | None
+) -> Patient:
+    images = _slices(folder)
+    if not images:
+        raise InputError(f"{folder}: no slices ({', '.join(SLICE_SUFFIXES)}); add them or remove the folder")
+    mask_folder = masks / folder.name
+    labels = _slices(mask_folder) if mask_folder.is_dir() else {}
+    for missing in (stem for stem in images if stem not in labels):
+        raise InputError(
+            f"{images[missing]}: no mask {mask_folder / missing}.png; add one (all 0 where there is no lesion)"
+        )
+    for extra in (stem for stem in labels if stem not in images):
+        raise InputError(f"{labels[extra]}: a mask without its image {folder / extra}.png; add or remove it")
+    digest = hashlib.sha256()
+    for stem, image in images.items():
+        for file in (image, labels[stem]):
+            content = _read(file)
+            digest.update(f"{stem}\0{len(content)}\0".encode())
+            digest.update(content)
+    return Patient(
+        id=folder.name,
+        images=tuple(image.relative_to(root).as_posix() for image in images.values()),
+        masks=tuple(labels[stem].relative_to(root).as_posix() for stem in images),
+        spacing_mm=spacing_mm,
+        hash=digest.hexdigest(),
+    )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); restore it or check permissions"
+        ) from error
+
+
+def _cohort_hash(patients: tuple[Patient, ...]) -> str:
+    digest = hashlib.sha256()
+    for patient in patients:
+        digest.update(f"{patient.id}\0{patient.hash}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""The locked split: which patients train, which validate, which are kept for the final test.
+
+Made once from a seed, written beside the run with the cohort's hash, and refused if the cohort changed.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data_prep.errors import InputError
+from data_prep.files import write_text_atomically
+from data_prep.store import Store
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+class SplitConfig(BaseModel):
+    """Shares of the patients, and the seed that draws them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: float = Field(0.7, gt=0, lt=1)
+    val: float = Field(0.15, gt=0, lt=1)
+    test: float = Field(0.15, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "SplitConfig":
+        total = self.train + self.val + self.test
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(f"train + val + test is {total:g}; the shares must add up to 1")
+        return self
+
+
+class Split(BaseModel):
+    """The patients of each part, locked to a cohort by its hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    cohort_hash: str
+    seed: int
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _parts_are_disjoint(self) -> "Split":
+        everyone = (*self.train, *self.val, *self.test)
+        if len(set(everyone)) != len(everyone):
+            raise ValueError("a patient is in more than one part")
+        return self
+
+
+def make_split(store: Store, config: SplitConfig) -> Split:
+    """Draw a split in which each part sees small, large and absent lesions alike.
+
+    Patients are ordered by lesion volume and cut into blocks of neighbours; within a block the order is
+    shuffled, and each patient goes to the part that is furthest below its share. Sizes are therefore within
+    one patient of the shares, and every block is spread over the parts.
+
+    Raises:
+        InputError: too few patients for three parts, or a part that cannot be scored for want of a lesion.
+    """
+    rng = np.random.default_rng([config.seed, 0x5711])
+    volumes = {name: store.lesion_volume(name) for name in store.patients}
+    shares: dict[Part, float] = {part: getattr(config, part) for part in PARTS}
+    names = sorted(volumes)
+    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: volumes[names[i]])
+    block = math.ceil(1 / min(shares.values()))
+    parts: dict[Part, list[str]] = {part: [] for part in PARTS}
+    for start in range(0, len(order), block):
+        for count, i in enumerate(rng.permutation(order[start : start + block]).tolist(), start=start + 1):
+            lacking = max(PARTS, key=lambda part: shares[part] * count - len(parts[part]))
+            parts[lacking].append(names[i])
+    _check_parts(parts, volumes, store)
+    members = {part: tuple(sorted(parts[part], key=names.index)) for part in PARTS}
+    return Split(cohort_hash=store.cohort_hash, seed=config.seed, **members)
+
+
+def _check_parts(parts: Mapping[Part, Sequence[str]], volumes: Mapping[str, float], store: Store) -> None:
+    for part, members in parts.items():
+        lesions = sum(volumes[name] > 0 for name in members)
+        if not lesions:
+            raise InputError(
+                f"{store.folder.name}: the {part} part would hold {len(members)} patients and no lesion "
+                f"({len(volumes)} patients in all); add patients, or change cohort.split"
+            )
+
+
+def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
+    """The split kept at ``path``, or a new one written there.
+
+    Raises:
+        InputError: the kept split belongs to another cohort, or is no split.
+    """
+    if not path.exists():
+        split = make_split(store, config)
+        write_text_atomically(path, split.model_dump_json(indent=1) + "\n")
+        return split
+    split = read_split(path)
+    if split.cohort_hash != store.cohort_hash or set(store.patients) != {
+        *split.train,
+        *split.val,
+        *split.test,
+    }:
+        raise InputError(
+            f"{path}: the split is locked to cohort {split.cohort_hash[:12]}, but the data is "
+            f"{store.cohort_hash[:12]}; restore the data, or start a new run with --name"
+        )
+    return split
+
+
+def read_split(path: Path) -> Split:
+    """Read a split file.
+
+    Raises:
+        InputError: the file is missing or is no split.
+    """
+    try:
+        return Split.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not a readable split ({reason}); restore it from a copy of the run"
+        ) from error
+
+
+class Normalisation(BaseModel):
+    """Grey-value statistics of the training patients: x becomes (x - mean) / std."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    """Mean grey value of the pixels inside the head, 0..255."""
+    std: float = Field(gt=0)
+    """Their standard deviation, 0..255."""
+
+
+def training_normalisation(store: Store, split: Split) -> Normalisation:
+    """Statistics over all non-black pixels of the training patients, from a histogram (exact, flat memory).
+
+    Raises:
+        InputError: the training slices are all black or all of one grey value.
+    """
+    counts = np.zeros(256, dtype=np.int64)
+    for name in split.train:
+        entry = store.patients[name]
+        counts += np.bincount(store.images_NSS[entry.start : entry.stop].ravel(), minlength=256)
+    counts[0] = 0
+    values = np.arange(256)
+    total = max(int(counts.sum()), 1)
+    mean = float((counts * values).sum() / total)
+    std = math.sqrt(float((counts * (values - mean) ** 2).sum() / total))
+    if std == 0:
+        raise InputError(f"{store.folder}: the training slices hold no contrast; check the exported images")
+    return Normalisation(mean=mean, std=std)

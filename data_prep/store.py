@@ -1,0 +1,261 @@
+"""The compiled cohort: every slice at one size, in arrays that any number of processes map read-only.
+
+Decoding and resizing PNGs is paid once per (cohort, size, crop); after that a stack of slices is a slice of
+an array, and all trials on a machine share the same pages of memory.
+
+    <cache>/<hash>-<size>-<crop>/images.npy   uint8 (N, S, S), all patients' slices one after the other
+    <cache>/<hash>-<size>-<crop>/masks.npy    uint8 (N, S, S), share of the pixel that is lesion, 0..255
+    <cache>/<hash>-<size>-<crop>/lesion.npy   bool (N,), whether a slice holds lesion at the stored size
+    <cache>/<hash>-<size>-<crop>/index.json   where each patient's slices lie, their crop box and true size
+
+Legend: N slices of the cohort, Z slices of a patient, H rows, W columns (native), S stored side.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict
+
+from data_prep.cohort import Cohort, Patient
+from data_prep.errors import InputError
+from data_prep.files import replacing_folder
+from data_prep.head import Box, head_box, whole_box
+
+Crop = Literal["head", "none"]
+FORMAT = 1
+
+
+class StoredPatient(BaseModel):
+    """Where a patient's slices lie in the store and how to get back to the patient's own grid."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: int
+    stop: int
+    box: tuple[int, int, int]
+    """Square crop in native pixels: top, left, side."""
+    native: tuple[int, int]
+    """Rows and columns of the patient's own slices."""
+    spacing_mm: tuple[float, float, float] | None
+    lesion_pixels: int
+    """Lesion pixels on the native grid over all slices."""
+
+    @property
+    def slice_count(self) -> int:
+        """Number of slices."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Store:
+    """A compiled cohort, opened read-only; pickles as a path, so workers map the same pages."""
+
+    folder: Path
+    cohort_hash: str
+    image_size: int
+    images_NSS: NDArray[np.uint8]
+    masks_NSS: NDArray[np.uint8]
+    lesion_N: NDArray[np.bool_]
+    patients: Mapping[str, StoredPatient]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """Map the arrays under ``folder``.
+
+        Raises:
+            InputError: the folder is not a store of this format.
+        """
+        try:
+            index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            images = np.load(folder / "images.npy", mmap_mode="r")
+            masks = np.load(folder / "masks.npy", mmap_mode="r")
+            lesion = np.load(folder / "lesion.npy")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{folder}: not a readable store ({error}); delete it to have it made anew"
+            ) from error
+        if index.get("format") != FORMAT:
+            raise InputError(f"{folder}: store format {index.get('format')}, not {FORMAT}; delete it")
+        patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
+        return cls(folder, index["cohort_hash"], index["image_size"], images, masks, lesion, patients)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
+        return (Store.open, (self.folder,))
+
+    def lesion_volume(self, patient: str) -> float:
+        """Lesion volume in ml where the spacing is known, else in native voxels."""
+        entry = self.patients[patient]
+        voxel = float(np.prod(entry.spacing_mm)) / 1000 if entry.spacing_mm else 1.0
+        return entry.lesion_pixels * voxel
+
+
+def store_folder(cohort: Cohort, cache: Path, image_size: int, crop: Crop) -> Path:
+    """The folder that the store of these settings has below ``cache``."""
+    return cache / f"{cohort.hash[:16]}-{image_size}-{crop}"
+
+
+def compile_store(
+    cohort: Cohort,
+    root: Path,
+    cache: Path,
+    *,
+    image_size: int,
+    crop: Crop,
+    on_patient: Callable[[int, int], None] | None = None,
+) -> Store:
+    """Compile the cohort at ``image_size`` pixels, or open the store where it already exists.
+
+    Raises:
+        InputError: a slice cannot be decoded, sizes differ within a patient, or a mask is not binary.
+    """
+    folder = store_folder(cohort, cache, image_size, crop)
+    if (folder / "index.json").exists():
+        return Store.open(folder)
+    with replacing_folder(folder) as partial:
+        _compile(cohort, root, partial, image_size, crop, on_patient)
+    return Store.open(folder)
+
+
+def _compile(
+    cohort: Cohort,
+    root: Path,
+    folder: Path,
+    image_size: int,
+    crop: Crop,
+    on_patient: Callable[[int, int], None] | None,
+) -> None:
+    shape = (cohort.slice_count, image_size, image_size)
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    masks = np.lib.format.open_memmap(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=shape)
+    starts = np.cumsum([0, *(len(patient.images) for patient in cohort.patients)])
+    entries: dict[str, StoredPatient] = {}
+
+    def work(patient: Patient, start: int) -> tuple[str, StoredPatient]:
+        return patient.id, _store_patient(patient, root, start, images, masks, crop)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        jobs = [
+            pool.submit(work, patient, int(start))
+            for patient, start in zip(cohort.patients, starts, strict=False)
+        ]
+        try:
+            for done, job in enumerate(as_completed(jobs), start=1):
+                name, entry = job.result()
+                entries[name] = entry
+                if on_patient:
+                    on_patient(done, len(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    np.save(folder / "lesion.npy", np.array([is_lesion(mask).any() for mask in masks]))
+    images.flush()
+    masks.flush()
+    index = {
+        "format": FORMAT,
+        "cohort_hash": cohort.hash,
+        "image_size": image_size,
+        "crop": crop,
+        "patients": {patient.id: entries[patient.id].model_dump() for patient in cohort.patients},
+    }
+    (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _store_patient(
+    patient: Patient,
+    root: Path,
+    start: int,
+    images_NSS: NDArray[np.uint8],
+    masks_NSS: NDArray[np.uint8],
+    crop: Crop,
+) -> StoredPatient:
+    image_ZHW, mask_ZHW = read_patient(patient, root)
+    height, width = image_ZHW.shape[1:]
+    box = head_box(image_ZHW) if crop == "head" else whole_box(height, width)
+    side = images_NSS.shape[1]
+    for offset, (image_HW, mask_HW) in enumerate(zip(image_ZHW, mask_ZHW, strict=True)):
+        images_NSS[start + offset] = to_stored(image_HW, box, side)
+        masks_NSS[start + offset] = to_stored(mask_HW * np.uint8(255), box, side)
+    return StoredPatient(
+        start=start,
+        stop=start + len(image_ZHW),
+        box=tuple(box),
+        native=(height, width),
+        spacing_mm=patient.spacing_mm,
+        lesion_pixels=int(mask_ZHW.sum(dtype=np.int64)),
+    )
+
+
+def is_lesion(share: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Stored lesion shares (0..255) as a yes or no: at least half of the pixel."""
+    return share > 127
+
+
+def to_stored(slice_HW: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
+    """Crop a native slice to ``box`` and resize it to ``side`` pixels, averaging over the area."""
+    top, left, size = box
+    height, width = slice_HW.shape
+    canvas = np.zeros((size, size), dtype=np.uint8)
+    rows = slice(max(top, 0), min(top + size, height))
+    columns = slice(max(left, 0), min(left + size, width))
+    canvas[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = slice_HW[
+        rows, columns
+    ]
+    return np.asarray(Image.fromarray(canvas).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def to_native(values_SS: NDArray[np.float32], box: Box, native: tuple[int, int]) -> NDArray[np.float32]:
+    """Undo `to_stored` for a map of values; what lies outside the crop is 0."""
+    top, left, size = box
+    height, width = native
+    square = np.asarray(Image.fromarray(values_SS).resize((size, size), Image.Resampling.BILINEAR))
+    out = np.zeros((height, width), dtype=np.float32)
+    rows = slice(max(top, 0), min(top + size, height))
+    columns = slice(max(left, 0), min(left + size, width))
+    out[rows, columns] = square[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    ]
+    return out
+
+
+def read_patient(patient: Patient, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A patient's own slices and masks: uint8 (Z, H, W) grey values, and uint8 (Z, H, W) of 0 and 1.
+
+    Raises:
+        InputError: a file cannot be decoded, sizes differ, or a mask holds more than two values.
+    """
+    images = [_read_grey(root / name) for name in patient.images]
+    masks = [_read_mask(root / name) for name in patient.masks]
+    for name, array in zip((*patient.images, *patient.masks), (*images, *masks), strict=True):
+        if array.shape != images[0].shape:
+            sizes = f"{array.shape[1]}x{array.shape[0]} pixels, but {images[0].shape[1]}x{images[0].shape[0]}"
+            raise InputError(
+                f"{root / name}: {sizes} in {patient.images[0]}; all slices of a patient need one size"
+            )
+    return np.stack(images), np.stack(masks)
+
+
+def _read_grey(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("I", "I;16", "I;16B", "F"):
+                raise InputError(f"{path}: {image.mode} pixels; window the scan to 8-bit grey first")
+            return np.asarray(image.convert("L"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from error
+
+
+def _read_mask(path: Path) -> NDArray[np.uint8]:
+    grey = _read_grey(path)
+    values = np.unique(grey)
+    if not set(values.tolist()) <= {0, 255} and not set(values.tolist()) <= {0, 1}:
+        shown = ", ".join(str(value) for value in values[:6])
+        raise InputError(f"{path}: mask values {shown}...; a mask holds 0 and 255, or 0 and 1")
+    return (grey > 0).astype(np.uint8)

@@ -1,0 +1,106 @@
+"""Midline alignment: find the in-plane pose of the head, undo it, and put predictions back.
+
+Left-right mirror symmetry identifies only the in-plane angle and the left-right shift, so the network
+predicts just these two, once a stack. All geometry stays in float32: a bf16 grid is wrong by half a pixel
+at 512 pixels.
+
+Legend: B stacks, D slices of a stack, H rows, W columns (H == W). Coordinates are torch's normalised ones:
+-1 and 1 are the outer edges of the picture, x grows to the right of the picture, y downward.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEAD_GREY = 24.0
+"""Grey value (of 255) above which a pixel counts as head rather than air."""
+POSE_SIDE = 96
+"""Side in pixels at which the pose is estimated and the symmetry measured: beyond it only noise is added."""
+
+
+class Pose(NamedTuple):
+    """Where the midline lies in the picture; zero for a head that is upright and centred."""
+
+    angle_rad_B: Tensor
+    """Rotation of the midline from the vertical; positive turns its upper end to the right of the picture."""
+    shift_B: Tensor
+    """Left-right position of the midline at the picture's centre row, normalised."""
+
+
+class AlignmentNetwork(nn.Module):
+    """A small convolutional regressor of the pose; predicts exactly zero at initialisation."""
+
+    def __init__(self, slices: int, *, max_angle_deg: float, max_shift: float, channels: int = 16) -> None:
+        super().__init__()
+        widths = (channels, 2 * channels, 2 * channels, 4 * channels)
+        layers: list[nn.Module] = []
+        for before, after in zip((slices, *widths), widths, strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        # Position matters for a pose, so the map is flattened, not averaged.
+        self.regressor = nn.Sequential(nn.Linear(widths[-1] * (POSE_SIDE // 16) ** 2, 64), nn.SiLU(), nn.Linear(64, 2))
+        self.max_angle_rad = math.radians(max_angle_deg)
+        self.max_shift = 2.0 * max_shift  # the normalised picture is 2 wide
+        head = self.regressor[-1]
+        assert isinstance(head, nn.Linear)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+
+    def forward(self, unit_BDHW: Tensor) -> Pose:
+        """Pose of each stack from grey values in 0..1; each part is bounded by its maximum."""
+        small = pose_view(unit_BDHW)
+        raw_B2 = torch.tanh(self.regressor(self.features(small - 0.5).flatten(1)).float())
+        return Pose(raw_B2[:, 0] * self.max_angle_rad, raw_B2[:, 1] * self.max_shift)
+
+
+def pose_view(unit_BDHW: Tensor) -> Tensor:
+    """The stack averaged (or interpolated) to POSE_SIDE pixels."""
+    if unit_BDHW.shape[-1] >= POSE_SIDE:
+        return F.adaptive_avg_pool2d(unit_BDHW, POSE_SIDE)
+    return F.interpolate(unit_BDHW, size=(POSE_SIDE, POSE_SIDE), mode="bilinear", align_corners=False)
+
+
+def _matrices(pose: Pose) -> tuple[Tensor, Tensor]:
+    """Sampling matrices (B, 2, 3): picture points of aligned points, and the reverse."""
+    angle, shift = pose.angle_rad_B.float(), pose.shift_B.float()
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    zero = torch.zeros_like(shift)
+    # Turning the upper end (y = -1) to the right means x = shift - y * sin.
+    to_picture = torch.stack([cos, -sin, shift, sin, cos, zero], dim=1).view(-1, 2, 3)
+    to_aligned = torch.stack([cos, sin, -cos * shift, -sin, cos, sin * shift], dim=1).view(-1, 2, 3)
+    return to_picture, to_aligned
+
+
+def _sample(x_BCHW: Tensor, matrix_B23: Tensor, padding: str) -> Tensor:
+    with torch.autocast(x_BCHW.device.type, enabled=False):
+        x = x_BCHW.float()
+        grid = F.affine_grid(matrix_B23.float(), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def align(x_BDHW: Tensor, pose: Pose) -> Tensor:
+    """Undo the pose: the midline comes to the vertical centre line. Air (0) fills what was out of view."""
+    return _sample(x_BDHW, _matrices(pose)[0], "zeros")
+
+
+def unalign(x_BCHW: Tensor, pose: Pose) -> Tensor:
+    """Put a map made in aligned space back into the picture; the border value fills what was out of view."""
+    return _sample(x_BCHW, _matrices(pose)[1], "border")
+
+
+def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:
+    """Mean absolute difference between the aligned head and its mirror image, in grey values of 0..1.
+
+    The mean runs over the head or its mirror image, whichever is present, so that neither black background
+    dilutes the difference nor moving the head out of view removes it.
+    """
+    small = pose_view(unit_BDHW).float()
+    aligned = align(small, pose)
+    difference = (aligned - aligned.flip(-1)).abs()
+    with torch.no_grad():
+        head = align((small > HEAD_GREY / 255).float(), pose)
+        either = torch.maximum(head, head.flip(-1))
+    return (difference * either).sum() / either.sum().clamp_min(1.0)

@@ -1,0 +1,143 @@
+"""Every setting of LCNN and its training, each with its one default, unit and meaning.
+
+The classes hold values only; `lcnn.model.build_model`, `lcnn.schedule.lr_factor` and `lcnn.fit.fit` turn
+them into objects. All are frozen and refuse unknown fields.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown fields, no silent conversion of text to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Backbone = Literal["resnext50_32x4d", "resnext14_8x4d"]
+
+
+class ModelConfig(Settings):
+    """The network's fixed size."""
+
+    width: int = Field(32, ge=4, le=256, multiple_of=4)
+    """Channels of the local path's first level; each further level has twice as many."""
+    levels: int = Field(4, ge=2, le=6)
+    """Levels of the local path; the deepest one is 2**(levels - 1) times coarser than the input."""
+    window: int = Field(8, ge=1, le=64)
+    """Side of the attention windows at the deepest level, in its pixels."""
+    heads: int = Field(4, ge=1, le=16)
+    """Attention heads; must divide the deepest level's channels."""
+    max_angle_deg: float = Field(25.0, gt=0, le=90)
+    """Largest in-plane rotation that the alignment network can undo, in degrees."""
+    max_shift: float = Field(0.15, gt=0, le=1)
+    """Largest left-right shift that it can undo, as a share of the picture's width."""
+    global_backbone: Backbone = "resnext50_32x4d"
+    """Encoder of the global path; the small one is for computers without a GPU."""
+    weights: str = "none"
+    """Start of the global path: ``none``, ``imagenet`` (fetched by torchvision), or a path to a file of weights."""
+
+
+class FusionConfig(Settings):
+    """How the two paths' logits are mixed."""
+
+    local: float = Field(0.7, ge=0, le=1)
+    """Share of the local path (SEAN); the global path has the rest."""
+
+
+class LossConfig(Settings):
+    """Weights of the loss: dice * Dice + (1 - dice) * CE + alignment * symmetry."""
+
+    dice: float = Field(0.5, ge=0, le=1)
+    """Share of the Dice loss; cross-entropy has the rest, so the two are one axis."""
+    alignment: float = Field(0.1, ge=0)
+    """Weight of the symmetry loss of the aligned stack."""
+    class_weights: tuple[float, float] = (0.1, 0.9)
+    """Weights of background and lesion pixels in the cross-entropy."""
+
+
+class OptimConfig(Settings):
+    """AdamW."""
+
+    lr: float = Field(1e-3, gt=0, le=1)
+    """Peak learning rate."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Decoupled weight decay; not applied to biases and normalisation weights."""
+
+
+class CosineRestarts(Settings):
+    """Cosine annealing with warm restarts (Loshchilov and Hutter 2017, SGDR)."""
+
+    name: Literal["cosine_restarts"] = "cosine_restarts"
+    t0: int = Field(10, ge=1)
+    """Epochs until the first restart."""
+    t_mult: int = Field(2, ge=1)
+    """Each cycle is this many times as long as the one before."""
+
+
+class OneCycle(Settings):
+    """Linear warm-up to the peak, then cosine to 0 over the full budget (Smith 2018, without momentum)."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    warmup: float = Field(0.3, gt=0, lt=1)
+    """Share of the budget that is spent warming up."""
+
+
+class Polynomial(Settings):
+    """(1 - progress) ** power over the full budget."""
+
+    name: Literal["polynomial"] = "polynomial"
+    power: float = Field(0.9, gt=0, le=10)
+    """Exponent of the decay."""
+
+
+Schedule = Annotated[CosineRestarts | OneCycle | Polynomial, Field(discriminator="name")]
+
+
+class AugmentConfig(Settings):
+    """Random changes of a stack and its mask, drawn anew for every stack."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a left-right flip."""
+    rotation_deg: float = Field(10.0, ge=0, le=180)
+    """In-plane rotation, uniform within plus or minus this many degrees."""
+    shift: float = Field(0.1, ge=0, le=0.5)
+    """Shift along both axes, uniform within plus or minus this share of the side."""
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Range of the magnification, uniform."""
+
+
+class LoopConfig(Settings):
+    """The training loop."""
+
+    epochs: int = Field(60, ge=1)
+    """Full budget of one training, in epochs; the learning-rate schedule's horizon."""
+    batch_size: int = Field(8, ge=1)
+    """Stacks a step."""
+    stacks_per_epoch: int | None = Field(None, ge=1)
+    """Stacks of one epoch; None: as many as it takes to show every lesion slice once."""
+    lesion_share: float = Field(0.75, ge=0, le=1)
+    """Share of the stacks of an epoch whose centre slice holds lesion."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward pass; auto: bf16 on a GPU that has it, else fp16 there, fp32 on a CPU."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    early_stopping: int = Field(20, ge=1)
+    """Epochs without a better validation Dice after which training ends, counted once Dice has left 0."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, order of stacks and augmentation."""
+
+
+class TrainConfig(Settings):
+    """All that decides a training besides the cohort: the object that a search varies."""
+
+    T: int = Field(1, ge=0, le=8)
+    """Half-width of the slice stack: the network sees 2T + 1 slices around the one it segments."""
+    model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: Schedule = CosineRestarts()
+    augment: AugmentConfig = AugmentConfig()
+    train: LoopConfig = LoopConfig()

@@ -1,0 +1,140 @@
+"""The global path: a ResNeXt over the whole centre slice, with a light pyramid back to full resolution.
+
+Legend: B slices, C channels, H rows, W columns.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_prep.errors import InputError
+from lcnn.local_path import group_norm, init_prior
+from lcnn.torchvision_models import models
+
+PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_8x4d": 32}
+
+
+def grey_adapter() -> nn.Conv2d:
+    """1x1 convolution from grey to the three channels that a photographic encoder expects; a copy at first."""
+    adapter = nn.Conv2d(1, 3, 1)
+    nn.init.ones_(adapter.weight)
+    assert adapter.bias is not None
+    nn.init.zeros_(adapter.bias)
+    return adapter
+
+
+class ResNeXt14(nn.Module):
+    """A ResNeXt of one bottleneck a stage (8 groups of 4), for computers without a GPU.
+
+    Xie et al. 2017, Aggregated Residual Transformations; group normalisation instead of batch normalisation.
+    """
+
+    widths = (64, 128, 192, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 7, stride=2, padding=3, bias=False), group_norm(32), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
+        stages: list[nn.Module] = []
+        before = 32
+        for stage, after in enumerate(self.widths):
+            stride = 1 if stage == 0 else 2
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), group_norm(after))
+            stages.append(
+                models.resnet.Bottleneck(
+                    before, after // 4, stride, shortcut, groups=8, base_width=8, norm_layer=group_norm
+                )
+            )
+            before = after
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
+        """Feature maps at 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+        return _run_stages(self.stem(x_BCHW), self.stages)
+
+
+class ResNeXt50(nn.Module):
+    """torchvision's ResNeXt50 32x4d without its classifier."""
+
+    widths = (256, 512, 1024, 2048)
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        net = models.resnext50_32x4d(weights=None)
+        if weights != "none":
+            net.load_state_dict(read_weights(weights))
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
+
+    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
+        """Feature maps at 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+        return _run_stages(self.stem(x_BCHW), self.stages)
+
+
+def _run_stages(x: Tensor, stages: nn.ModuleList) -> list[Tensor]:
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
+def read_weights(weights: str) -> Mapping[str, Tensor]:
+    """Weights of torchvision's ResNeXt50: ``imagenet`` from its hub, else from a file.
+
+    Raises:
+        InputError: the hub cannot be reached, or the file is missing or holds something else.
+    """
+    if weights == "imagenet":
+        try:
+            state: Mapping[str, Tensor] = models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2.get_state_dict(progress=False)
+        except OSError as error:
+            raise InputError(
+                f"model.weights: imagenet cannot be fetched ({error}); "
+                "give the path of a downloaded resnext50_32x4d file, or none"
+            ) from error
+        return state
+    path = Path(weights)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model.weights: {path} cannot be read ({reason}); give imagenet, none or a path") from error
+    expected = models.resnext50_32x4d(weights=None).state_dict()
+    if not isinstance(state, Mapping) or expected.keys() - state.keys():
+        raise InputError(f"model.weights: {path} does not hold torchvision's resnext50_32x4d; give another file")
+    return state
+
+
+class GlobalPath(nn.Module):
+    """Encoder, grey-to-RGB adapter and feature pyramid (Lin et al. 2017, FPN): one slice in, logits out."""
+
+    def __init__(self, *, backbone: str, weights: str, prior: float) -> None:
+        super().__init__()
+        makers: dict[str, Callable[[], ResNeXt14 | ResNeXt50]] = {
+            "resnext14_8x4d": ResNeXt14,
+            "resnext50_32x4d": lambda: ResNeXt50(weights),
+        }
+        channels = PYRAMID_CHANNELS[backbone]
+        self.adapter = grey_adapter()
+        self.encoder = makers[backbone]()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in self.encoder.widths)
+        self.smooth = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), group_norm(channels), nn.SiLU()
+        )
+        self.head = nn.Conv2d(channels, 1, 1)
+        init_prior(self.head, prior)
+
+    def forward(self, x_B1HW: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) of normalised slices (B, 1, H, W)."""
+        maps = self.encoder(self.adapter(x_B1HW))
+        x = self.lateral[-1](maps[-1])
+        for lateral, skip in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False) + lateral(skip)
+        logits = self.head(self.smooth(x))
+        return F.interpolate(logits, size=x_B1HW.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,103 @@
+"""LCNN: the local path on the aligned stack, fused with the global path on the centre slice.
+
+Legend: B stacks, D = 2T + 1 slices, H rows, W columns (H == W).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import InputError
+from data_prep.split import Normalisation
+from lcnn.alignment import AlignmentNetwork, Pose, align, symmetry_loss, unalign
+from lcnn.config import TrainConfig
+from lcnn.global_path import GlobalPath
+from lcnn.local_path import LocalPath
+
+PRIOR = 0.01
+"""Probability of lesion that an untrained network predicts."""
+
+
+class Prediction(NamedTuple):
+    """What one forward pass gives."""
+
+    logits_BHW: Tensor
+    """Log-odds of lesion in the picture's own space."""
+    symmetry: Tensor
+    """Remaining asymmetry of the aligned stacks, grey values of 0..1; the alignment loss."""
+    pose: Pose
+    """The midlines that were found."""
+
+
+class LCNN(nn.Module):
+    """Local path, global path and their fusion; grey values in, logits out.
+
+    Args:
+        slices: slices of a stack, 2T + 1.
+        local: the local path.
+        global_path: the global path.
+        alignment: the alignment network.
+        local_share: share of the local path's logits; the global path has the rest.
+        normalisation: grey-value statistics of the training patients; saved with the weights.
+    """
+
+    def __init__(
+        self,
+        slices: int,
+        *,
+        local: LocalPath,
+        global_path: GlobalPath,
+        alignment: AlignmentNetwork,
+        local_share: float,
+        normalisation: Normalisation,
+    ) -> None:
+        super().__init__()
+        self.slices, self.local_share = slices, local_share
+        self.alignment, self.local, self.global_path = alignment, local, global_path
+        self.register_buffer("mean", torch.tensor(normalisation.mean))
+        self.register_buffer("std", torch.tensor(normalisation.std))
+
+    def forward(self, grey_BDHW: Tensor) -> Prediction:
+        """Segment the centre slice of each stack of grey values 0..255."""
+        if grey_BDHW.shape[1] != self.slices:
+            raise ValueError(f"the network takes stacks of {self.slices} slices and got {grey_BDHW.shape[1]}")
+        unit = grey_BDHW / 255
+        pose = self.alignment(unit)
+        # Air must be 0 while warping, so that what comes into view is air; hence normalise afterwards.
+        local_logits = unalign(self.local(self.normalise(align(grey_BDHW, pose))), pose)
+        centre = grey_BDHW[:, self.slices // 2].unsqueeze(1)
+        global_logits = self.global_path(self.normalise(centre)).float()
+        logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
+        return Prediction(logits.squeeze(1), symmetry_loss(unit, pose), pose)
+
+    def normalise(self, grey: Tensor) -> Tensor:
+        """(x - mean) / std with the training patients' statistics."""
+        return (grey - self.mean) / self.std
+
+
+def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
+    """The network that a configuration describes, freshly initialised.
+
+    Raises:
+        InputError: settings that do not fit each other, or initial weights that cannot be read.
+    """
+    model = config.model
+    slices = 2 * config.T + 1
+    deepest = model.width * 2 ** (model.levels - 1)
+    if deepest % model.heads:
+        raise InputError(f"model.heads: {model.heads} does not divide the deepest level's {deepest} channels")
+    if model.weights != "none" and model.global_backbone != "resnext50_32x4d":
+        raise InputError(
+            f"model.weights: {model.weights} is for resnext50_32x4d, not {model.global_backbone}; set it to none"
+        )
+    return LCNN(
+        slices,
+        local=LocalPath(
+            slices, width=model.width, levels=model.levels, window=model.window, heads=model.heads, prior=PRIOR
+        ),
+        global_path=GlobalPath(backbone=model.global_backbone, weights=model.weights, prior=PRIOR),
+        alignment=AlignmentNetwork(slices, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),
+        local_share=config.fusion.local,
+        normalisation=normalisation,
+    )

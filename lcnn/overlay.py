@@ -1,0 +1,68 @@
+"""Pictures of a prediction: image, truth and prediction side by side, outlined in colour-blind-safe colours."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from data_prep.files import replacing
+from lcnn.evaluate import Case
+
+BLUE = (86, 180, 233)
+ORANGE = (230, 159, 0)
+"""From the palette of Okabe and Ito (2008)."""
+PANEL = 384
+CAPTION = 44
+
+
+def save_overlay(path: Path, case: Case, *, title: str) -> None:
+    """Write a PNG of the slice with the most lesion (true, or predicted where there is none).
+
+    Three panels: the slice, the truth outlined in blue, the prediction outlined in orange.
+    """
+    chosen = most_telling_slice(case)
+    image_HW = case.image_ZHW[chosen]
+    panels = [
+        _panel(image_HW, None, BLUE),
+        _panel(image_HW, case.true_ZHW[chosen], BLUE),
+        _panel(image_HW, case.predicted_ZHW[chosen], ORANGE),
+    ]
+    canvas = Image.new("RGB", (PANEL * 3 + 16, PANEL + CAPTION), (16, 16, 16))
+    for position, panel in enumerate(panels):
+        canvas.paste(panel, (position * (PANEL + 8), CAPTION))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=17)
+    captions = [
+        (title, (255, 255, 255)),
+        (f"truth, slice {chosen + 1} of {len(case.image_ZHW)}", BLUE),
+        (f"prediction, {_dice_text(case)}", ORANGE),
+    ]
+    for position, (text, colour) in enumerate(captions):
+        draw.text((position * (PANEL + 8) + 8, 12), text, fill=colour, font=font)
+    with replacing(path) as partial:
+        canvas.save(partial, format="PNG")
+
+
+def most_telling_slice(case: Case) -> int:
+    """Index of the slice with the largest true lesion, or the largest predicted one without lesion."""
+    area_Z = case.true_ZHW.sum(axis=(1, 2))
+    if not area_Z.any():
+        area_Z = case.predicted_ZHW.sum(axis=(1, 2))
+    return int(area_Z.argmax()) if area_Z.any() else len(area_Z) // 2
+
+
+def _dice_text(case: Case) -> str:
+    return f"patient Dice {case.result.dice:.2f}" if case.true_ZHW.any() else "no lesion in truth"
+
+
+def _panel(image_HW: NDArray[np.uint8], mask_HW: NDArray[np.bool_] | None, colour: tuple[int, int, int]) -> Image.Image:
+    panel = Image.fromarray(image_HW).convert("RGB").resize((PANEL, PANEL), Image.Resampling.BILINEAR)
+    if mask_HW is None or not mask_HW.any():
+        return panel
+    large = np.asarray(Image.fromarray(mask_HW).resize((PANEL, PANEL), Image.Resampling.NEAREST))
+    outline = ndimage.binary_dilation(large) & ~ndimage.binary_erosion(large)
+    pixels = np.array(panel)
+    pixels[outline] = colour
+    return Image.fromarray(pixels)

@@ -1,0 +1,95 @@
+"""Stacks of neighbouring slices out of the store, and which of them an epoch shows.
+
+Legend: B stacks, D = 2T + 1 slices, S side of the stored picture.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_prep.store import Store
+
+
+class StackSource:
+    """Random access to the stacks of some patients.
+
+    A stack at a patient's first or last slices repeats the end slice; it never reaches into a neighbour.
+
+    Args:
+        store: the compiled cohort.
+        patients: whose slices.
+        half_width: T, slices on each side of the centre.
+    """
+
+    def __init__(self, store: Store, patients: Sequence[str], half_width: int) -> None:
+        self._store = store
+        entries = [store.patients[name] for name in patients]
+        centres = [np.arange(entry.start, entry.stop) for entry in entries]
+        self.centres = np.concatenate(centres)
+        """Index of every slice in the store, (slices,)."""
+        self.owner = np.repeat(np.arange(len(entries)), [len(c) for c in centres])
+        """Position in ``patients`` of each slice's patient, (slices,)."""
+        starts = np.array([entry.start for entry in entries])[self.owner, None]
+        stops = np.array([entry.stop for entry in entries])[self.owner, None]
+        offsets = np.arange(-half_width, half_width + 1)
+        self._neighbours = np.clip(self.centres[:, None] + offsets, starts, stops - 1)
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def has_lesion(self) -> NDArray[np.bool_]:
+        """Whether each slice's centre holds lesion at the stored size, (slices,)."""
+        return self._store.lesion_N[self.centres]
+
+    def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Grey values (B, D, S, S) and lesion shares (B, S, S), both uint8 0..255, of slices by position."""
+        grey = self._store.images_NSS[self._neighbours[positions]]
+        lesion = self._store.masks_NSS[self.centres[positions]]
+        return torch.from_numpy(grey), torch.from_numpy(lesion)
+
+    def in_order(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """Positions of all slices, in order, in batches."""
+        for start in range(0, len(self), batch_size):
+            yield np.arange(start, min(start + batch_size, len(self)))
+
+
+class LesionAwareSampler:
+    """Draws an epoch's stacks so that a fixed share of them holds lesion.
+
+    Lesions are on few slices and few of their pixels; shuffled plainly, most steps see none and Dice stays
+    at 0. Lesion slices are gone through without repeats before any comes twice; so are empty ones.
+
+    Args:
+        has_lesion: one entry a slice.
+        lesion_share: share of the stacks that hold lesion, where the data has both kinds.
+        stacks: stacks of an epoch, or None for as many as show every lesion slice once.
+    """
+
+    def __init__(self, has_lesion: NDArray[np.bool_], *, lesion_share: float, stacks: int | None) -> None:
+        self._lesion = np.flatnonzero(has_lesion)
+        self._empty = np.flatnonzero(~has_lesion)
+        if not len(self._empty):
+            lesion_share = 1.0
+        elif not len(self._lesion):
+            lesion_share = 0.0
+        natural = math.ceil(len(self._lesion) / lesion_share) if lesion_share else len(self._empty)
+        self.stacks = stacks or natural
+        self._lesion_count = round(self.stacks * lesion_share)
+
+    def epoch(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Positions of one epoch's stacks, shuffled, (stacks,)."""
+        lesion = _draw(self._lesion, self._lesion_count, rng)
+        empty = _draw(self._empty, self.stacks - self._lesion_count, rng)
+        return rng.permutation(np.concatenate([lesion, empty]))
+
+
+def _draw(pool: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` members of ``pool``, each used equally often to within one."""
+    if count == 0:
+        return pool[:0]
+    rounds = math.ceil(count / len(pool))
+    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:count]

@@ -1,0 +1,195 @@
+"""The study: the single truth of a search.
+
+Every trial's parameters, every epoch's value, its outcome and where its files lie are here before the next
+decision is taken. Nothing else holds anything that could not be rebuilt from it, and tools that read Optuna
+studies (optuna-dashboard) work on any run.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from lcnn.outcome import Outcome
+from search.space import Params, SearchSpace
+from search.spec import SamplerConfig
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = 0
+"""Number of the trial that runs the file's own settings."""
+CONSTRAINT = "can be trained"
+"""Violated by trials that diverge or do not fit into memory."""
+OUTCOME = "outcome"
+REASON = "reason"
+SECONDS = "seconds"
+FOLDER = "folder"
+SEARCH_SECONDS = "search_seconds"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What the study knows of one trial."""
+
+    number: int
+    params: Params
+    curve: tuple[float, ...]
+    """Validation Dice after every epoch."""
+    outcome: Outcome | None
+    """None while it is unfinished."""
+    seconds: float
+    """Training time so far."""
+    reason: str | None = None
+    """Why it ended, where the outcome does not say it all."""
+
+    @property
+    def best(self) -> float | None:
+        """Best validation Dice so far, or None before the first epoch."""
+        return max(self.curve) if self.curve else None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """First epoch that reached the best value, from 1."""
+        return self.curve.index(max(self.curve)) + 1 if self.curve else None
+
+
+class Ledger:
+    """Reads and writes one study.
+
+    Args:
+        url: database of the study, for example ``sqlite:///results/lcnn/study.db``.
+        name: name of the study in it.
+        space: turns trials into parameters.
+        sampler: who proposes.
+    """
+
+    def __init__(self, url: str, name: str, space: SearchSpace, sampler: SamplerConfig) -> None:
+        self._space, self._sampler = space, sampler
+        self._live: dict[int, optuna.Trial] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_settings(url))
+        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials in order of their numbers."""
+        return [_record(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+    def trial(self, number: int) -> TrialRecord:
+        """One trial.
+
+        Raises:
+            KeyError: there is none of that number.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            raise KeyError(number)
+        return _record(trials[number])
+
+    def __len__(self) -> int:
+        return sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+
+    def winner(self) -> TrialRecord | None:
+        """The best completed trial; where none completed, the best that was pruned; None where none has a value."""
+        finished = [t for t in self.trials() if t.outcome in (Outcome.COMPLETED, Outcome.PRUNED) and t.curve]
+        completed = [t for t in finished if t.outcome == Outcome.COMPLETED]
+        return max(completed or finished, key=lambda t: (t.best or 0.0, -t.number), default=None)
+
+    @property
+    def search_seconds(self) -> float:
+        """Wall-clock seconds spent searching, over all sittings."""
+        return float(self.study.user_attrs.get(SEARCH_SECONDS, 0.0))
+
+    # --- writing ----------------------------------------------------------------------------------------
+
+    def ask(self) -> int:
+        """Number of a new trial. The first is the defaults; the others are the sampler's."""
+        number = len(self)
+        self.study.sampler = build_sampler(self._sampler, number)
+        if number == DEFAULTS and not self.study.get_trials(deepcopy=False):
+            self.study.enqueue_trial(dict(self._space.params(self._space.defaults)))
+        trial = self.study.ask()
+        trial.set_user_attr(FOLDER, f"trials/{trial.number}")
+        self._live[trial.number] = trial
+        return trial.number
+
+    def draw_params(self, number: int) -> Params:
+        """Parameters of an unfinished trial; those that it does not have yet are drawn now."""
+        return self._space.suggest(self._trial(number))
+
+    def record_epoch(self, number: int, epoch: int, value: float, seconds: float) -> None:
+        """Keep an epoch's value and the trial's training time so far."""
+        trial = self._trial(number)
+        trial.report(value, epoch)
+        trial.set_user_attr(SECONDS, seconds)
+
+    def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
+        """Keep how a trial ended.
+
+        Diverged and infeasible trials are pruned ones that violate a constraint: every sampler that looks at
+        constraints takes them for worse than anything that ran. Crashed ones fail, and are never a score.
+        """
+        trial = self._trial(number)
+        trial.set_user_attr(OUTCOME, outcome.value)
+        if reason:
+            trial.set_user_attr(REASON, reason)
+        if outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE) and CONSTRAINT not in trial.constraints:
+            trial.set_constraint(CONSTRAINT, 1.0)
+        if outcome == Outcome.COMPLETED:
+            self.study.tell(number, max(self.trial(number).curve))
+        elif outcome == Outcome.CRASHED:
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, state=TrialState.PRUNED)
+        del self._live[number]
+
+    def add_search_seconds(self, seconds: float) -> None:
+        """Add to the wall-clock time spent searching."""
+        self.study.set_user_attr(SEARCH_SECONDS, self.search_seconds + seconds)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """The open trial; one that an earlier process opened is taken up with the sampler it was opened with."""
+        if number not in self._live:
+            self.study.sampler = build_sampler(self._sampler, number)
+            frozen = self.study.get_trials(deepcopy=False)[number]
+            self._live[number] = optuna.Trial(self.study, frozen._trial_id)
+        return self._live[number]
+
+
+def build_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler for one trial, seeded by the trial's number: a resumed search draws what it would have."""
+    seed = (config.seed * 1_000_003 + number) % 2**32
+    if config.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        # Multivariate TPE over conditional groups has been marked experimental for years.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=config.startup,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            seed=seed,
+        )
+
+
+def _engine_settings(url: str) -> Mapping[str, object]:
+    # Readers such as optuna-dashboard may hold SQLite's lock for a moment.
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    outcome = trial.user_attrs.get(OUTCOME)
+    return TrialRecord(
+        number=trial.number,
+        params=dict(trial.params),
+        curve=tuple(trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)),
+        outcome=Outcome(outcome) if outcome and trial.state.is_finished() else None,
+        seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
+        reason=trial.user_attrs.get(REASON),
+    )

@@ -1,0 +1,128 @@
+"""What a search will do and how long it will take, measured on this machine before it starts."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from data_prep.split import Normalisation
+from lcnn.augment import augment, draw_affine
+from lcnn.config import TrainConfig
+from lcnn.fit import make_optimizer, resolve_precision
+from lcnn.loss import lcnn_loss
+from lcnn.model import LCNN, build_model
+from search.resources import Slots
+from search.scheduler import expected_epochs
+from search.space import SearchSpace
+from search.spec import Spec
+
+WARM_UP_STEPS, TIMED_STEPS = 1, 3
+STARTUP_S = 20.0
+"""Ray and its workers take about this long to start."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much data one epoch works through."""
+
+    train_stacks: int
+    val_slices: int
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds, from timed steps of the defaults at the given load."""
+
+    step_s: float
+    epoch_s: float
+    trial_epochs: float
+    """Epochs that a trial runs on average under the scheduler."""
+    search_s: float
+    final_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The whole run without the building of the cohort."""
+        return STARTUP_S + self.search_s + self.final_s
+
+
+def time_steps(config: TrainConfig, image_size: int, slots: Slots) -> tuple[float, float]:
+    """Seconds of one training step and of one validation batch, on random pictures, on one slot's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(slots.threads)
+    try:
+        return _time_steps(config, image_size, torch.device(slots.device))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time_steps(config: TrainConfig, image_size: int, device: torch.device) -> tuple[float, float]:
+    generator = torch.Generator().manual_seed(0)
+    model = build_model(
+        config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})}),
+        Normalisation(mean=100.0, std=50.0),
+    ).to(device)
+    optimizer = make_optimizer(model, config.optim)
+    dtype = resolve_precision(config.train.precision, device)
+    batch = config.train.batch_size
+    grey = torch.rand(batch, 2 * config.T + 1, image_size, image_size, generator=generator).to(device) * 255
+    lesion = (torch.rand(batch, image_size, image_size, generator=generator) > 0.99).float().to(device)
+
+    def forward() -> torch.Tensor:
+        moved, target = augment(grey, lesion, draw_affine(config.augment, batch, generator))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            prediction = model(moved)
+        return lcnn_loss(prediction, target, config.loss).total
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        forward().backward()
+        optimizer.step()
+
+    return _mean_time(step, device), _mean_time(lambda: _no_grad(model, grey), device)
+
+
+def _no_grad(model: LCNN, grey: torch.Tensor) -> None:
+    with torch.inference_mode():
+        model(grey)
+
+
+def _mean_time(work: object, device: torch.device) -> float:
+    assert callable(work)
+    for _ in range(WARM_UP_STEPS):
+        work()
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        work()
+    _wait(device)
+    return (time.perf_counter() - started) / TIMED_STEPS
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def estimate_time(spec: Spec, slots: Slots, load: Workload) -> TimeEstimate:
+    """Time of search and final trainings, had all trials the defaults' cost and ASHA its usual course.
+
+    A search over T costs more than this where larger T are drawn often; the estimate names the order.
+    """
+    step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots)
+    batch = spec.train.batch_size
+    epoch_s = math.ceil(load.train_stacks / batch) * step_s + math.ceil(load.val_slices / batch) * val_s
+    per_trial = expected_epochs(spec.scheduler, spec.train.epochs)
+    # Trial 0 runs to its end whatever the scheduler says.
+    epochs = spec.train.epochs + (spec.budget.trials - 1) * per_trial
+    search_s = epochs * epoch_s / slots.at_once
+    if spec.budget.hours is not None:
+        search_s = min(search_s, spec.budget.hours * 3600)
+    final_s = 2 * spec.train.epochs * epoch_s / min(2, slots.at_once)
+    return TimeEstimate(step_s, epoch_s, per_trial, search_s, final_s)
+
+
+def describe_space(space: SearchSpace) -> list[str]:
+    """The ranges, a line each."""
+    return [f"{searched.name}: {searched}" for searched in space.ranges()]

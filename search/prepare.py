@@ -1,0 +1,79 @@
+"""From a space file's cohort section to a compiled, split cohort."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, Cohort, has_layout, open_cohort
+from data_prep.errors import InputError
+from data_prep.phantom import PhantomConfig
+from data_prep.phantom_cohort import build_phantom_cohort
+from data_prep.split import Normalisation, Split, lock_split, training_normalisation
+from data_prep.store import Store, compile_store
+from search.resources import available_cores
+from search.run_folder import RunFolder
+from search.spec import CohortConfig
+
+PHANTOM_PREFIX = "phantom-"
+Progress = Callable[[str, int, int], None]
+"""Told of a piece of work, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cohort ready for training."""
+
+    cohort: Cohort
+    root: Path
+    store: Store
+    split: Split
+    normalisation: Normalisation
+
+
+def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Progress) -> Prepared:
+    """Find or build the cohort, compile it, lock the split into the run folder.
+
+    Raises:
+        InputError: no cohort, a broken one, or one that is not the run's.
+    """
+    root = cohort_root(config)
+    if root.name.startswith(PHANTOM_PREFIX) and not (root / MANIFEST).exists():
+        jobs = available_cores()
+        build_phantom_cohort(root, config.phantom, jobs, lambda i, n: on_progress("building the phantom", i, n))
+    place = cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
+    cohort = open_cohort(root, place)
+    store = compile_store(
+        cohort,
+        root,
+        place,
+        image_size=config.image_size,
+        crop=config.crop,
+        on_patient=lambda i, n: on_progress("compiling slices", i, n),
+    )
+    split = lock_split(run.split, store, config.split)
+    return Prepared(cohort, root, store, split, training_normalisation(store, split))
+
+
+def cohort_root(config: CohortConfig) -> Path:
+    """The folder of the cohort to use: the user's, or the synthetic one's, which may not exist yet.
+
+    Raises:
+        InputError: there is no cohort and the file does not ask for a synthetic one, or the folder holds
+            something that is no cohort.
+    """
+    root = Path(config.root).expanduser()
+    if has_layout(root):
+        return root
+    others = [f for f in root.iterdir() if not f.name.startswith((PHANTOM_PREFIX, "."))] if root.is_dir() else []
+    if config.fallback == "none" or others:
+        found = f"it holds {others[0].name}" if others else "no such cohort"
+        raise InputError(f"cohort.root: {root}: {found}, but no images/ folder; {LAYOUT_REMEDY}")
+    return root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}"
+
+
+def phantom_key(config: PhantomConfig) -> str:
+    """Short name of a synthetic cohort: other settings, another folder."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,195 @@
+"""One folder a run: where its files lie, who may write to it, and whether it is still the same search."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from data_prep.errors import InputError
+from data_prep.files import write_text_atomically
+from search.spec import Spec, read_yaml, validate_spec
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
+RESUMABLE_KEYS = ("budget", "resources")
+"""Sections that may change between two sittings of one search: they decide how long and how wide, not what."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run; nothing is created by naming them."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved space file."""
+        return self.root / "spec.yaml"
+
+    @property
+    def split(self) -> Path:
+        """The locked patient split."""
+        return self.root / "split.json"
+
+    @property
+    def study(self) -> Path:
+        """The Optuna study."""
+        return self.root / "study.db"
+
+    @property
+    def trials(self) -> Path:
+        """A folder a trial: last.pt, best.pt, history.csv."""
+        return self.root / "trials"
+
+    @property
+    def trials_table(self) -> Path:
+        """All trials as CSV."""
+        return self.root / "trials.csv"
+
+    @property
+    def final(self) -> Path:
+        """A folder per finally trained trial: last.pt, history.csv."""
+        return self.root / "final"
+
+    @property
+    def model(self) -> Path:
+        """The winner: model.pt, config.yaml, history.csv."""
+        return self.root / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        """Test figures with intervals; the last file a run writes."""
+        return self.root / "evaluation.json"
+
+    @property
+    def patients(self) -> Path:
+        """Test figures patient by patient."""
+        return self.root / "patients.csv"
+
+    @property
+    def overlays(self) -> Path:
+        """Pictures of test patients."""
+        return self.root / "overlays"
+
+    @property
+    def test_openings(self) -> Path:
+        """A line for every time the test patients were read."""
+        return self.root / "test_openings.log"
+
+    @property
+    def study_url(self) -> str:
+        """The study's database."""
+        return f"sqlite:///{self.study.resolve()}"
+
+    def read_spec(self) -> Spec:
+        """The spec that the run was started with.
+
+        Raises:
+            InputError: the folder is no run, or its spec is damaged.
+        """
+        if not self.spec.exists():
+            raise InputError(f"{self.root}: not a run folder (no {self.spec.name}); give the path of a run, like results/lcnn-cpu")
+        return validate_spec(read_yaml(self.spec), str(self.spec))
+
+    def log_test_opening(self, reason: str) -> None:
+        """Note that the test patients are about to be read; call before reading them."""
+        with self.test_openings.open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {reason}\n")
+            log.flush()
+            os.fsync(log.fileno())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other command off this folder while the block runs.
+
+        Raises:
+            InputError: another command holds the folder, or it cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise InputError(f"{self.root}: cannot be written ({error.strerror}); choose another --results folder") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{self.root}: another command is working on this run; wait for it or use --name") from error
+            yield
+
+
+def adopt_spec(run: RunFolder, spec: Spec) -> bool:
+    """Write the spec into a new run folder, or check that an existing one holds the same search.
+
+    Returns:
+        Whether the run existed before.
+
+    Raises:
+        InputError: the folder holds another search; the message shows the first differences.
+    """
+    exists = run.spec.exists()
+    if exists:
+        differences = list(_differences(_identity(run.read_spec()), _identity(spec)))
+        if differences:
+            shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
+            raise InputError(
+                f"{run.root}: holds another search ({shown}); go back to its settings, or start a new run with --name"
+            )
+    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text_atomically(run.spec, text)
+    return exists
+
+
+def _identity(spec: Spec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude=set(RESUMABLE_KEYS))
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in {**before, **after}:
+            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+    elif before != after:
+        yield f"{key}: was {json.dumps(before)}, now {json.dumps(after)}"
+
+
+def write_environment(run: RunFolder) -> None:
+    """Keep what the run ran on: versions, machine, commit; a later sitting on another machine adds to it."""
+    path = run.root / "environment.json"
+    sittings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    sittings.append(
+        {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv),
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "commit": _commit(),
+        }
+    )
+    write_text_atomically(path, json.dumps(sittings, indent=1) + "\n")
+
+
+def _commit() -> str | None:
+    """The git commit of the code, marked where the working tree differs from it; None outside git."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

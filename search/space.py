@@ -1,0 +1,307 @@
+"""The searched ranges: what the sampler may choose, checked against the settings it would replace.
+
+    T:            {choice: [1, 2, 3]}
+    loss.dice:    {uniform: [0.2, 0.8]}
+    optim.lr:     {log: [1.0e-4, 1.0e-2]}
+    train.batch_size: {int: [4, 16]}
+    schedule:                                   # each option brings its own settings, fixed or searched
+      choice:
+        cosine_restarts: {t0: {choice: [5, 10]}, t_mult: 2}
+        polynomial:      {power: {uniform: [0.5, 2.0]}}
+
+A range's name is the dotted name of a field of `lcnn.config.TrainConfig`.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import ValidationError
+
+from data_prep.errors import InputError
+from lcnn.config import TrainConfig
+from search.spec import describe, known_keys
+
+Value = bool | int | float | str | None
+Params = dict[str, Value]
+"""One point of the space: parameter names, as the study stores them, to values."""
+
+GRAMMAR = "{choice: [a, b]}, {uniform: [low, high]}, {log: [low, high]} or {int: [low, high]}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """One searched parameter."""
+
+    name: str
+    """Its name in the study."""
+    distribution: BaseDistribution
+
+    def edge_values(self) -> tuple[Value, ...]:
+        """All choices, or both ends: if these are valid settings, so is what lies between."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return tuple(cast(tuple[Value, ...], d.choices))
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        return (d.low, d.high)
+
+    def holds(self, value: Value) -> bool:
+        """Whether ``value`` lies in the range."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return any(value == choice and type(value) is type(choice) for choice in d.choices)
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        return isinstance(value, int | float) and d.low <= value <= d.high
+
+    def __str__(self) -> str:
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return f"one of {', '.join(str(choice) for choice in d.choices)}"
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        return f"{d.low:g} to {d.high:g}{', logarithmic' if d.log else ''}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One alternative of a conditional parameter, with the settings only it has."""
+
+    fixed: Mapping[str, Value]
+    searched: tuple[tuple[str, Range], ...]
+    """Field of the option, and its range."""
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """A parameter whose value decides which further parameters exist."""
+
+    chooser: Range
+    options: Mapping[str, Option]
+
+
+class SearchSpace:
+    """All searched parameters of a space file, over the defaults that they replace.
+
+    Args:
+        ranges: the ``search`` section.
+        defaults: the training configuration that a point of the space changes.
+        where: names the file in messages.
+
+    Raises:
+        InputError: an unknown name, a malformed or empty range, a value that the field would refuse, or
+            defaults that are no point of the space.
+    """
+
+    def __init__(self, ranges: Mapping[str, Any], defaults: TrainConfig, where: str) -> None:
+        self._where = where
+        self.defaults = defaults
+        self.entries: dict[str, Range | Alternatives] = {}
+        if not ranges:
+            raise InputError(f"{where}: search: nothing to search; add a range, for example optim.lr: {{log: [1e-4, 1e-2]}}")
+        for name, body in ranges.items():
+            self._check_name(name)
+            self.entries[name] = self._alternatives(name, body) if self._is_conditional(body) else self._range(name, body)
+        self._check_values()
+        self._check_defaults()
+
+    # --- points ---------------------------------------------------------------------------------------
+
+    def suggest(self, trial: optuna.Trial) -> Params:
+        """Ask the trial for every parameter that applies; what it already has is kept."""
+        params: Params = {}
+        for entry in self.entries.values():
+            chooser = entry.chooser if isinstance(entry, Alternatives) else entry
+            params[chooser.name] = _suggest(trial, chooser)
+            if isinstance(entry, Alternatives):
+                for _, searched in entry.options[str(params[chooser.name])].searched:
+                    params[searched.name] = _suggest(trial, searched)
+        return params
+
+    def config(self, params: Mapping[str, Value]) -> TrainConfig:
+        """The training configuration at a point.
+
+        Raises:
+            ValidationError: the point is not valid, which a space that was built rules out.
+        """
+        data = self.defaults.model_dump(mode="json")
+        for name, entry in self.entries.items():
+            chosen = params[name]
+            if isinstance(entry, Alternatives):
+                option = entry.options[str(chosen)]
+                searched = {field: params[r.name] for field, r in option.searched}
+                _assign(data, name, {"name": chosen, **option.fixed, **searched})
+            else:
+                _assign(data, name, chosen)
+        return TrainConfig.model_validate_json(json.dumps(data))
+
+    def params(self, config: TrainConfig) -> Params:
+        """The point at which a configuration lies; the reverse of `config`."""
+        data = config.model_dump(mode="json")
+        params: Params = {}
+        for name, entry in self.entries.items():
+            value = _look_up(data, name)
+            if isinstance(entry, Alternatives):
+                params[name] = value["name"]
+                option = entry.options.get(value["name"], Option({}, ()))
+                params |= {r.name: value[field] for field, r in option.searched}
+            else:
+                params[name] = value
+        return params
+
+    def ranges(self) -> Iterator[Range]:
+        """All ranges, conditional ones after their chooser."""
+        for entry in self.entries.values():
+            if isinstance(entry, Range):
+                yield entry
+                continue
+            yield entry.chooser
+            for option in entry.options.values():
+                yield from (searched for _, searched in option.searched)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    def _fail(self, key: str, message: str) -> InputError:
+        return InputError(f"{self._where}: search.{key}: {message}")
+
+    def _check_name(self, name: str) -> None:
+        data = self.defaults.model_dump(mode="json")
+        try:
+            value = _look_up(data, name)
+        except (KeyError, TypeError):
+            known = list(known_keys(TrainConfig))
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {close[0]}?" if close else f"searchable: {', '.join(known)}"
+            raise self._fail(name, f"no such setting; {hint}") from None
+        if isinstance(value, Mapping) and "name" not in value:
+            raise self._fail(name, f"a whole section; search its fields, for example {name}.{next(iter(value))}")
+        if isinstance(value, list):
+            raise self._fail(name, "a pair of numbers cannot be searched; fix it in the file")
+
+    @staticmethod
+    def _is_conditional(body: Any) -> bool:
+        return isinstance(body, Mapping) and isinstance(body.get("choice"), Mapping)
+
+    def _range(self, name: str, body: Any) -> Range:
+        if not isinstance(body, Mapping) or len(body) != 1:
+            raise self._fail(name, f"expected one range, {GRAMMAR}")
+        (kind, values) = next(iter(body.items()))
+        if kind not in ("choice", "uniform", "log", "int"):
+            raise self._fail(name, f"unknown range {kind}; write {GRAMMAR}")
+        if not isinstance(values, list):
+            raise self._fail(name, f"{kind} takes a list; write {GRAMMAR}")
+        return Range(name, self._choice(name, values) if kind == "choice" else self._interval(name, kind, values))
+
+    def _choice(self, name: str, values: list[Any]) -> CategoricalDistribution:
+        if not values:
+            raise self._fail(name, "an empty range; list at least two values")
+        for value in values:
+            if not isinstance(value, bool | int | float | str):
+                raise self._fail(name, f"{json.dumps(value)} cannot be a choice; list numbers, words, true or false")
+        if len({(type(value), value) for value in values}) < len(values):
+            raise self._fail(name, "a value is listed twice; list each once")
+        return CategoricalDistribution(values)
+
+    def _interval(self, name: str, kind: str, values: list[Any]) -> BaseDistribution:
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(values) != 2 or len(numbers) != 2:
+            raise self._fail(name, f"{kind} takes two numbers [low, high], not {json.dumps(values)}")
+        low, high = numbers
+        if not low < high:
+            raise self._fail(name, f"an empty range: {low} is not below {high}; to fix the value, set it outside search")
+        if kind == "log" and low <= 0:
+            raise self._fail(name, f"a logarithmic range starts above 0, not at {low}")
+        if kind == "int":
+            if not (isinstance(low, int) and isinstance(high, int)):
+                raise self._fail(name, f"int takes whole numbers, not {json.dumps(values)}")
+            return IntDistribution(low, high)
+        return FloatDistribution(float(low), float(high), log=kind == "log")
+
+    def _alternatives(self, name: str, body: Mapping[str, Any]) -> Alternatives:
+        if len(body) != 1 or not body["choice"]:
+            raise self._fail(name, "expected choice: with at least one option below it, and nothing else")
+        options: dict[str, Option] = {}
+        for option, settings in body["choice"].items():
+            if settings is not None and not isinstance(settings, Mapping):
+                raise self._fail(f"{name}.{option}", "expected a mapping of the option's settings")
+            fixed: dict[str, Value] = {}
+            searched: list[tuple[str, Range]] = []
+            for field, value in (settings or {}).items():
+                if isinstance(value, Mapping):
+                    searched.append((field, self._range(f"{name}.{option}.{field}", value)))
+                else:
+                    fixed[field] = value
+            options[option] = Option(fixed, tuple(searched))
+        return Alternatives(Range(name, CategoricalDistribution(list(options))), options)
+
+    # --- checking ---------------------------------------------------------------------------------------
+
+    def _check_values(self) -> None:
+        """Every choice and every end of a range must be a value that its field accepts."""
+        for name, entry in self.entries.items():
+            if isinstance(entry, Range):
+                for value in entry.edge_values():
+                    self._try_value(name, name, value)
+                continue
+            for option, settings in entry.options.items():
+                first = {field: r.edge_values()[0] for field, r in settings.searched}
+                base = {"name": option, **settings.fixed, **first}
+                self._try_value(f"{name}.{option}", name, base)
+                for field, searched in settings.searched:
+                    for value in searched.edge_values():
+                        self._try_value(searched.name, name, {**base, field: value})
+
+    def _try_value(self, key: str, name: str, value: Any) -> None:
+        data = self.defaults.model_dump(mode="json")
+        _assign(data, name, value)
+        try:
+            TrainConfig.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise self._fail(key, describe(error, TrainConfig)) from error
+
+    def _check_defaults(self) -> None:
+        """Trial 0 is the defaults, so they must be a point of the space."""
+        point = self.params(self.defaults)
+        for searched in self.ranges():
+            if searched.name in point and not searched.holds(point[searched.name]):
+                shown = json.dumps(point[searched.name])
+                raise self._fail(
+                    searched.name,
+                    f"the default {shown} is outside the range ({searched}); trial 0 is the defaults, "
+                    "so widen the range or change the default",
+                )
+        if self.config(point) != self.defaults:
+            names = [name for name, entry in self.entries.items() if isinstance(entry, Alternatives)]
+            raise self._fail(
+                names[0], "the default has other fixed settings than its option here; make the two agree"
+            )
+
+
+def _suggest(trial: optuna.Trial, searched: Range) -> Value:
+    d = searched.distribution
+    if isinstance(d, CategoricalDistribution):
+        return cast(Value, trial.suggest_categorical(searched.name, d.choices))
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(searched.name, d.low, d.high)
+    assert isinstance(d, FloatDistribution)
+    return trial.suggest_float(searched.name, d.low, d.high, log=d.log)
+
+
+def _look_up(data: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        data = data[part]
+    return data
+
+
+def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for part in sections:
+        data = data[part]
+    data[leaf] = value

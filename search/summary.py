@@ -1,0 +1,104 @@
+"""The closing words of a run: what won, how good it is on test patients, where everything lies, what next."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_prep.files import write_text_atomically
+from lcnn.intervals import Estimate
+from search.display import short_params
+from search.ledger import DEFAULTS, Ledger, TrialRecord
+from search.run_folder import RunFolder
+
+
+def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
+    """All trials as CSV: number, outcome, epochs, best value, parameters."""
+    rows = [
+        {
+            "number": trial.number,
+            "outcome": trial.outcome.value if trial.outcome else "unfinished",
+            "epochs": len(trial.curve),
+            "best_epoch": trial.best_epoch,
+            "best_val_dice": trial.best,
+            "seconds": round(trial.seconds, 1),
+            "reason": trial.reason,
+            **trial.params,
+        }
+        for trial in trials
+    ]
+    write_text_atomically(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def closing_summary(run: RunFolder, ledger: Ledger) -> str:
+    """The summary of a finished run, from its files."""
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    trials = ledger.trials()
+    winner = ledger.trial(evaluation["winner"])
+    lines = [
+        "",
+        f"Search finished: {_outcomes(trials)}.",
+        f"Cohort: {evaluation['cohort']}; profile: {evaluation['profile'] or 'none'}; "
+        f"{evaluation['patients']['test']} test patients.",
+        "",
+        *_verdict(evaluation, winner),
+        "",
+        f"  model       {run.model / 'model.pt'}",
+        f"  settings    {run.root / 'best_config.yaml'}",
+        f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
+        f"  pictures    {run.overlays}",
+        f"  all trials  {run.trials_table}, {run.study.name} (an Optuna study)",
+        "",
+        f"Next: look at {run.overlays / 'median.png'}, or retrain another trial:",
+        f"  python run_search.py --retrain {run.root} --trial {_runner_up(trials, winner)}",
+    ]
+    return "\n".join(lines)
+
+
+def _outcomes(trials: list[TrialRecord]) -> str:
+    counts = Counter(trial.outcome.value if trial.outcome else "unfinished" for trial in trials)
+    return f"{len(trials)} trials, " + ", ".join(f"{count} {word}" for word, count in counts.most_common())
+
+
+def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
+    label = " (SYNTHETIC cohort: says nothing about patients)" if evaluation["synthetic"] else ""
+    models = evaluation["models"]
+    lines = [
+        f"Winner: trial {winner.number}, {short_params(winner.params)}",
+        f"  test Dice   {estimate(models['winner']['dice'])}{label}",
+        f"  precision   {estimate(models['winner']['precision'])}",
+        f"  recall      {estimate(models['winner']['recall'])}",
+        f"  HD95        {estimate(models['winner']['hd95'])} {models['winner']['distance_unit']}",
+    ]
+    if winner.number == DEFAULTS:
+        return [*lines, "The defaults themselves won: nothing that was tried did better on validation patients."]
+    gain = Estimate(**evaluation["difference"]["dice"])
+    return [
+        *lines,
+        f"  defaults    {estimate(models['defaults']['dice'])} test Dice, trained alike",
+        f"  gain        {gain} {gain_in_words(gain)}",
+    ]
+
+
+def gain_in_words(gain: Estimate) -> str:
+    """What a paired difference to the defaults allows to say."""
+    if gain.low is None or gain.high is None:
+        return "(too few patients for an interval)"
+    if gain.low > 0:
+        return "(better than the defaults)"
+    if gain.high < 0:
+        return "(worse than the defaults on test patients)"
+    return "(no significant gain: the interval holds 0)"
+
+
+def estimate(values: Mapping[str, Any]) -> str:
+    """Mean and 95% interval of a stored estimate."""
+    return str(Estimate(**values))
+
+
+def _runner_up(trials: list[TrialRecord], winner: TrialRecord) -> int:
+    others = [trial for trial in trials if trial.best is not None and trial.number != winner.number]
+    return max(others, key=lambda trial: trial.best or 0.0, default=winner).number
