@@ -1,8 +1,8 @@
 """Search LCNN's hyperparameters, train the best configuration, test it once.
 
-    python run_search.py --space spaces/lcnn.yaml              run; the same command resumes after any stop
-    python run_search.py --space spaces/lcnn.yaml --dry-run    validate, show the plan, estimate the time
-    python run_search.py --retrain results/lcnn-cpu --trial 3  train and test one trial of a finished search
+python run_search.py --space spaces/lcnn.yaml              run; the same command resumes after any stop
+python run_search.py --space spaces/lcnn.yaml --dry-run    validate, show the plan, estimate the time
+python run_search.py --retrain results/lcnn-cpu --trial 3  train and test one trial of a finished search
 """
 
 import argparse
@@ -38,14 +38,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--space", type=Path, metavar="FILE", help="the space file: cohort, settings, ranges, budget")
-    what.add_argument("--retrain", type=Path, metavar="RUN", help="train a trial of this run folder on all training "
-                      "patients and test it")
+    what.add_argument(
+        "--retrain",
+        type=Path,
+        metavar="RUN",
+        help="train a trial of this run folder on all training patients and test it",
+    )
     parser.add_argument("--trial", type=int, metavar="N", help="which trial --retrain takes (default: the winner)")
     parser.add_argument("--dry-run", action="store_true", help="validate, show the plan and an estimate of its time")
-    parser.add_argument("--profile", default="auto", metavar="NAME", help="hardware profile of the space file; auto "
-                        "(default) takes gpu where there is one, else cpu")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, for "
-                        "example train.epochs=20; may be given several times; search.KEY=null fixes a range")
+    parser.add_argument(
+        "--profile",
+        default="auto",
+        metavar="NAME",
+        help="hardware profile of the space file; auto (default) takes gpu where there is one, else cpu",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, for example train.epochs=20; may be given several times; search.KEY=null fixes a range",
+    )
     parser.add_argument("--name", metavar="NAME", help="name of the run folder (default: the space file's name)")
     parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (budget.trials)")
     parser.add_argument("--hours", type=float, metavar="H", help="stop searching after so long (budget.hours)")

@@ -134,9 +134,7 @@ def _ventricle_distance(tissue_ZYX: Float, hull_ZYX: Float, at: Float) -> Float:
     return ndimage.gaussian_filter(_distance((tissue_ZYX < 0.5) & central), 0.6)
 
 
-def _ellipsoid(
-    at: Float, centre_mm: tuple[float, float, float], radii_mm: tuple[float, float, float]
-) -> Float:
+def _ellipsoid(at: Float, centre_mm: tuple[float, float, float], radii_mm: tuple[float, float, float]) -> Float:
     """Approximate distance in mm to an ellipsoid; centre and radii as (x, y, z) of MNI, x mirrored."""
     z, y, x = at
     cx, cy, cz = centre_mm
@@ -163,9 +161,7 @@ def _skull_base(at: Float, tissue_ZYX: Float) -> tuple[Float, Float, Float]:
     """Face and upper neck, much simplified: surface distance in mm, soft tissue in HU, share of bone."""
     rng = np.random.default_rng(0)
     patches = smooth_noise(rng, at.shape[1:], 1.6)
-    surface = np.minimum(
-        _ellipsoid(at, (0, 14, -74), (66, 82, 58)), _ellipsoid(at, (0, 60, -52), (52, 34, 38))
-    )
+    surface = np.minimum(_ellipsoid(at, (0, 14, -74), (66, 82, 58)), _ellipsoid(at, (0, 60, -52), (52, 34, 38)))
     orbit = _ellipsoid(at, (31, 64, -38), (18, 24, 17))
     globe = _ellipsoid(at, (32, 73, -38), (12, 12, 12))
     ethmoid = _ellipsoid(at, (0, 54, -40), (11, 26, 16))
@@ -233,9 +229,7 @@ def displacement(rng: np.random.Generator, asymmetry_mm: float, symmetric_mm: fl
     noise = np.stack([smooth_noise(rng, shape, 2.6) for _ in range(3)])
     mirrored = noise[..., ::-1] * np.array([1, 1, -1], np.float32)[:, None, None, None]
     odd = noise - mirrored
-    odd[1] += (
-        rng.uniform(0.5, 1.5) * np.tanh(at[2] / 25) * np.tanh(at[1] / 40)
-    )  # frontal and occipital petalia
+    odd[1] += rng.uniform(0.5, 1.5) * np.tanh(at[2] / 25) * np.tanh(at[1] / 40)  # frontal and occipital petalia
     parts = [
         _scaled(_without_rigid(part, at, brain), brain, mm)
         for part, mm in ((odd, asymmetry_mm), (noise + mirrored, symmetric_mm))
@@ -253,9 +247,7 @@ def _without_rigid(displacement_mm: Float, at: Float, brain_ZYX: NDArray[np.bool
     z, y, x = at
     one, zero = np.ones_like(z), np.zeros_like(z)
     rotations = [(zero, x, -y), (x, zero, -z), (y, -z, zero)]
-    basis = np.stack(
-        [np.stack(m) for m in [(one, zero, zero), (zero, one, zero), (zero, zero, one), *rotations]]
-    )
+    basis = np.stack([np.stack(m) for m in [(one, zero, zero), (zero, one, zero), (zero, zero, one), *rotations]])
     inside, target = basis[:, :, brain_ZYX].astype(np.float64), displacement_mm[:, brain_ZYX]
     # einsum without BLAS: the result must not depend on the number of threads.
     gram = np.einsum("acn,bcn->ab", inside, inside, optimize=False)
@@ -264,9 +256,7 @@ def _without_rigid(displacement_mm: Float, at: Float, brain_ZYX: NDArray[np.bool
     return displacement_mm - np.einsum("a,aczyx->czyx", fit, basis, optimize=False)
 
 
-def infarct(
-    template: Template, rng: np.random.Generator, territory: str, left: bool, volume_mm3: float
-) -> Field:
+def infarct(template: Template, rng: np.random.Generator, territory: str, left: bool, volume_mm3: float) -> Field:
     """Share (0..1) of an infarct in template space: it grows from one voxel of the territory, irregularly.
 
     Leaving the territory costs as much as 40 mm of distance, so that only large infarcts do; the other

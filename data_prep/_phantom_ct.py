@@ -175,9 +175,7 @@ def ramp(distance_mm: Float, width_mm: float) -> Float:
     return np.clip(0.5 - distance_mm / np.float32(width_mm), 0.0, 1.0)
 
 
-def _compose(
-    template: Template, head: Head, at: Float, edge_mm: float
-) -> tuple[Float, Float, Float, Float, Float]:
+def _compose(template: Template, head: Head, at: Float, edge_mm: float) -> tuple[Float, Float, Float, Float, Float]:
     """Density in HU and shares of head, brain tissue, lesion and old infarct at template points (3, N)."""
     hull = template.hull.sample(at)
     base = np.where(at[0] < 15.0, template.base.sample(at), np.float32(99.0))
@@ -252,15 +250,11 @@ def _share(infarct: Infarct | None, at: Float) -> Float:
 def _with_dense_parts(head: Head, hu: Float, at: Float, hull: Float, tissue: Float) -> Float:
     """Add the falx (a thin dense sheet in the fluid of the midline) and calcifications."""
     z, y, x = at
-    midline = (
-        np.exp(-((x / 1.2) ** 2)) * (1.0 - tissue) * ((z > 25.0) | (y > 60.0) | (y < -40.0)) * (hull > -32.0)
-    )
+    midline = np.exp(-((x / 1.2) ** 2)) * (1.0 - tissue) * ((z > 25.0) | (y > 60.0) | (y < -40.0)) * (hull > -32.0)
     hu = hu + midline * (50.0 - hu)
     for cz, cy, cx, radius, density in head.calcifications:
         box = np.flatnonzero((np.abs(z - cz) < radius + 1) & (np.abs(y - cy) < radius + 1))
-        distance = (
-            np.sqrt(((at[:, box] - np.array([[cz], [cy], [cx]], np.float32)) ** 2).sum(axis=0)) - radius
-        )
+        distance = np.sqrt(((at[:, box] - np.array([[cz], [cy], [cx]], np.float32)) ** 2).sum(axis=0)) - radius
         hu[box] += ramp(distance, 1.0) * (density - hu[box])
     return hu
 
@@ -271,7 +265,5 @@ def _shading(head: Head, at: Float, hull: Float) -> Float:
     rim = np.float32(head.cupping_hu) * np.exp((hull - np.float32(head.gap_mm)) / 5.0)
     if head.band_hu == 0.0 or z.min(initial=99.0) > -10.0:
         return rim
-    band = np.exp(-(((z + 37.0) / 9.0) ** 2) - ((y - 26.0) / 8.0) ** 2) / (
-        1.0 + np.exp((np.abs(x) - 45.0) / 3.0)
-    )
+    band = np.exp(-(((z + 37.0) / 9.0) ** 2) - ((y - 26.0) / 8.0) ** 2) / (1.0 + np.exp((np.abs(x) - 45.0) / 3.0))
     return rim - np.float32(head.band_hu) * band

@@ -142,9 +142,7 @@ def _verify(root: Path, manifest: Path) -> Cohort:
         known = Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew"
-        ) from error
+        raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
     found = scan_cohort(root)
     if found.hash != known.hash:
         raise InputError(
@@ -192,9 +190,7 @@ def _slices(folder: Path) -> dict[str, Path]:
     return slices
 
 
-def _scan_patient(
-    root: Path, folder: Path, masks: Path, spacing_mm: tuple[float, float, float] | None
-) -> Patient:
+def _scan_patient(root: Path, folder: Path, masks: Path, spacing_mm: tuple[float, float, float] | None) -> Patient:
     images = _slices(folder)
     if not images:
         raise InputError(f"{folder}: no slices ({', '.join(SLICE_SUFFIXES)}); add them or remove the folder")
@@ -225,9 +221,7 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}); restore it or check permissions"
-        ) from error
+        raise InputError(f"{file}: cannot be read ({error.strerror}); restore it or check permissions") from error
 
 
 def _cohort_hash(patients: tuple[Patient, ...]) -> str:

@@ -338,9 +338,7 @@ def _draw_head(config: PhantomConfig, rng: np.random.Generator, template: Templa
         to_head=pose.rotation().T[::-1, ::-1].astype(np.float32),
         shift_mm=np.array([0.0, pose.y_mm, pose.x_mm], np.float32),
         scale=scale.astype(np.float32),
-        displacement=anatomy.displacement(
-            rng, rng.uniform(*config.asymmetry_mm), rng.uniform(*config.shape_mm)
-        ),
+        displacement=anatomy.displacement(rng, rng.uniform(*config.asymmetry_mm), rng.uniform(*config.shape_mm)),
         ventricle_mm=anatomy.ventricle_margin_mm(template, rng.uniform(*config.ventricle_scale)),
         ventricle_asymmetry_mm=float(np.clip(rng.normal(0.0, 0.5), -1.0, 1.0)),
         atrophy=atrophy,
@@ -433,9 +431,7 @@ def _draw_couch(config: PhantomConfig, rng: np.random.Generator, grid: ct.Grid) 
     bottom_mm = float(grid.coarse_xy_mm[rows].max())
     from_centre = np.sqrt(x_mm**2 + (y_mm - np.float32(bottom_mm + gap_mm - radius_mm)) ** 2)
     lower = y_mm > bottom_mm + gap_mm - radius_mm
-    wall = ct.ramp(
-        np.abs(from_centre - np.float32(radius_mm + thickness_mm / 2)) - np.float32(thickness_mm / 2), 1.0
-    )
+    wall = ct.ramp(np.abs(from_centre - np.float32(radius_mm + thickness_mm / 2)) - np.float32(thickness_mm / 2), 1.0)
     return (ct.AIR_HU + wall * lower * (density_hu - ct.AIR_HU)).astype(np.float32)
 
 

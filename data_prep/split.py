@@ -127,9 +127,7 @@ def read_split(path: Path) -> Split:
         return Split.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not a readable split ({reason}); restore it from a copy of the run"
-        ) from error
+        raise InputError(f"{path}: not a readable split ({reason}); restore it from a copy of the run") from error
 
 
 class Normalisation(BaseModel):

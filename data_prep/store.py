@@ -79,9 +79,7 @@ class Store:
             masks = np.load(folder / "masks.npy", mmap_mode="r")
             lesion = np.load(folder / "lesion.npy")
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{folder}: not a readable store ({error}); delete it to have it made anew"
-            ) from error
+            raise InputError(f"{folder}: not a readable store ({error}); delete it to have it made anew") from error
         if index.get("format") != FORMAT:
             raise InputError(f"{folder}: store format {index.get('format')}, not {FORMAT}; delete it")
         patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
@@ -142,10 +140,7 @@ def _compile(
         return patient.id, _store_patient(patient, root, start, images, masks, crop)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        jobs = [
-            pool.submit(work, patient, int(start))
-            for patient, start in zip(cohort.patients, starts, strict=False)
-        ]
+        jobs = [pool.submit(work, patient, int(start)) for patient, start in zip(cohort.patients, starts, strict=False)]
         try:
             for done, job in enumerate(as_completed(jobs), start=1):
                 name, entry = job.result()
@@ -205,9 +200,7 @@ def to_stored(slice_HW: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.ui
     canvas = np.zeros((size, size), dtype=np.uint8)
     rows = slice(max(top, 0), min(top + size, height))
     columns = slice(max(left, 0), min(left + size, width))
-    canvas[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = slice_HW[
-        rows, columns
-    ]
+    canvas[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = slice_HW[rows, columns]
     return np.asarray(Image.fromarray(canvas).resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -219,9 +212,7 @@ def to_native(values_SS: NDArray[np.float32], box: Box, native: tuple[int, int])
     out = np.zeros((height, width), dtype=np.float32)
     rows = slice(max(top, 0), min(top + size, height))
     columns = slice(max(left, 0), min(left + size, width))
-    out[rows, columns] = square[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-    ]
+    out[rows, columns] = square[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     return out
 
 
@@ -236,9 +227,7 @@ def read_patient(patient: Patient, root: Path) -> tuple[NDArray[np.uint8], NDArr
     for name, array in zip((*patient.images, *patient.masks), (*images, *masks), strict=True):
         if array.shape != images[0].shape:
             sizes = f"{array.shape[1]}x{array.shape[0]} pixels, but {images[0].shape[1]}x{images[0].shape[0]}"
-            raise InputError(
-                f"{root / name}: {sizes} in {patient.images[0]}; all slices of a patient need one size"
-            )
+            raise InputError(f"{root / name}: {sizes} in {patient.images[0]}; all slices of a patient need one size")
     return np.stack(images), np.stack(masks)
 
 

@@ -38,7 +38,10 @@ class ResNeXt14(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 7, stride=2, padding=3, bias=False), group_norm(32), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            nn.Conv2d(3, 32, 7, stride=2, padding=3, bias=False),
+            group_norm(32),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
         )
         stages: list[nn.Module] = []
         before = 32

@@ -79,8 +79,7 @@ class LocalPath(nn.Module):
         self.attention = SymmetryAttention(channels[-1], slices=slices, window=window, heads=heads)
         self.gather = nn.ModuleList(nn.Conv2d(c * slices, c, 1, bias=False) for c in channels)
         self.decoder = nn.ModuleList(
-            ConvBlock2d(deep + skip, skip)
-            for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
+            ConvBlock2d(deep + skip, skip) for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(width, 1, 1)
         init_prior(self.head, prior)

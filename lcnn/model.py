@@ -55,6 +55,8 @@ class LCNN(nn.Module):
         super().__init__()
         self.slices, self.local_share = slices, local_share
         self.alignment, self.local, self.global_path = alignment, local, global_path
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(normalisation.mean))
         self.register_buffer("std", torch.tensor(normalisation.std))
 
@@ -94,7 +96,12 @@ def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
     return LCNN(
         slices,
         local=LocalPath(
-            slices, width=model.width, levels=model.levels, window=model.window, heads=model.heads, prior=PRIOR
+            slices,
+            width=model.width,
+            levels=model.levels,
+            window=model.window,
+            heads=model.heads,
+            prior=PRIOR,
         ),
         global_path=GlobalPath(backbone=model.global_backbone, weights=model.weights, prior=PRIOR),
         alignment=AlignmentNetwork(slices, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),

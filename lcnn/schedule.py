@@ -44,5 +44,3 @@ def _one_cycle(schedule: OneCycle, epoch: float, epochs: int) -> float:
 @lr_factor.register
 def _polynomial(schedule: Polynomial, epoch: float, epochs: int) -> float:
     return max(0.0, 1 - epoch / epochs) ** schedule.power
-
-

@@ -15,7 +15,6 @@ from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.scheduler import Decision, Scheduler
 from search.space import SearchSpace
 
-
 OUT_OF_TIME = "out of time"
 
 

@@ -101,6 +101,7 @@ class SearchProgress:
         self._started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        """Show what happened to a trial."""
         trial = event.trial
         self._best = max((value for value in (self._best, trial.best) if value is not None), default=None)
         if event.kind == "finished":

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,7 @@ def final_job(trial: TrialRecord, space: SearchSpace) -> FinalJob:
     return FinalJob(trial.number, space.config(trial.params), trial.best_epoch)
 
 
-def train_final(
-    jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Callable[[FinalJob, int], None]
-) -> None:
+def train_final(jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Callable[[FinalJob, int], None]) -> None:
     """Run the trainings side by side on a started Ray; those that were interrupted go on where they stopped.
 
     Args:
@@ -73,9 +73,7 @@ def train_final(
         num_gpus=joined.slots.gpu_share,
         max_retries=2,
     )
-    streams = {
-        task.remote(joined, job.number, job.config.model_dump_json(), job.epochs): job for job in jobs
-    }
+    streams = {task.remote(joined, job.number, job.config.model_dump_json(), job.epochs): job for job in jobs}
     while streams:
         ready, _ = ray.wait(list(streams), num_returns=1)
         job = streams[ready[0]]
@@ -116,25 +114,28 @@ def test_models(
     results: dict[str, list[PatientResult]] = {}
     for role, job in jobs.items():
         model, config = load_model(run.final / str(job.number) / "last.pt", device)
-        results[role] = evaluate(
-            model, config, prepared.store, prepared.cohort, prepared.root, prepared.split.test
-        )
+        results[role] = evaluate(model, config, prepared.store, prepared.cohort, prepared.root, prepared.split.test)
     return results
 
 
 def save_overlays(folder: Path, results: Sequence[PatientResult], model_path: Path, prepared: Prepared) -> None:
     """Pictures of the best, median and worst test patient by Dice."""
-    ranked = sorted((r for r in results if r.dice == r.dice), key=lambda r: -r.dice)
+    ranked = sorted((r for r in results if not is_undefined(r.dice)), key=lambda r: -r.dice)
     if not ranked:
         return
     model, config = load_model(model_path)
     picks = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+    label = " (synthetic)" if prepared.cohort.synthetic else ""
     for word, result in picks.items():
-        path = folder / f"{word}.png"
-        title = f"{word}: {result.patient}" + (" (synthetic)" if prepared.cohort.synthetic else "")
+        draw = partial(save_overlay, folder / f"{word}.png", title=f"{word}: {result.patient}{label}")
         evaluate(
-            model, config, prepared.store, prepared.cohort, prepared.root, [result.patient],
-            on_case=lambda case, path=path, title=title: save_overlay(path, case, title=title),
+            model,
+            config,
+            prepared.store,
+            prepared.cohort,
+            prepared.root,
+            [result.patient],
+            on_case=draw,
         )
 
 
@@ -153,6 +154,11 @@ def summarise(results: Mapping[str, Sequence[PatientResult]]) -> dict[str, Any]:
             for metric in METRICS
         }
     return summary
+
+
+def is_undefined(value: object) -> bool:
+    """Whether a figure is NaN, which by the empty rule means that there is none."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _column(rows: Sequence[PatientResult], metric: str) -> list[float]:
@@ -184,7 +190,7 @@ def write_patients(path: Path, results: Mapping[str, Sequence[PatientResult]]) -
     writer.writeheader()
     for role, rows in results.items():
         for row in rows:
-            values = {key: "" if value != value else value for key, value in asdict(row).items()}
+            values = {key: "" if is_undefined(value) else value for key, value in asdict(row).items()}
             writer.writerow({"model": role, **values})
     write_text_atomically(path, buffer.getvalue())
 

@@ -7,8 +7,8 @@ studies (optuna-dashboard) work on any run.
 
 import logging
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -178,7 +178,7 @@ def build_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSam
         )
 
 
-def _engine_settings(url: str) -> Mapping[str, object]:
+def _engine_settings(url: str) -> dict[str, Any]:
     # Readers such as optuna-dashboard may hold SQLite's lock for a moment.
     return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
 

@@ -99,7 +99,9 @@ class RunFolder:
             InputError: the folder is no run, or its spec is damaged.
         """
         if not self.spec.exists():
-            raise InputError(f"{self.root}: not a run folder (no {self.spec.name}); give the path of a run, like results/lcnn-cpu")
+            raise InputError(
+                f"{self.root}: not a run folder (no {self.spec.name}); give the path of a run, like results/lcnn-cpu"
+            )
         return validate_spec(read_yaml(self.spec), str(self.spec))
 
     def log_test_opening(self, reason: str) -> None:
@@ -120,12 +122,16 @@ class RunFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             handle = (self.root / ".lock").open("w")
         except OSError as error:
-            raise InputError(f"{self.root}: cannot be written ({error.strerror}); choose another --results folder") from error
+            raise InputError(
+                f"{self.root}: cannot be written ({error.strerror}); choose another --results folder"
+            ) from error
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise InputError(f"{self.root}: another command is working on this run; wait for it or use --name") from error
+                raise InputError(
+                    f"{self.root}: another command is working on this run; wait for it or use --name"
+                ) from error
             yield
 
 
@@ -188,7 +194,11 @@ def _commit() -> str | None:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -13,7 +13,6 @@ from search.conductor import Conductor
 from search.display import Display, SearchProgress, minutes, short_params
 from search.final import (
     FinalJob,
-    FinalTrainingFailed,
     export_winner,
     final_job,
     save_overlays,
@@ -31,7 +30,7 @@ from search.run_folder import RunFolder, adopt_spec, write_environment
 from search.scheduler import build_scheduler, expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
-from search.summary import closing_summary, estimate, gain_in_words, write_trials_table
+from search.summary import closing_summary, estimate, write_trials_table
 from search.trial import TrialContext
 
 CACHE = ".cache"
@@ -177,7 +176,9 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         epochs_per_trial=per_trial,
         at_once=context.slots.at_once,
     )
-    display.say(f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults")
+    display.say(
+        f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
+    )
     deadline = time.monotonic() + _hours_left(spec, ledger) * 3600
     conductor = Conductor(
         ledger,
@@ -291,7 +292,9 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
     write_patients(folder / "patients.csv", tested)
     save_overlays(folder / "overlays", tested["trial"], folder / "last.pt", prepared)
     summary = summarise(tested)
-    write_evaluation(folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.cohort.synthetic, **summary})
+    write_evaluation(
+        folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.cohort.synthetic, **summary}
+    )
     synthetic = " (SYNTHETIC cohort)" if prepared.cohort.synthetic else ""
     display.say(f"Trial {job.number}: test Dice {estimate(summary['models']['trial']['dice'])}{synthetic}")
     display.say(f"Model, figures and pictures: {folder}")
@@ -329,8 +332,10 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
         display.say(f"  {line}")
     load, source = workload(spec, root)
     estimated = estimate_time(spec, slots, load)
-    display.say(f"Budget: {spec.budget.trials} trials, {slots}; about {estimated.trial_epochs:.1f} of "
-                f"{spec.train.epochs} epochs a trial under {spec.scheduler.name}")
+    display.say(
+        f"Budget: {spec.budget.trials} trials, {slots}; about {estimated.trial_epochs:.1f} of "
+        f"{spec.train.epochs} epochs a trial under {spec.scheduler.name}"
+    )
     display.say(
         f"Estimate: {estimated.step_s * 1000:.0f} ms a step of {spec.train.batch_size} stacks (timed now, defaults), "
         f"{minutes(estimated.epoch_s)} an epoch ({load.train_stacks} stacks and {load.val_slices} validation slices, "

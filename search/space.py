@@ -16,7 +16,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -50,7 +50,7 @@ class Range:
         """All choices, or both ends: if these are valid settings, so is what lies between."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return tuple(cast(tuple[Value, ...], d.choices))
+            return tuple(d.choices)
         assert isinstance(d, FloatDistribution | IntDistribution)
         return (d.low, d.high)
 
@@ -105,10 +105,14 @@ class SearchSpace:
         self.defaults = defaults
         self.entries: dict[str, Range | Alternatives] = {}
         if not ranges:
-            raise InputError(f"{where}: search: nothing to search; add a range, for example optim.lr: {{log: [1e-4, 1e-2]}}")
+            raise InputError(
+                f"{where}: search: nothing to search; add a range, for example optim.lr: {{log: [1e-4, 1e-2]}}"
+            )
         for name, body in ranges.items():
             self._check_name(name)
-            self.entries[name] = self._alternatives(name, body) if self._is_conditional(body) else self._range(name, body)
+            self.entries[name] = (
+                self._alternatives(name, body) if self._is_conditional(body) else self._range(name, body)
+            )
         self._check_values()
         self._check_defaults()
 
@@ -215,7 +219,9 @@ class SearchSpace:
             raise self._fail(name, f"{kind} takes two numbers [low, high], not {json.dumps(values)}")
         low, high = numbers
         if not low < high:
-            raise self._fail(name, f"an empty range: {low} is not below {high}; to fix the value, set it outside search")
+            raise self._fail(
+                name, f"an empty range: {low} is not below {high}; to fix the value, set it outside search"
+            )
         if kind == "log" and low <= 0:
             raise self._fail(name, f"a logarithmic range starts above 0, not at {low}")
         if kind == "int":
@@ -279,15 +285,13 @@ class SearchSpace:
                 )
         if self.config(point) != self.defaults:
             names = [name for name, entry in self.entries.items() if isinstance(entry, Alternatives)]
-            raise self._fail(
-                names[0], "the default has other fixed settings than its option here; make the two agree"
-            )
+            raise self._fail(names[0], "the default has other fixed settings than its option here; make the two agree")
 
 
 def _suggest(trial: optuna.Trial, searched: Range) -> Value:
     d = searched.distribution
     if isinstance(d, CategoricalDistribution):
-        return cast(Value, trial.suggest_categorical(searched.name, d.choices))
+        return trial.suggest_categorical(searched.name, d.choices)
     if isinstance(d, IntDistribution):
         return trial.suggest_int(searched.name, d.low, d.high)
     assert isinstance(d, FloatDistribution)

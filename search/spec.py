@@ -73,7 +73,7 @@ class ResourcesConfig(Settings):
     """How trials share the machine."""
 
     trials_at_once: int | None = Field(None, ge=1)
-    """Trials running at the same time; None: one a GPU slot where there are GPUs, else one per ``threads`` cores."""
+    """Trials running at the same time; None: as many as fit the GPUs, else the cores."""
     threads: int = Field(1, ge=1)
     """CPU threads of a trial; also reserves that many cores."""
     trials_per_gpu: int = Field(2, ge=1)
@@ -173,7 +173,11 @@ def command_line_changes(overrides: Overrides) -> Iterator[tuple[str, Any]]:
             # Whoever names a folder means that folder: a typing error must not end in synthetic results.
             yield "cohort.fallback", "none"
         yield key, parse_yaml(value, f"--set {text}")
-    for key, given in (("name", overrides.name), ("budget.trials", overrides.trials), ("budget.hours", overrides.hours)):
+    for key, given in (
+        ("name", overrides.name),
+        ("budget.trials", overrides.trials),
+        ("budget.hours", overrides.hours),
+    ):
         if given is not None:
             yield key, given
 
@@ -223,7 +227,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = str(key_node.value)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} is given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -240,7 +246,7 @@ def parse_yaml(text: str, where: str) -> Any:
         InputError: with the line of the fault.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         raise InputError(f"{where}:{line} {error.problem}; mend the YAML") from error
@@ -257,7 +263,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of a space file, for example spaces/lcnn.yaml") from error
+        raise InputError(
+            f"{path}: {error.strerror}; give the path of a space file, for example spaces/lcnn.yaml"
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text; give the path of a space file") from error
     data = parse_yaml(text, str(path))

@@ -74,7 +74,10 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
         f"  HD95        {estimate(models['winner']['hd95'])} {models['winner']['distance_unit']}",
     ]
     if winner.number == DEFAULTS:
-        return [*lines, "The defaults themselves won: nothing that was tried did better on validation patients."]
+        return [
+            *lines,
+            "The defaults themselves won: nothing that was tried did better on validation patients.",
+        ]
     gain = Estimate(**evaluation["difference"]["dice"])
     return [
         *lines,

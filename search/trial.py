@@ -45,7 +45,11 @@ def start_training(
         torch.backends.cudnn.benchmark = True
         torch.cuda.set_per_process_memory_fraction(context.slots.gpu_share)
     return fit(
-        config, context.data(), device=context.slots.device, folder=context.folder / str(number), epochs=epochs
+        config,
+        context.data(),
+        device=context.slots.device,
+        folder=context.folder / str(number),
+        epochs=epochs,
     )
 
 

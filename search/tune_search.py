@@ -1,4 +1,4 @@
-"""Ray Tune as the muscle of a search: it places trials, moves results and retries crashes; it decides nothing.
+"""Ray Tune as the muscle of a search: it places trials, moves results, retries crashes and decides nothing.
 
 Tune asks its searcher for configurations and its scheduler for decisions; both pass the question on to the
 `Conductor`. Tune's experiment state is thrown away: the study holds all there is to know.
@@ -42,7 +42,7 @@ class StudySearcher(_Stateless, Searcher):
         self._conductor, self._at_once = conductor, at_once
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration, None while all slots are taken, FINISHED at the end."""
         if len(self._numbers) >= self._at_once:
             return None

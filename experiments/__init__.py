@@ -1,0 +1,1 @@
+"""Studies of the system itself; each reruns with one command."""
