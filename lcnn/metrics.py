@@ -6,6 +6,7 @@ Dice; it shows as that patient's predicted volume. Where there is a lesion and n
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +62,16 @@ def hd95(
     """
     if not predicted_ZHW.any() or not true_ZHW.any():
         return NAN
-    distance = compute_hausdorff_distance(
-        torch.from_numpy(predicted_ZHW)[None, None],
-        torch.from_numpy(true_ZHW)[None, None],
-        include_background=True,
-        percentile=95,
-        spacing=spacing,
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 passes its own deprecated argument.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        distance = compute_hausdorff_distance(
+            torch.from_numpy(predicted_ZHW)[None, None],
+            torch.from_numpy(true_ZHW)[None, None],
+            include_background=True,
+            percentile=95,
+            spacing=spacing,
+        )
     return float(distance)
 
 

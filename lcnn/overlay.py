@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from data_prep.files import replacing
+from data_prep.head import head_box
+from data_prep.store import is_lesion, to_stored
 from lcnn.evaluate import Case
 
 BLUE = (86, 180, 233)
@@ -23,12 +25,14 @@ def save_overlay(path: Path, case: Case, *, title: str) -> None:
     Three panels: the slice, the truth outlined in blue, the prediction outlined in orange.
     """
     chosen = most_telling_slice(case)
-    image_HW = case.image_ZHW[chosen]
-    panels = [
-        _panel(image_HW, None, BLUE),
-        _panel(image_HW, case.true_ZHW[chosen], BLUE),
-        _panel(image_HW, case.predicted_ZHW[chosen], ORANGE),
-    ]
+    # The same square around the head in all panels, so that pictures of any shape keep their proportions.
+    box = head_box(case.image_ZHW)
+    picture = to_stored(case.image_ZHW[chosen], box, PANEL)
+    true, predicted = (
+        is_lesion(to_stored(mask_ZHW[chosen] * np.uint8(255), box, PANEL))
+        for mask_ZHW in (case.true_ZHW, case.predicted_ZHW)
+    )
+    panels = [_panel(picture), _panel(picture, true, BLUE), _panel(picture, predicted, ORANGE)]
     canvas = Image.new("RGB", (PANEL * 3 + 16, PANEL + CAPTION), (16, 16, 16))
     for position, panel in enumerate(panels):
         canvas.paste(panel, (position * (PANEL + 8), CAPTION))
@@ -57,12 +61,13 @@ def _dice_text(case: Case) -> str:
     return f"patient Dice {case.result.dice:.2f}" if case.true_ZHW.any() else "no lesion in truth"
 
 
-def _panel(image_HW: NDArray[np.uint8], mask_HW: NDArray[np.bool_] | None, colour: tuple[int, int, int]) -> Image.Image:
-    panel = Image.fromarray(image_HW).convert("RGB").resize((PANEL, PANEL), Image.Resampling.BILINEAR)
-    if mask_HW is None or not mask_HW.any():
-        return panel
-    large = np.asarray(Image.fromarray(mask_HW).resize((PANEL, PANEL), Image.Resampling.NEAREST))
-    outline = ndimage.binary_dilation(large) & ~ndimage.binary_erosion(large)
-    pixels = np.array(panel)
-    pixels[outline] = colour
+def _panel(
+    picture_PP: NDArray[np.uint8],
+    mask_PP: NDArray[np.bool_] | None = None,
+    colour: tuple[int, int, int] = BLUE,
+) -> Image.Image:
+    pixels = np.repeat(picture_PP[..., None], 3, axis=-1)
+    if mask_PP is not None:
+        outline = ndimage.binary_dilation(mask_PP) & ~ndimage.binary_erosion(mask_PP)
+        pixels[outline] = colour
     return Image.fromarray(pixels)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -31,23 +31,25 @@ class Display:
         self._is_live = self._console.is_terminal if live is None else live
         self._live: Live | None = None
         self._last_beat = 0.0
+        self._unlogged: list[str] = []
 
     def log_to(self, path: Path) -> None:
-        """Keep a copy of all lines, with their times, in ``path``."""
+        """Keep a copy of all lines, those already said included, with their times in ``path``."""
         handler = logging.FileHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.setLevel(logging.INFO)
         log.propagate = False
-        for old in list(log.handlers):
-            log.removeHandler(old)
-            old.close()
         log.addHandler(handler)
+        for text in self._unlogged:
+            log.info(text)
+        self._unlogged.clear()
 
     def say(self, text: str = "") -> None:
         """A line that stays."""
         self._console.print(Text(text))
-        if text:
-            log.info(text)
+        if not log.handlers:
+            self._unlogged.append(text)
+        log.info(text)
 
     def status(self, text: str) -> None:
         """How things stand: replaces the live line, or is printed now and then without a terminal."""
@@ -79,8 +81,7 @@ class SearchProgress:
         trials: trials of the whole search.
         finished: trials that earlier sittings finished.
         best: best value so far.
-        epochs_per_trial: expected, for the time left.
-        at_once: trials running at the same time.
+        expected_epochs: that a trial has before it after so many; for the time left.
     """
 
     def __init__(
@@ -90,12 +91,11 @@ class SearchProgress:
         trials: int,
         finished: int,
         best: float | None,
-        epochs_per_trial: float,
-        at_once: int,
+        expected_epochs: Callable[[int], float],
     ) -> None:
         self._display = display
         self._trials, self._done, self._best = trials, finished, best
-        self._epochs_per_trial, self._at_once = epochs_per_trial, at_once
+        self._expected_epochs = expected_epochs
         self._running: dict[int, int] = {}
         self._epochs = 0
         self._started = time.monotonic()
@@ -122,8 +122,8 @@ class SearchProgress:
             return "time left: measuring the first epoch"
         pace_s = (time.monotonic() - self._started) / self._epochs
         waiting = self._trials - self._done - len(self._running)
-        underway = sum(max(1.0, self._epochs_per_trial - done) for done in self._running.values())
-        return f"about {minutes((waiting * self._epochs_per_trial + underway) * pace_s)} left"
+        underway = sum(self._expected_epochs(done) for done in self._running.values())
+        return f"about {minutes((waiting * self._expected_epochs(0) + underway) * pace_s)} left"
 
 
 def trial_line(trial: TrialRecord) -> str:

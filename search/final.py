@@ -156,6 +156,12 @@ def summarise(results: Mapping[str, Sequence[PatientResult]]) -> dict[str, Any]:
     return summary
 
 
+def _cell(value: str | float) -> str | float:
+    if isinstance(value, str):
+        return value
+    return "" if is_undefined(value) else round(value, 6)
+
+
 def is_undefined(value: object) -> bool:
     """Whether a figure is NaN, which by the empty rule means that there is none."""
     return isinstance(value, float) and math.isnan(value)
@@ -190,7 +196,7 @@ def write_patients(path: Path, results: Mapping[str, Sequence[PatientResult]]) -
     writer.writeheader()
     for role, rows in results.items():
         for row in rows:
-            values = {key: "" if is_undefined(value) else value for key, value in asdict(row).items()}
+            values = {key: _cell(value) for key, value in asdict(row).items()}
             writer.writerow({"model": role, **values})
     write_text_atomically(path, buffer.getvalue())
 

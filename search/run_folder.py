@@ -22,6 +22,7 @@ from data_prep.files import write_text_atomically
 from search.spec import Spec, read_yaml, validate_spec
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
+LOCK = ".lock"
 RESUMABLE_KEYS = ("budget", "resources")
 """Sections that may change between two sittings of one search: they decide how long and how wide, not what."""
 
@@ -113,14 +114,14 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other command off this folder while the block runs.
+        """Keep every other command off this folder while the block runs; a folder left empty goes away.
 
         Raises:
             InputError: another command holds the folder, or it cannot be written.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / ".lock").open("w")
+            handle = (self.root / LOCK).open("w")
         except OSError as error:
             raise InputError(
                 f"{self.root}: cannot be written ({error.strerror}); choose another --results folder"
@@ -132,29 +133,38 @@ class RunFolder:
                 raise InputError(
                     f"{self.root}: another command is working on this run; wait for it or use --name"
                 ) from error
-            yield
+            try:
+                yield
+            finally:
+                if [path.name for path in self.root.iterdir()] == [LOCK]:
+                    (self.root / LOCK).unlink()
+                    self.root.rmdir()
 
 
-def adopt_spec(run: RunFolder, spec: Spec) -> bool:
-    """Write the spec into a new run folder, or check that an existing one holds the same search.
+def check_spec(run: RunFolder, spec: Spec) -> bool:
+    """Check that the run folder, where it exists, holds the same search.
 
     Returns:
-        Whether the run existed before.
+        Whether the run exists.
 
     Raises:
         InputError: the folder holds another search; the message shows the first differences.
     """
-    exists = run.spec.exists()
-    if exists:
-        differences = list(_differences(_identity(run.read_spec()), _identity(spec)))
-        if differences:
-            shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
-            raise InputError(
-                f"{run.root}: holds another search ({shown}); go back to its settings, or start a new run with --name"
-            )
+    if not run.spec.exists():
+        return False
+    differences = list(_differences(_identity(run.read_spec()), _identity(spec)))
+    if differences:
+        shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
+        raise InputError(
+            f"{run.root}: holds another search ({shown}); go back to its settings, or start a new run with --name"
+        )
+    return True
+
+
+def write_spec(run: RunFolder, spec: Spec) -> None:
+    """Keep the resolved spec; what a later sitting changes about its budget replaces the former."""
     text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_text_atomically(run.spec, text)
-    return exists
 
 
 def _identity(spec: Spec) -> dict[str, Any]:

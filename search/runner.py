@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from data_prep.errors import InputError
@@ -26,7 +27,7 @@ from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.plan import Workload, describe_space, estimate_time
 from search.prepare import PHANTOM_PREFIX, Prepared, cohort_root, prepare
 from search.resources import Slots, this_machine
-from search.run_folder import RunFolder, adopt_spec, write_environment
+from search.run_folder import RunFolder, check_spec, write_environment, write_spec
 from search.scheduler import build_scheduler, expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
@@ -66,19 +67,21 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
     space = SearchSpace(spec.search, spec.defaults, where)
+    cohort_root(spec.cohort)
     run = RunFolder(results / run_name(spec))
     with run.locked():
-        resumed = adopt_spec(run, spec)
-        display.log_to(run.root / "run.log")
-        ledger = Ledger(run.study_url, "search", space, spec.sampler)
-        if run.evaluation.exists() and is_finished(spec, ledger):
-            display.say(f"{run.root} is finished; nothing is run again. More trials: --trials {2 * len(ledger)}")
-            display.say(closing_summary(run, ledger))
+        resumed = check_spec(run, spec)
+        if resumed and is_finished(spec, run, space):
+            show_finished(run, open_ledger(run, spec, space), display)
             return
-        write_environment(run)
         slots = this_machine(spec.resources)
-        announce(spec, run, slots, display, resumed=resumed, done=len(ledger))
+        announce(spec, run, slots, display, resumed=resumed)
+        # The cohort comes first: where it is refused, no half-made run is left behind.
         prepared = prepare_cohort(spec, run, results, display)
+        write_spec(run, spec)
+        write_environment(run)
+        display.log_to(run.root / "run.log")
+        ledger = open_ledger(run, spec, space)
         context = trial_context(run, prepared, slots)
         with ray_running(slots):
             search(spec, space, ledger, context, display)
@@ -88,12 +91,28 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         finish(spec, run, ledger, jobs, prepared, slots, display)
 
 
+def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
+    """The run's study."""
+    return Ledger(run.study_url, "search", space, spec.sampler)
+
+
+def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
+    """The result of a run that has nothing left to do."""
+    display.say(f"{run.root} is finished; nothing is run again. More trials: --trials {2 * len(ledger)}")
+    display.say(closing_summary(run, ledger))
+
+
 def run_name(spec: Spec) -> str:
     """Name of the run folder: the search and its profile."""
     return f"{spec.name}-{spec.profile}" if spec.profile else spec.name
 
 
-def is_finished(spec: Spec, ledger: Ledger) -> bool:
+def is_finished(spec: Spec, run: RunFolder, space: SearchSpace) -> bool:
+    """Whether the run is evaluated and its search has nothing left to do."""
+    return run.evaluation.exists() and is_searched(spec, open_ledger(run, spec, space))
+
+
+def is_searched(spec: Spec, ledger: Ledger) -> bool:
     """Whether the search's budget is used up and no trial is open."""
     trials = ledger.trials()
     spent = len(trials) >= spec.budget.trials or _hours_left(spec, ledger) <= 0
@@ -104,10 +123,10 @@ def _hours_left(spec: Spec, ledger: Ledger) -> float:
     return math.inf if spec.budget.hours is None else spec.budget.hours - ledger.search_seconds / 3600
 
 
-def announce(spec: Spec, run: RunFolder, slots: Slots, display: Display, *, resumed: bool, done: int) -> None:
+def announce(spec: Spec, run: RunFolder, slots: Slots, display: Display, *, resumed: bool) -> None:
     """Say what is about to happen, and on what."""
     root = cohort_root(spec.cohort)
-    display.say(f"Run folder: {run.root}" + (f" (resumed, {done} trials in the study)" if resumed else ""))
+    display.say(f"Run folder: {run.root}" + (" (resumed)" if resumed else ""))
     hardware = f"{slots.gpus} GPU" if slots.gpus else "no GPU found"
     display.say(f"Profile: {spec.profile or 'none'} ({hardware}); trials: {slots}")
     if root.name.startswith(PHANTOM_PREFIX):
@@ -164,17 +183,15 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
     """
     from search.tune_search import run_trials  # noqa: PLC0415
 
-    if is_finished(spec, ledger):
+    if is_searched(spec, ledger):
         return
     records = ledger.trials()
-    per_trial = expected_epochs(spec.scheduler, spec.train.epochs)
     progress = SearchProgress(
         display,
         trials=spec.budget.trials,
         finished=sum(trial.outcome is not None for trial in records),
         best=max((trial.best for trial in records if trial.best is not None), default=None),
-        epochs_per_trial=per_trial,
-        at_once=context.slots.at_once,
+        expected_epochs=partial(expected_epochs, spec.scheduler, spec.train.epochs),
     )
     display.say(
         f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
@@ -278,7 +295,7 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
     space = SearchSpace(spec.search, spec.defaults, str(run.spec))
     with run.locked():
         display.log_to(run.root / "run.log")
-        ledger = Ledger(run.study_url, "search", space, spec.sampler)
+        ledger = open_ledger(run, spec, space)
         trial = pick_trial(run, ledger, number)
         job = final_job(trial, space)
         slots = this_machine(spec.resources)

@@ -89,10 +89,18 @@ def build_scheduler(config: SchedulerConfig, epochs: int) -> Scheduler:
     return Asha(config.grace, config.reduction, epochs)
 
 
-def expected_epochs(config: SchedulerConfig, epochs: int) -> float:
-    """Epochs that a trial runs on average if one in ``reduction`` passes each rung; for estimates of time."""
-    if config.name == "none":
-        return float(epochs)
-    levels = [*Asha(config.grace, config.reduction, epochs).rungs, epochs]
-    spans = [high - low for low, high in zip([0, *levels], levels, strict=False)]
-    return sum(span / config.reduction**rung for rung, span in enumerate(spans))
+def expected_epochs(config: SchedulerConfig, epochs: int, done: int = 0) -> float:
+    """Epochs that a trial has before it on average if one in ``reduction`` passes each rung; for estimates of time.
+
+    Args:
+        config: the scheduler.
+        epochs: full budget.
+        done: epochs that it has behind it, rungs at which included.
+    """
+    rungs = list(Asha(config.grace, config.reduction, epochs).rungs) if config.name == "asha" else []
+    expected, chance, reached = 0.0, 1.0, done
+    for level in [*(rung for rung in rungs if rung > done), epochs]:
+        expected += (level - reached) * chance
+        chance /= config.reduction
+        reached = level
+    return expected

@@ -72,6 +72,7 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
         f"  precision   {estimate(models['winner']['precision'])}",
         f"  recall      {estimate(models['winner']['recall'])}",
         f"  HD95        {estimate(models['winner']['hd95'])} {models['winner']['distance_unit']}",
+        *_false_alarms(models["winner"]),
     ]
     if winner.number == DEFAULTS:
         return [
@@ -84,6 +85,11 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
         f"  defaults    {estimate(models['defaults']['dice'])} test Dice, trained alike",
         f"  gain        {gain} {gain_in_words(gain)}",
     ]
+
+
+def _false_alarms(model: Mapping[str, Any]) -> list[str]:
+    free, alarms = model["lesion_free_patients"], model["lesion_free_with_false_alarm"]
+    return [f"  no lesion   {alarms} of {free} lesion-free patients with a false alarm"] if free else []
 
 
 def gain_in_words(gain: Estimate) -> str:

@@ -1,0 +1,254 @@
+"""The command as a user runs it: real processes, real Ray, a small synthetic cohort.
+
+The tests of this file go through the life of one run, in order: dry run, interruption, resumption, the finished
+run, a changed search, more trials, a retrained trial.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "cohort.phantom.patients=14",
+    "cohort.phantom.pixel_mm=4.0",
+    "cohort.image_size=48",
+    "model.width=4",
+    "train.epochs=2",
+    "train.stacks_per_epoch=32",
+    "scheduler.grace=1",
+    "resources.trials_at_once=2",
+)
+RUN_FILES = (
+    "spec.yaml",
+    "environment.json",
+    "split.json",
+    "study.db",
+    "trials.csv",
+    "best_config.yaml",
+    "training_history.csv",
+    "run.log",
+    "evaluation.json",
+    "patients.csv",
+    "test_openings.log",
+    "model/model.pt",
+    "model/config.yaml",
+    "overlays/best.png",
+    "overlays/median.png",
+    "overlays/worst.png",
+    "trials/0/last.pt",
+    "trials/0/history.csv",
+)
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of this file are run."""
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    return place / "results" / "lcnn-cpu"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "run_search.py"), *arguments]
+
+
+def search(trials: int, *more: str) -> list[str]:
+    settings = [part for text in SMALL for part in ("--set", text)]
+    space = str(ROOT / "spaces" / "lcnn.yaml")
+    return command("--space", space, "--profile", "cpu", "--trials", str(trials), *settings, *more)
+
+
+def execute(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=place, capture_output=True, text=True, timeout=350, check=False)
+
+
+def recorded_epochs(run: Path) -> int:
+    if not (run / "study.db").exists():
+        return 0
+    with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as study:
+        try:
+            return int(study.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+
+def wait_for_epoch(process: subprocess.Popen[str], run: Path) -> None:
+    deadline = time.monotonic() + 200
+    while recorded_epochs(run) == 0:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no epoch was recorded"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def started(place: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        search(4), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path) -> None:
+    done = execute(search(4, "--dry-run"), place)
+    assert done.returncode == 0, done.stderr
+    for word in ("is valid", "synthetic", "optim.lr: 0.0001 to 0.01, logarithmic", "4 trials", "in all"):
+        assert word in done.stdout
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_stopped_search_says_how_to_go_on(
+    place: Path, run: Path, started: subprocess.Popen[str], sent: signal.Signals
+) -> None:
+    wait_for_epoch(started, run)
+    started.send_signal(sent)
+    output, errors = started.communicate(timeout=60)
+    assert started.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in output + errors
+
+
+def test_the_same_command_resumes_and_finishes(place: Path, run: Path) -> None:
+    before = recorded_epochs(run)
+    done = execute(search(4), place)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert before > 0
+    assert "resumed" in done.stdout
+    for word in (
+        "SYNTHETIC",
+        "4 of 4 trials done" if "4 of 4" in done.stdout else "4 trials",
+        "Winner: trial",
+        "Next:",
+    ):
+        assert word in done.stdout
+    trials = pd.read_csv(run / "trials.csv")
+    assert list(trials.number) == [0, 1, 2, 3]
+    assert set(trials.outcome) <= {"completed", "pruned"}
+    assert trials.outcome[0] == "completed"
+
+
+def test_the_run_folder_holds_what_the_readme_says(run: Path) -> None:
+    for name in RUN_FILES:
+        assert (run / name).exists(), name
+    for picture in (run / "overlays").iterdir():
+        with Image.open(picture) as image:
+            image.load()
+
+
+def test_the_evaluation_is_of_test_patients_only_and_was_opened_once(run: Path) -> None:
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    patients = pd.read_csv(run / "patients.csv")
+    assert set(patients.patient) == set(split["test"])
+    assert not set(split["test"]) & {*split["train"], *split["val"]}
+    assert evaluation["synthetic"] is True
+    assert evaluation["patients"] == {part: len(split[part]) for part in ("train", "val", "test")}
+    winner = patients[patients.model == "winner"]
+    assert evaluation["models"]["winner"]["dice"]["mean"] == pytest.approx(winner.dice.mean())
+    assert len((run / "test_openings.log").read_text(encoding="utf-8").splitlines()) == 1
+    if evaluation["winner"] != 0:
+        defaults = patients[patients.model == "defaults"]
+        difference = winner.dice.to_numpy() - defaults.dice.to_numpy()
+        assert evaluation["difference"]["dice"]["mean"] == pytest.approx(pd.Series(difference).mean())
+
+
+def test_a_finished_run_shows_its_result_without_doing_it_again(place: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "evaluation.json", run / "model" / "model.pt")}
+    done = execute(search(4), place)
+    assert done.returncode == 0, done.stderr
+    assert "is finished" in done.stdout
+    assert "Winner: trial" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert len((run / "test_openings.log").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_a_changed_search_is_refused_with_the_difference(place: Path) -> None:
+    done = execute(search(4, "--set", "optim.lr=0.002"), place)
+    assert done.returncode == 2
+    assert "optim.lr: was 0.001, now 0.002" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_changed_pixels_are_refused(place: Path) -> None:
+    (picture,) = place.glob("data/phantom-*/images/phantom_003/005.png")
+    original = picture.read_bytes()
+    Image.new("L", Image.open(picture).size, 7).save(picture)
+    try:
+        done = execute(search(5), place)
+    finally:
+        picture.write_bytes(original)
+    assert done.returncode == 2
+    assert "changed: phantom_003" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_more_trials_extend_a_finished_run(place: Path, run: Path) -> None:
+    done = execute(search(5), place)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(run / "trials.csv")) == 5
+
+
+def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> None:
+    done = execute(command("--retrain", str(run), "--trial", "1"), place)
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((run / "final" / "1" / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["trial"] == 1
+    assert "Trial 1: test Dice" in done.stdout
+    assert "retraining of trial 1" in (run / "test_openings.log").read_text(encoding="utf-8")
+
+
+BAD = {
+    "no arguments": ([], "required"),
+    "both": (["--space", "a", "--retrain", "b"], "not allowed with"),
+    "trial without retrain": (["--space", "a", "--trial", "1"], "--trial goes with --retrain"),
+    "missing file": (["--space", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
+    "no run": (["--retrain", "nowhere"], "nowhere: not a run folder"),
+    "missing cohort": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--set", "cohort.root=typo"], "cohort.root: typo"),
+    "missing cohort, dry": (
+        ["--space", str(ROOT / "spaces/lcnn.yaml"), "--set", "cohort.root=typo", "--dry-run"],
+        "cohort.root: typo",
+    ),
+    "impossible budget": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--hours", "0"], "budget.hours"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.replace(" ", "-"))
+def test_bad_input_ends_with_exit_code_2_and_no_traceback(tmp_path: Path, case: str) -> None:
+    arguments, words = BAD[case]
+    done = execute(command(*arguments), tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_retraining_a_trial_that_does_not_exist_is_refused(place: Path, run: Path) -> None:
+    done = execute(command("--retrain", str(run), "--trial", "99"), place)
+    assert done.returncode == 2
+    assert "--trial 99: not a finished trial" in done.stderr
+
+
+def test_help_teaches(tmp_path: Path) -> None:
+    done = execute(command("--help"), tmp_path)
+    assert done.returncode == 0
+    for word in ("examples:", "exit codes", "--dry-run", "cohort.root=DATA"):
+        assert word in done.stdout

@@ -1,0 +1,85 @@
+"""Bootstrap intervals against what is known of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lcnn.intervals import Estimate, estimate_difference, estimate_mean
+
+NAN = math.nan
+
+
+def sample(n, seed=0):
+    return np.random.default_rng(seed).normal(0.6, 0.2, n).tolist()
+
+
+def test_the_interval_is_that_of_a_normal_mean():
+    values = sample(200)
+    half = 1.96 * np.std(values) / math.sqrt(200)
+    found = estimate_mean(values)
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.low == pytest.approx(np.mean(values) - half, abs=0.1 * half)
+    assert found.high == pytest.approx(np.mean(values) + half, abs=0.1 * half)
+    assert found.patients == 200
+
+
+def test_two_values_give_the_interval_between_them():
+    # Of resamples of two values a quarter is each value twice: far more than 2.5%.
+    assert estimate_mean([0.2, 0.8]) == Estimate(pytest.approx(0.5), pytest.approx(0.2), pytest.approx(0.8), 2)
+
+
+def test_more_patients_narrow_the_interval():
+    widths = [estimate_mean(sample(n)).high - estimate_mean(sample(n)).low for n in (10, 100, 1000)]
+    assert widths[0] > 2 * widths[1] > 4 * widths[2]
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_a_slightly_different_one():
+    values = sample(15)
+    assert estimate_mean(values, seed=3) == estimate_mean(values, seed=3)
+    other = estimate_mean(values, seed=4)
+    assert other != estimate_mean(values, seed=3)
+    assert other.low == pytest.approx(estimate_mean(values, seed=3).low, abs=0.01)
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert estimate_mean([0.5, 0.5, 0.5]) == Estimate(0.5, 0.5, 0.5, 3)
+
+
+def test_undefined_values_are_left_out_and_not_counted():
+    assert estimate_mean([0.1, NAN, 0.7, 0.4, NAN]) == estimate_mean([0.1, 0.7, 0.4])
+    assert estimate_mean([0.1, NAN, 0.7, 0.4, NAN]).patients == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "estimate", "text"),
+    [
+        ([], Estimate(None, None, None, 0), "undefined"),
+        ([NAN, NAN], Estimate(None, None, None, 0), "undefined"),
+        ([0.25], Estimate(0.25, None, None, 1), "0.250 (one patient, no interval)"),
+        ([0.25, NAN], Estimate(0.25, None, None, 1), "0.250 (one patient, no interval)"),
+        ([0.5, 0.5], Estimate(0.5, 0.5, 0.5, 2), "0.500 [0.500, 0.500]"),
+    ],
+)
+def test_few_values_and_their_text(values, estimate, text):
+    assert estimate_mean(values) == estimate
+    assert str(estimate_mean(values)) == text
+
+
+def test_differences_are_paired_where_both_are_defined():
+    ours = [0.5, NAN, 0.9, 0.4, 0.7]
+    theirs = [0.4, 0.1, NAN, 0.1, 0.2]
+    assert estimate_difference(ours, theirs) == estimate_mean([0.5 - 0.4, 0.4 - 0.1, 0.7 - 0.2])
+    assert estimate_difference(ours, theirs).mean == pytest.approx(0.3)
+    assert estimate_difference(theirs, ours).mean == pytest.approx(-0.3)
+
+
+def test_pairing_sees_a_small_steady_gain_among_very_different_patients():
+    theirs = sample(20)
+    ours = [value + 0.01 + 0.001 * (i % 3) for i, value in enumerate(theirs)]
+    assert estimate_difference(ours, theirs).low > 0.009
+
+
+def test_lists_of_different_patients_are_refused():
+    with pytest.raises(ValueError, match="shorter|longer"):
+        estimate_difference([0.1, 0.2], [0.1])

@@ -1,0 +1,160 @@
+"""The course of a search, without Ray: real study, real rules, curves from a formula."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from conftest import dice_after, epoch_result
+
+from lcnn.outcome import Outcome
+from search.conductor import OUT_OF_TIME, Conductor, Event, Proposal
+from search.ledger import Ledger
+from search.scheduler import Asha, Decision
+from search.space import SearchSpace
+
+Open = Callable[..., Ledger]
+EPOCHS, TRIALS = 9, 10
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing runs after it, not even the lines of a `finally` of ours."""
+
+
+def make(ledger: Ledger, space: SearchSpace, **settings: object) -> Conductor:
+    return Conductor(ledger, space, Asha(1, 3, EPOCHS), trials=TRIALS, epochs=EPOCHS, **settings)  # type: ignore[arg-type]
+
+
+def run_one_at_a_time(conductor: Conductor, die_after: int | None = None) -> None:
+    """Run trials in sequence; die before the given call to the conductor, counted from 1."""
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == die_after:
+            raise Killed
+
+    count()
+    while (proposal := conductor.next_trial()) is not None:
+        for epoch in range(proposal.known_epochs + 1, EPOCHS + 1):
+            count()
+            result = epoch_result(epoch, dice_after(proposal.config, epoch))
+            if conductor.report(proposal.number, result) == Decision.STOP:
+                break
+        else:
+            count()
+            conductor.finish(proposal.number, Outcome.COMPLETED)
+        count()
+
+
+def contents(ledger: Ledger) -> list[tuple[object, ...]]:
+    return [(t.number, t.params, t.curve, t.outcome) for t in ledger.trials()]
+
+
+def test_a_search_runs_to_its_budget_and_prunes(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    run_one_at_a_time(make(ledger, space))
+    trials = ledger.trials()
+    assert len(trials) == TRIALS
+    assert {t.outcome for t in trials} == {Outcome.COMPLETED, Outcome.PRUNED}
+    assert all(len(t.curve) == EPOCHS for t in trials if t.outcome == Outcome.COMPLETED)
+    assert all(len(t.curve) in (1, 3) for t in trials if t.outcome == Outcome.PRUNED)
+
+
+def test_the_defaults_run_to_their_end_however_bad_they_are(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space)
+    first, second = conductor.next_trial(), conductor.next_trial()
+    assert first is not None
+    assert second is not None
+    assert conductor.report(second.number, epoch_result(1, 0.9)) == Decision.CONTINUE
+    assert conductor.report(first.number, epoch_result(1, 0.0)) == Decision.CONTINUE
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_search_killed_anywhere_ends_with_the_same_study(open_ledger: Open, space: SearchSpace, seed: int) -> None:
+    run_one_at_a_time(make(open_ledger("whole"), space))
+    draw = random.Random(seed)
+    for _ in range(200):
+        try:
+            run_one_at_a_time(make(open_ledger("killed"), space), die_after=draw.randint(1, 25))
+            break
+        except Killed:
+            continue
+    assert contents(open_ledger("killed")) == contents(open_ledger("whole"))
+
+
+def test_rungs_after_a_restart_equal_those_before(open_ledger: Open, space: SearchSpace) -> None:
+    before, after = Asha(1, 3, EPOCHS), Asha(1, 3, EPOCHS)
+    with pytest.raises(Killed):
+        run_one_at_a_time(Conductor(open_ledger(), space, before, trials=TRIALS, epochs=EPOCHS), die_after=20)
+    Conductor(open_ledger(), space, after, trials=TRIALS, epochs=EPOCHS)
+    assert after.rungs == before.rungs
+    assert any(after.rungs.values())
+
+
+def test_an_unfinished_trial_is_taken_up_before_a_new_one(open_ledger: Open, space: SearchSpace) -> None:
+    conductor = make(open_ledger(), space)
+    started = [conductor.next_trial(), conductor.next_trial()]
+    for proposal in started:
+        assert proposal is not None
+        conductor.report(proposal.number, epoch_result(1, 0.5))
+    again = make(open_ledger(), space)
+    taken_up = [again.next_trial(), again.next_trial()]
+    assert taken_up[0] == Proposal(0, started[0].config, 1)  # type: ignore[union-attr]
+    assert taken_up[1] == Proposal(1, started[1].config, 1)  # type: ignore[union-attr]
+    new = again.next_trial()
+    assert new is not None
+    assert (new.number, new.known_epochs) == (2, 0)
+
+
+def test_an_epoch_reported_twice_counts_once(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space)
+    conductor.next_trial()
+    for value in (0.5, 0.7):
+        conductor.report(0, epoch_result(1, value))
+    assert ledger.trial(0).curve == (0.5,)
+    assert ledger.trial(0).seconds == 1.0
+
+
+def test_a_skipped_epoch_is_a_fault(open_ledger: Open, space: SearchSpace) -> None:
+    conductor = make(open_ledger(), space)
+    conductor.next_trial()
+    with pytest.raises(ValueError, match="reported epoch 2 after epoch 0"):
+        conductor.report(0, epoch_result(2, 0.5))
+
+
+def test_messages_after_the_end_change_nothing(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space)
+    conductor.next_trial()
+    conductor.finish(0, Outcome.DIVERGED)
+    conductor.finish(0, Outcome.COMPLETED)
+    assert conductor.report(0, epoch_result(1, 0.5)) == Decision.STOP
+    assert (ledger.trial(0).outcome, ledger.trial(0).curve) == (Outcome.DIVERGED, ())
+
+
+def test_out_of_time_nothing_new_starts_and_what_runs_is_stopped(open_ledger: Open, space: SearchSpace) -> None:
+    late = False
+    ledger = open_ledger()
+    conductor = make(ledger, space, out_of_time=lambda: late)
+    conductor.next_trial()
+    conductor.next_trial()
+    assert conductor.report(0, epoch_result(1, 0.5)) == Decision.CONTINUE
+    late = True
+    assert conductor.report(0, epoch_result(2, 0.6)) == Decision.STOP
+    assert conductor.next_trial() is None
+    assert (ledger.trial(0).outcome, ledger.trial(0).reason) == (Outcome.PRUNED, OUT_OF_TIME)
+    # The second trial has no epoch yet; a restart after the deadline must not start it anew.
+    assert make(open_ledger(), space, out_of_time=lambda: True).next_trial() is None
+    assert ledger.trial(1).outcome == Outcome.PRUNED
+
+
+def test_everything_that_happens_is_told(open_ledger: Open, space: SearchSpace) -> None:
+    events: list[Event] = []
+    ledger = open_ledger()
+    run_one_at_a_time(make(ledger, space, on_event=events.append))
+    kinds = [event.kind for event in events]
+    assert kinds.count("started") == kinds.count("finished") == TRIALS
+    assert kinds.count("epoch") == sum(len(t.curve) for t in ledger.trials())
