@@ -75,28 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    # Imported after parsing: torch and its company take seconds, which --help need not wait for.
+    # Imported after parsing: torch, Ray and MONAI take seconds, which --help need not wait for.
     import torch  # noqa: PLC0415
 
-    from search import runner  # noqa: PLC0415
+    from search import plan, retrain, runner  # noqa: PLC0415
     from search.display import Display  # noqa: PLC0415
-    from search.final import FinalTrainingFailed  # noqa: PLC0415
+    from search.errors import RunFailed  # noqa: PLC0415
     from search.spec import Overrides, load_spec  # noqa: PLC0415
 
     display = Display()
     try:
         if options.retrain:
-            runner.retrain(options.retrain, options.trial, options.results, display)
+            retrain.retrain(options.retrain, options.trial, options.results, display)
             return 0
         overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
         spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-        command = runner.dry_run if options.dry_run else runner.run_search
+        command = plan.dry_run if options.dry_run else runner.run_search
         command(spec, str(options.space), options.results, display)
     except InputError as error:
         display.clear()
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (runner.SearchFailed, FinalTrainingFailed) as error:
+    except (RunFailed, OSError) as error:
         display.clear()
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from lcnn.intervals import Estimate, estimate_difference, estimate_mean
 from lcnn.model_file import load_model, save_model
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_overlay
+from search.errors import RunFailed
 from search.ledger import TrialRecord
 from search.prepare import Prepared
 from search.run_folder import RunFolder
@@ -27,10 +28,6 @@ from search.space import SearchSpace
 from search.trial import OUTCOME_KEY, TrialContext, stream_training
 
 METRICS = ("dice", "precision", "recall", "hd95")
-
-
-class FinalTrainingFailed(RuntimeError):
-    """A configuration that trained in the search did not train again."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,10 @@ def final_job(trial: TrialRecord, space: SearchSpace) -> FinalJob:
     """The final training of a trial's settings.
 
     Raises:
-        FinalTrainingFailed: the trial has no epoch to go by.
+        RunFailed: the trial has no epoch to go by.
     """
     if trial.best_epoch is None:
-        raise FinalTrainingFailed(f"trial {trial.number} ended {trial.outcome} before its first epoch")
+        raise RunFailed(f"trial {trial.number} ended {trial.outcome} before its first epoch")
     return FinalJob(trial.number, space.config(trial.params), trial.best_epoch)
 
 
@@ -64,7 +61,7 @@ def train_final(jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Calla
         on_epoch: told of every epoch.
 
     Raises:
-        FinalTrainingFailed: a training diverged or did not fit into memory.
+        RunFailed: a training diverged or did not fit into memory.
     """
     joined = replace(context, train=(*context.train, *context.val), val=())
     task = ray.remote(stream_training).options(
@@ -83,7 +80,7 @@ def train_final(jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Calla
             continue
         del streams[ready[0]]
         if result[OUTCOME_KEY] != Outcome.COMPLETED:
-            raise FinalTrainingFailed(f"the final training of trial {job.number} ended {result[OUTCOME_KEY]}")
+            raise RunFailed(f"the final training of trial {job.number} ended {result[OUTCOME_KEY]}")
 
 
 def export_winner(run: RunFolder, job: FinalJob) -> None:

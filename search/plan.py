@@ -3,16 +3,21 @@
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from data_prep.cohort import IMAGE_FOLDERS
 from data_prep.split import Normalisation
 from lcnn.augment import augment, draw_affine
 from lcnn.config import TrainConfig
 from lcnn.fit import make_optimizer, resolve_precision
 from lcnn.loss import lcnn_loss
 from lcnn.model import LCNN, build_model
-from search.resources import Slots
+from search.display import Display, minutes
+from search.prepare import find_cohort
+from search.resources import Slots, this_machine
+from search.run_folder import run_folder
 from search.scheduler import expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
@@ -126,3 +131,44 @@ def estimate_time(spec: Spec, slots: Slots, load: Workload) -> TimeEstimate:
 def describe_space(space: SearchSpace) -> list[str]:
     """The ranges, a line each."""
     return [f"{searched.name}: {searched}" for searched in space.ranges()]
+
+
+def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
+    """Validate, show the plan and estimate its time; nothing is written."""
+    space = SearchSpace(spec.search, spec.defaults, where)
+    slots = this_machine(spec.resources)
+    root, is_phantom = find_cohort(spec.cohort)
+    display.say(f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run_folder(results, spec).root}")
+    display.say(f"Cohort: {root}{' (synthetic, built on the first run)' if is_phantom else ''}")
+    display.say("Searched:")
+    for line in describe_space(space):
+        display.say(f"  {line}")
+    load, source = workload(spec, root)
+    time_s = estimate_time(spec, slots, load)
+    epochs = f"{time_s.trial_epochs:.1f} of {spec.train.epochs} epochs"
+    display.say(
+        f"Budget: {spec.budget.trials} trials, {slots}; a trial runs about {epochs} under {spec.scheduler.name}"
+    )
+    display.say("Time, estimated from steps that were timed just now:")
+    display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")
+    display.say(
+        f"  an epoch   {minutes(time_s.epoch_s)} for {load.train_stacks} stacks and {load.val_slices} validation slices, "
+        f"{source}"
+    )
+    display.say(f"  searching  {minutes(time_s.search_s)}; larger T cost more")
+    display.say(f"  training   {minutes(time_s.final_s)} for the winner and the defaults")
+    display.say(f"  in all     {minutes(time_s.total_s)}")
+
+
+def workload(spec: Spec, root: Path) -> tuple[Workload, str]:
+    """Stacks and validation slices of an epoch, and where the figures come from."""
+    slices, source = _slice_count(spec, root)
+    # A quarter of the slices of a stroke cohort hold lesion, give or take; exact once the cohort is compiled.
+    stacks = round(slices * spec.cohort.split.train * 0.25 / max(spec.train.lesion_share, 0.05))
+    return Workload(spec.train.stacks_per_epoch or stacks, round(slices * spec.cohort.split.val)), source
+
+
+def _slice_count(spec: Spec, root: Path) -> tuple[int, str]:
+    if root.is_dir():
+        return sum(1 for name in IMAGE_FOLDERS for _ in (root / name).glob("*/*.*")), "from its file names"
+    return 27 * spec.cohort.phantom.patients, "expected"

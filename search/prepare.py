@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, Cohort, has_layout, open_cohort
 from data_prep.errors import InputError
@@ -38,8 +39,8 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     Raises:
         InputError: no cohort, a broken one, or one that is not the run's.
     """
-    root = cohort_root(config)
-    if root.name.startswith(PHANTOM_PREFIX) and not (root / MANIFEST).exists():
+    root, is_phantom = find_cohort(config)
+    if is_phantom and not (root / MANIFEST).exists():
         jobs = available_cores()
         build_phantom_cohort(root, config.phantom, jobs, lambda i, n: on_progress("building the phantom", i, n))
     place = cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
@@ -56,8 +57,16 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     return Prepared(cohort, root, store, split, training_normalisation(store, split))
 
 
-def cohort_root(config: CohortConfig) -> Path:
-    """The folder of the cohort to use: the user's, or the synthetic one's, which may not exist yet.
+class CohortPlace(NamedTuple):
+    """Where the cohort lies."""
+
+    root: Path
+    is_phantom: bool
+    """Whether it is the synthetic cohort that stands in for missing data; then it may not exist yet."""
+
+
+def find_cohort(config: CohortConfig) -> CohortPlace:
+    """The cohort to use: the user's, or the synthetic one.
 
     Raises:
         InputError: there is no cohort and the file does not ask for a synthetic one, or the folder holds
@@ -65,12 +74,12 @@ def cohort_root(config: CohortConfig) -> Path:
     """
     root = Path(config.root).expanduser()
     if has_layout(root):
-        return root
+        return CohortPlace(root, is_phantom=False)
     others = [f for f in root.iterdir() if not f.name.startswith((PHANTOM_PREFIX, "."))] if root.is_dir() else []
     if config.fallback == "none" or others:
         found = f"it holds {others[0].name}" if others else "no such cohort"
         raise InputError(f"cohort.root: {root}: {found}, but no images/ folder; {LAYOUT_REMEDY}")
-    return root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}"
+    return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)
 
 
 def phantom_key(config: PhantomConfig) -> str:

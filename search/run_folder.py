@@ -141,6 +141,11 @@ class RunFolder:
                     self.root.rmdir()
 
 
+def run_folder(results: Path, spec: Spec) -> RunFolder:
+    """The folder of a spec's run: named by the search and its profile."""
+    return RunFolder(results / (f"{spec.name}-{spec.profile}" if spec.profile else spec.name))
+
+
 def check_spec(run: RunFolder, spec: Spec) -> bool:
     """Check that the run folder, where it exists, holds the same search.
 

@@ -1,17 +1,15 @@
 """The stages of a run, in order: prepare, search, train finally, test, sum up. Each picks up where it stopped."""
 
+import json
 import math
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from data_prep.errors import InputError
 from lcnn.outcome import Outcome
 from search.conductor import Conductor
-from search.display import Display, SearchProgress, minutes, short_params
+from search.display import Display, SearchProgress
+from search.errors import RunFailed
 from search.final import (
     FinalJob,
     export_winner,
@@ -24,32 +22,18 @@ from search.final import (
     write_patients,
 )
 from search.ledger import DEFAULTS, Ledger, TrialRecord
-from search.plan import Workload, describe_space, estimate_time
-from search.prepare import PHANTOM_PREFIX, Prepared, cohort_root, prepare
+from search.prepare import Prepared, find_cohort, prepare
 from search.resources import Slots, this_machine
-from search.run_folder import RunFolder, check_spec, write_environment, write_spec
+from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.scheduler import build_scheduler, expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
-from search.summary import closing_summary, estimate, write_trials_table
+from search.summary import closing_summary, write_trials_table
 from search.trial import TrialContext
+from search.tune_search import ray_running, run_trials
 
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
-
-# Ray reads these when it is imported: no reports home, no change of folder, no loggers a trial.
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_THRESHOLD_S": "60",
-}
-
-
-class SearchFailed(RuntimeError):
-    """A search that ended without a single trial to go on with."""
 
 
 def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
@@ -63,12 +47,12 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
 
     Raises:
         InputError: something the user can mend.
-        SearchFailed: no trial gave a value.
+        RunFailed: no trial gave a value.
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
     space = SearchSpace(spec.search, spec.defaults, where)
-    cohort_root(spec.cohort)
-    run = RunFolder(results / run_name(spec))
+    find_cohort(spec.cohort)
+    run = run_folder(results, spec)
     with run.locked():
         resumed = check_spec(run, spec)
         if resumed and is_finished(spec, run, space):
@@ -102,11 +86,6 @@ def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     display.say(closing_summary(run, ledger))
 
 
-def run_name(spec: Spec) -> str:
-    """Name of the run folder: the search and its profile."""
-    return f"{spec.name}-{spec.profile}" if spec.profile else spec.name
-
-
 def is_finished(spec: Spec, run: RunFolder, space: SearchSpace) -> bool:
     """Whether the run is evaluated and its search has nothing left to do."""
     return run.evaluation.exists() and is_searched(spec, open_ledger(run, spec, space))
@@ -125,14 +104,14 @@ def _hours_left(spec: Spec, ledger: Ledger) -> float:
 
 def announce(spec: Spec, run: RunFolder, slots: Slots, display: Display, *, resumed: bool) -> None:
     """Say what is about to happen, and on what."""
-    root = cohort_root(spec.cohort)
+    place = find_cohort(spec.cohort)
     display.say(f"Run folder: {run.root}" + (" (resumed)" if resumed else ""))
     hardware = f"{slots.gpus} GPU" if slots.gpus else "no GPU found"
     display.say(f"Profile: {spec.profile or 'none'} ({hardware}); trials: {slots}")
-    if root.name.startswith(PHANTOM_PREFIX):
-        display.say(f"Cohort: no data in {spec.cohort.root}/, so the SYNTHETIC phantom cohort is used ({root})")
+    if place.is_phantom:
+        display.say(f"Cohort: no data in {spec.cohort.root}/, so the SYNTHETIC phantom cohort is used ({place.root})")
     else:
-        display.say(f"Cohort: {root}")
+        display.say(f"Cohort: {place.root}")
 
 
 def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) -> Prepared:
@@ -159,30 +138,12 @@ def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialCont
     )
 
 
-@contextmanager
-def ray_running(slots: Slots) -> Iterator[None]:
-    """Ray on this machine for the length of the block."""
-    os.environ.update(RAY_SETTINGS)
-    # Imported here: importing Ray takes seconds, which --help and bad input need not wait for.
-    import ray  # noqa: PLC0415
-
-    from search.tune_search import start_ray  # noqa: PLC0415
-
-    start_ray(slots)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
     """Run what is left of the search.
 
     Raises:
-        SearchFailed: not one trial gave a value.
+        RunFailed: not one trial gave a value.
     """
-    from search.tune_search import run_trials  # noqa: PLC0415
-
     if is_searched(spec, ledger):
         return
     records = ledger.trials()
@@ -214,7 +175,7 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         ledger.add_search_seconds(time.monotonic() - started)
     if ledger.winner() is None:
         crashed = next((t.reason for t in ledger.trials() if t.outcome == Outcome.CRASHED), None)
-        raise SearchFailed(f"no trial gave a value{f'; the first crash: {crashed}' if crashed else ''}")
+        raise RunFailed(f"no trial gave a value{f'; the first crash: {crashed}' if crashed else ''}")
 
 
 def final_jobs(ledger: Ledger, space: SearchSpace) -> dict[str, FinalJob]:
@@ -246,6 +207,14 @@ def train(jobs: dict[str, FinalJob], context: TrialContext, run: RunFolder, disp
     display.clear()
 
 
+def is_tested(run: RunFolder, winner: FinalJob) -> bool:
+    """Whether the run's evaluation is of this very training."""
+    if not run.evaluation.exists():
+        return False
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    return (evaluation["winner"], evaluation["epochs"]["winner"]) == (winner.number, winner.epochs)
+
+
 def finish(
     spec: Spec,
     run: RunFolder,
@@ -256,6 +225,10 @@ def finish(
     display: Display,
 ) -> None:
     """Export the winner, test, and sum up."""
+    if is_tested(run, jobs["winner"]):
+        display.say("The winner is the one that was tested before; the test patients are not opened again")
+        display.say(closing_summary(run, ledger))
+        return
     export_winner(run, jobs["winner"])
     display.say(f"Testing on {len(prepared.split.test)} patients that no trial has read")
     results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
@@ -276,103 +249,3 @@ def finish(
         },
     )
     display.say(closing_summary(run, ledger))
-
-
-def retrain(run_root: Path, number: int | None, results: Path, display: Display) -> None:
-    """Train one trial of a run on all training patients and test it.
-
-    Args:
-        run_root: the run.
-        number: the trial; None for the run's winner.
-        results: folder of all runs, for the compiled cohort.
-        display: where to report.
-
-    Raises:
-        InputError: no run, no such trial, or one without a value.
-    """
-    run = RunFolder(run_root)
-    spec = run.read_spec()
-    space = SearchSpace(spec.search, spec.defaults, str(run.spec))
-    with run.locked():
-        display.log_to(run.root / "run.log")
-        ledger = open_ledger(run, spec, space)
-        trial = pick_trial(run, ledger, number)
-        job = final_job(trial, space)
-        slots = this_machine(spec.resources)
-        display.say(f"Trial {trial.number}: {short_params(trial.params)}")
-        prepared = prepare_cohort(spec, run, results, display)
-        jobs = {"trial": job}
-        with ray_running(slots):
-            train(jobs, trial_context(run, prepared, slots), run, display)
-        tested = test_models(run, jobs, prepared, slots.device, reason=f"retraining of trial {job.number}")
-    folder = run.final / str(job.number)
-    write_patients(folder / "patients.csv", tested)
-    save_overlays(folder / "overlays", tested["trial"], folder / "last.pt", prepared)
-    summary = summarise(tested)
-    write_evaluation(
-        folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.cohort.synthetic, **summary}
-    )
-    synthetic = " (SYNTHETIC cohort)" if prepared.cohort.synthetic else ""
-    display.say(f"Trial {job.number}: test Dice {estimate(summary['models']['trial']['dice'])}{synthetic}")
-    display.say(f"Model, figures and pictures: {folder}")
-
-
-def pick_trial(run: RunFolder, ledger: Ledger, number: int | None) -> TrialRecord:
-    """The trial to retrain.
-
-    Raises:
-        InputError: there is none of that number, or none that can be retrained.
-    """
-    usable = [t.number for t in ledger.trials() if t.curve and t.outcome in (Outcome.COMPLETED, Outcome.PRUNED)]
-    if not usable:
-        raise InputError(f"{run.root}: no finished trial to retrain; let the search go on first")
-    if number is None:
-        winner = ledger.winner()
-        assert winner is not None
-        return winner
-    if number not in usable:
-        shown = ", ".join(str(n) for n in usable[:20])
-        raise InputError(f"--trial {number}: not a finished trial of {run.root}; choose from {shown}")
-    return ledger.trial(number)
-
-
-def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
-    """Validate, show the plan and estimate its time; nothing is written."""
-    space = SearchSpace(spec.search, spec.defaults, where)
-    slots = this_machine(spec.resources)
-    root = cohort_root(spec.cohort)
-    display.say(f"{where} is valid. Profile {spec.profile or 'none'}; run folder {results / run_name(spec)}")
-    synthetic = root.name.startswith(PHANTOM_PREFIX)
-    display.say(f"Cohort: {root}{' (synthetic, built on the first run)' if synthetic else ''}")
-    display.say("Searched:")
-    for line in describe_space(space):
-        display.say(f"  {line}")
-    load, source = workload(spec, root)
-    estimated = estimate_time(spec, slots, load)
-    display.say(
-        f"Budget: {spec.budget.trials} trials, {slots}; about {estimated.trial_epochs:.1f} of "
-        f"{spec.train.epochs} epochs a trial under {spec.scheduler.name}"
-    )
-    display.say(
-        f"Estimate: {estimated.step_s * 1000:.0f} ms a step of {spec.train.batch_size} stacks (timed now, defaults), "
-        f"{minutes(estimated.epoch_s)} an epoch ({load.train_stacks} stacks and {load.val_slices} validation slices, "
-        f"{source}), {minutes(estimated.search_s)} of searching, {minutes(estimated.final_s)} of final training, "
-        f"{minutes(estimated.total_s)} in all"
-    )
-    if slots.device == "cpu" and spec.profile == "gpu":
-        display.say("Note: the gpu profile on a machine without a GPU")
-
-
-def workload(spec: Spec, root: Path) -> tuple[Workload, str]:
-    """Stacks and validation slices of an epoch, and where the figures come from."""
-    slices, source = _slice_count(spec, root)
-    # A quarter of the slices of a stroke cohort hold lesion, give or take; exact once the cohort is compiled.
-    stacks = round(slices * spec.cohort.split.train * 0.25 / max(spec.train.lesion_share, 0.05))
-    return Workload(spec.train.stacks_per_epoch or stacks, round(slices * spec.cohort.split.val)), source
-
-
-def _slice_count(spec: Spec, root: Path) -> tuple[int, str]:
-    if root.is_dir():
-        folders: Sequence[Path] = [root / name for name in ("images", "image") if (root / name).is_dir()]
-        return sum(1 for folder in folders for _ in folder.glob("*/*.*")), "from its file names"
-    return 27 * spec.cohort.phantom.patients, "expected"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -20,7 +20,9 @@ from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
 from data_prep.split import SplitConfig
 from data_prep.store import Crop
-from lcnn.config import Settings, TrainConfig
+from lcnn.config import Schedule, Settings, TrainConfig
+
+SCHEDULES = tuple(option.model_fields["name"].default for option in get_args(get_args(Schedule)[0]))
 
 
 class CohortConfig(Settings):
@@ -294,7 +296,8 @@ def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -
 
 
 def _is_union_tag(part: object, loc: tuple[int | str, ...]) -> bool:
-    return loc[0] == "schedule" and part in ("cosine_restarts", "one_cycle", "polynomial")
+    """Whether pydantic put the chosen schedule's name between the field and its setting."""
+    return loc[0] == "schedule" and part in SCHEDULES
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:

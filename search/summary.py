@@ -79,6 +79,8 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
             *lines,
             "The defaults themselves won: nothing that was tried did better on validation patients.",
         ]
+    if "difference" not in evaluation:
+        return [*lines, "The defaults gave no model to compare with (see trial 0)."]
     gain = Estimate(**evaluation["difference"]["dice"])
     return [
         *lines,

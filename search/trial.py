@@ -103,6 +103,5 @@ class TrialActor(tune.Trainable):
     def cleanup(self) -> None:
         """Let go of the training's memory."""
         self._training.close()
-        del self._training
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -5,7 +5,10 @@ Tune asks its searcher for configurations and its scheduler for decisions; both 
 """
 
 import logging
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -15,15 +18,24 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from data_prep.errors import InputError
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from search.conductor import Conductor
+from search.errors import RunFailed
 from search.resources import Slots
 from search.scheduler import Decision
 from search.trial import OUTCOME_KEY, TrialActor, TrialContext
 
 CRASH_RETRIES = 2
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+"""No reports home, no change of folder, no loggers a trial, Ctrl-C left to us."""
 EPOCH_KEYS = tuple(f.name for f in fields(EpochResult))
 
 
@@ -95,12 +107,14 @@ def _last_line(trial: Trial) -> str:
     return text.splitlines()[-1].strip() if text else "unknown"
 
 
-def start_ray(slots: Slots) -> None:
-    """Start Ray on this machine with just the slots' resources.
+@contextmanager
+def ray_running(slots: Slots) -> Iterator[None]:
+    """Ray on this machine, with just the slots' resources, for the length of the block.
 
     Raises:
-        InputError: Ray does not start, with its reason.
+        RunFailed: Ray does not start, with its reason.
     """
+    os.environ.update(RAY_SETTINGS)
     try:
         ray.init(
             num_cpus=slots.at_once * slots.threads,
@@ -110,7 +124,11 @@ def start_ray(slots: Slots) -> None:
             logging_level=logging.ERROR,
         )
     except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"Ray does not start: {str(error).splitlines()[0]}") from error
+        raise RunFailed(f"Ray does not start: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def run_trials(conductor: Conductor, context: TrialContext) -> None:

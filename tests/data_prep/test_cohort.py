@@ -98,9 +98,7 @@ def test_slices_and_patients_are_in_natural_order_and_masks_follow(write_cohort:
     assert cohort.slice_count == 15
 
 
-@pytest.mark.xfail(
-    strict=True, reason="fault: names that differ in case only keep the order of the directory"
-)
+@pytest.mark.xfail(strict=True, reason="fault: names that differ in case only keep the order of the directory")
 def test_order_of_names_that_differ_in_case_does_not_hang_on_the_directory() -> None:
     assert sorted(["a1", "A1"], key=natural_key) == sorted(["A1", "a1"], key=natural_key)
 
@@ -347,7 +345,9 @@ def test_changed_cohort_is_refused_by_name(
     message = refusal(lambda: open_cohort(root, tmp_path / "cache"))
     assert message.startswith(f"{root}: ")
     assert told in message
-    assert message.endswith(f"restore the files, or delete {tmp_path / place / MANIFEST} to accept them as a new cohort")
+    assert message.endswith(
+        f"restore the files, or delete {tmp_path / place / MANIFEST} to accept them as a new cohort"
+    )
 
 
 def test_changed_cohort_is_accepted_once_its_manifest_is_deleted(write_cohort: Build, tmp_path: Path) -> None:
@@ -404,15 +404,15 @@ def test_files_named_by_an_opened_cohort_exist(write_cohort: Build, tmp_path: Pa
 
 
 def test_phantom_cohort_is_labelled_and_an_interrupted_one_is_completed(tmp_path: Path) -> None:
-    root, config, told = tmp_path / "phantom", PhantomConfig(patients=2, pixel_mm=4.0, seed=3), []
+    root, config, told = tmp_path / "phantom", PhantomConfig(patients=1, pixel_mm=4.0, seed=3), []
     build_phantom_cohort(root, config, 1, lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    assert told == [(1, 1)]
     cohort = open_cohort(root, tmp_path / "cache")
     assert cohort.synthetic
     assert "synthetic" in cohort.name
-    assert [patient.spacing_mm for patient in cohort.patients] == [(5.0, 4.0, 4.0)] * 2
+    assert [patient.spacing_mm for patient in cohort.patients] == [(5.0, 4.0, 4.0)]
     assert not (tmp_path / "cache").exists()
     (root / MANIFEST).unlink()
     build_phantom_cohort(root, config, 1, lambda done, total: told.append((done, total)))
     assert open_cohort(root, tmp_path / "cache") == cohort
-    assert len(told) == 2
+    assert len(told) == 1

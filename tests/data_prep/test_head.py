@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from data_prep.cohort import Patient
 from data_prep.head import Box, head_box, whole_box
@@ -31,6 +32,11 @@ def holds(box: Box, where_HW: NDArray[np.bool_]) -> bool:
         and box.left <= columns.min()
         and columns.max() < box.left + box.side
     )
+
+
+def largest_region(where_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels_HW, _ = ndimage.label(where_HW)
+    return labels_HW == 1 + np.argmax(np.bincount(labels_HW.ravel())[1:])
 
 
 def centre(box: Box) -> tuple[float, float]:
@@ -77,7 +83,9 @@ def test_couch_and_head_holder_are_cut_off() -> None:
     couch_HW[185:188, :] = 200
     couch_HW[90:186, 10:13] = 200
     couch_HW[149:186, 99:102] = 200
-    assert head_box(volume(couch_HW)) == head_box(volume(head_HW))
+    box, bare = head_box(volume(couch_HW)), head_box(volume(head_HW))
+    assert box.side == pytest.approx(bare.side, abs=2)
+    assert centre(box) == pytest.approx(centre(bare), abs=1.0)
 
 
 def test_largest_region_is_the_head() -> None:
@@ -103,7 +111,7 @@ def test_speck_in_one_slice_of_many_changes_nothing() -> None:
 def test_slices_of_a_head_that_narrows_are_all_inside() -> None:
     slices = [disc(128, 128, (64, 60 + n), 45 - 4 * n) for n in range(8)]
     box = head_box(np.stack(slices))
-    assert all(holds(box, slice_HW[:, :] > 0) for slice_HW in slices[1:])
+    assert all(holds(box, slice_HW > 0) for slice_HW in slices[1:])
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 60), (60, 41)])
@@ -159,7 +167,5 @@ def test_box_on_a_real_scan_holds_every_lesion_pixel_and_the_skull(name: str) ->
     box = head_box(image_ZHW)
     assert mask_ZHW.any()
     assert holds(box, mask_ZHW.any(axis=0))
-    skull_HW = (image_ZHW == 255).mean(axis=0) > 0.2
-    inside_HW = skull_HW[max(box.top, 0) : box.top + box.side, max(box.left, 0) : box.left + box.side]
-    assert inside_HW.sum() >= 0.98 * skull_HW.sum()
+    assert holds(box, largest_region((image_ZHW == 255).mean(axis=0) > 0.2))
     assert box.side < 0.9 * image_ZHW.shape[1]

@@ -1,0 +1,73 @@
+"""Train one trial of a run on all training patients, and test it."""
+
+from pathlib import Path
+
+from data_prep.errors import InputError
+from lcnn.outcome import Outcome
+from search.display import Display, short_params
+from search.final import final_job, save_overlays, summarise, test_models, write_evaluation, write_patients
+from search.ledger import Ledger, TrialRecord
+from search.resources import this_machine
+from search.run_folder import RunFolder
+from search.runner import open_ledger, prepare_cohort, train, trial_context
+from search.space import SearchSpace
+from search.summary import estimate
+from search.tune_search import ray_running
+
+
+def retrain(run_root: Path, number: int | None, results: Path, display: Display) -> None:
+    """Train one trial of a run on all training patients and test it.
+
+    Args:
+        run_root: the run.
+        number: the trial; None for the run's winner.
+        results: folder of all runs, for the compiled cohort.
+        display: where to report.
+
+    Raises:
+        InputError: no run, no such trial, or one without a value.
+    """
+    run = RunFolder(run_root)
+    spec = run.read_spec()
+    space = SearchSpace(spec.search, spec.defaults, str(run.spec))
+    with run.locked():
+        display.log_to(run.root / "run.log")
+        ledger = open_ledger(run, spec, space)
+        trial = pick_trial(run, ledger, number)
+        job = final_job(trial, space)
+        slots = this_machine(spec.resources)
+        display.say(f"Trial {trial.number}: {short_params(trial.params)}")
+        prepared = prepare_cohort(spec, run, results, display)
+        jobs = {"trial": job}
+        with ray_running(slots):
+            train(jobs, trial_context(run, prepared, slots), run, display)
+        tested = test_models(run, jobs, prepared, slots.device, reason=f"retraining of trial {job.number}")
+    folder = run.final / str(job.number)
+    write_patients(folder / "patients.csv", tested)
+    save_overlays(folder / "overlays", tested["trial"], folder / "last.pt", prepared)
+    summary = summarise(tested)
+    write_evaluation(
+        folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.cohort.synthetic, **summary}
+    )
+    synthetic = " (SYNTHETIC cohort)" if prepared.cohort.synthetic else ""
+    display.say(f"Trial {job.number}: test Dice {estimate(summary['models']['trial']['dice'])}{synthetic}")
+    display.say(f"Model, figures and pictures: {folder}")
+
+
+def pick_trial(run: RunFolder, ledger: Ledger, number: int | None) -> TrialRecord:
+    """The trial to retrain.
+
+    Raises:
+        InputError: there is none of that number, or none that can be retrained.
+    """
+    usable = [t.number for t in ledger.trials() if t.curve and t.outcome in (Outcome.COMPLETED, Outcome.PRUNED)]
+    if not usable:
+        raise InputError(f"{run.root}: no finished trial to retrain; let the search go on first")
+    if number is None:
+        winner = ledger.winner()
+        assert winner is not None
+        return winner
+    if number not in usable:
+        shown = ", ".join(str(n) for n in usable[:20])
+        raise InputError(f"--trial {number}: not a finished trial of {run.root}; choose from {shown}")
+    return ledger.trial(number)

@@ -1,0 +1,306 @@
+"""The locked split and the training patients' statistics."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from data_prep.errors import InputError
+from data_prep.split import (
+    PARTS,
+    Normalisation,
+    Split,
+    SplitConfig,
+    lock_split,
+    make_split,
+    read_split,
+    training_normalisation,
+)
+from data_prep.store import Store, StoredPatient
+
+Build = Callable[..., Path]
+Compile = Callable[..., Store]
+
+TEN = tuple(f"p{n}" for n in range(10))
+
+
+def store_of(volumes: Sequence[int], cohort_hash: str = "c0ffee") -> Store:
+    """A store of one-slice patients ``p0, p1, ...`` of these lesion volumes; a split reads no pixels."""
+    patients = {
+        f"p{n}": StoredPatient(start=n, stop=n + 1, box=(0, 0, 1), native=(1, 1), spacing_mm=None, lesion_pixels=volume)
+        for n, volume in enumerate(volumes)
+    }
+    blank = np.zeros((len(volumes), 1, 1), dtype=np.uint8)
+    lesion_N = np.array(volumes) > 0
+    return Store(Path("cache/store"), cohort_hash, 1, blank, blank, lesion_N, patients)
+
+
+def growing(patients: int, lesion_free: int = 0) -> Store:
+    """Volumes 1, 2, 3, ... after ``lesion_free`` patients without, in an order that tells nothing."""
+    volumes = [*([0] * lesion_free), *range(1, patients - lesion_free + 1)]
+    return store_of(np.random.default_rng(1).permutation(volumes).tolist())
+
+
+def members(split: Split) -> dict[str, tuple[str, ...]]:
+    return {part: getattr(split, part) for part in PARTS}
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """The message of the InputError that ``action`` raises: one line."""
+    with pytest.raises(InputError) as caught:
+        action()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# Drawing
+
+
+@pytest.mark.parametrize("patients", [6, 7, 10, 13, 20, 33, 60, 100, 151])
+@pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.6, 0.2, 0.2), (0.5, 0.3, 0.2), (0.34, 0.33, 0.33)])
+def test_parts_are_disjoint_complete_and_within_one_patient_of_their_shares(
+    patients: int, shares: tuple[float, float, float]
+) -> None:
+    store = growing(patients)
+    config = SplitConfig(**dict(zip(PARTS, shares, strict=True)), seed=patients)
+    split = make_split(store, config)
+    everyone = [name for part in members(split).values() for name in part]
+    assert len(everyone) == len(set(everyone)) == patients
+    assert set(everyone) == set(store.patients)
+    assert split.cohort_hash == "c0ffee"
+    for share, part in zip(shares, members(split).values(), strict=True):
+        assert abs(len(part) - share * patients) < 1
+
+
+def test_split_is_the_seeds_own() -> None:
+    splits = [make_split(growing(40), SplitConfig(seed=seed)) for seed in range(5)]
+    assert splits == [make_split(growing(40), SplitConfig(seed=seed)) for seed in range(5)]
+    assert len({split.test for split in splits}) == 5
+    assert [split.seed for split in splits] == list(range(5))
+
+
+def test_split_does_not_hang_on_the_order_of_the_patients() -> None:
+    store = growing(30)
+    turned = Store(
+        store.folder,
+        store.cohort_hash,
+        1,
+        store.images_NSS,
+        store.masks_NSS,
+        store.lesion_N,
+        dict(reversed(store.patients.items())),
+    )
+    assert make_split(turned, SplitConfig()) == make_split(store, SplitConfig())
+
+
+def test_every_patient_is_tested_under_some_seed() -> None:
+    store = growing(20)
+    tested = {name for seed in range(60) for name in make_split(store, SplitConfig(seed=seed)).test}
+    assert tested == set(store.patients)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("patients", [40, 60, 120])
+def test_each_part_sees_small_and_large_lesions(patients: int, seed: int) -> None:
+    store = growing(patients)
+    for part in members(make_split(store, SplitConfig(seed=seed))).values():
+        rank = np.array([store.lesion_volume(name) for name in part]) / patients
+        assert rank.min() < 0.2
+        assert rank.max() > 0.8
+        assert rank.mean() == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_part_gets_its_share_of_patients_without_lesion(seed: int) -> None:
+    store = growing(60, lesion_free=20)
+    split = make_split(store, SplitConfig(seed=seed))
+    free = [sum(store.lesion_volume(name) == 0 for name in part) for part in members(split).values()]
+    assert free == pytest.approx([14, 3, 3], abs=1)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("volumes", "part"), [([5], "val"), ([5, 6], "val"), ([5, 6, 7], "test")])
+def test_too_few_patients_are_refused(volumes: list[int], part: str) -> None:
+    message = refusal(lambda: make_split(store_of(volumes), SplitConfig()))
+    assert f"the {part} part would hold 0 patients" in message
+    assert f"({len(volumes)} patients in all); add patients, or change cohort.split" in message
+
+
+@pytest.mark.parametrize("with_lesion", [0, 1, 2])
+def test_part_without_lesion_is_refused(with_lesion: int) -> None:
+    message = refusal(lambda: make_split(growing(20, lesion_free=20 - with_lesion), SplitConfig()))
+    assert "no lesion (20 patients in all); add patients, or change cohort.split" in message
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ({"train": 0.8}, "train + val + test is 1.1; the shares must add up to 1"),
+        ({"train": 0.6}, "train + val + test is 0.9; the shares must add up to 1"),
+        ({"train": 0.85, "val": 0.15, "test": 0.0}, "greater than 0"),
+        ({"train": 1.0, "val": 0.1, "test": -0.1}, "less than 1"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"validation": 0.15}, "Extra inputs"),
+    ],
+)
+def test_shares_that_make_no_split_are_refused(shares: dict[str, float], told: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        SplitConfig(**shares)
+    assert told in str(caught.value)
+
+
+def test_shares_may_carry_rounding() -> None:
+    assert SplitConfig(train=0.7, val=0.1 + 0.1, test=0.1 + 1e-9).val == pytest.approx(0.2)
+
+
+# The lock
+
+
+def test_split_is_written_once_and_used_again(tmp_path: Path) -> None:
+    path, store = tmp_path / "run" / "split.json", growing(20)
+    first = lock_split(path, store, SplitConfig(seed=3))
+    assert first == make_split(store, SplitConfig(seed=3)) == read_split(path)
+    content, written = path.read_bytes(), path.stat().st_mtime_ns
+    assert lock_split(path, store, SplitConfig(seed=4)) == first
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, written)
+
+
+def test_locked_split_refuses_another_cohort(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    lock_split(path, growing(20), SplitConfig())
+    content = path.read_bytes()
+    volumes = list(range(1, 21))
+    message = refusal(lambda: lock_split(path, store_of(volumes, "decaf"), SplitConfig()))
+    assert message == (
+        f"{path}: the split is locked to cohort c0ffee, but the data is decaf; "
+        "restore the data, or start a new run with --name"
+    )
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("patients", [19, 21])
+def test_locked_split_refuses_other_patients(tmp_path: Path, patients: int) -> None:
+    path = tmp_path / "split.json"
+    lock_split(path, growing(20), SplitConfig())
+    assert refusal(lambda: lock_split(path, growing(patients), SplitConfig())).startswith(
+        f"{path}: the split is locked"
+    )
+
+
+def test_locked_split_refuses_a_cohort_whose_pixels_changed(
+    write_cohort: Build, compiled: Compile, tmp_path: Path
+) -> None:
+    root, path = write_cohort(patients=TEN, slices=("1", "2")), tmp_path / "split.json"
+    store = compiled(root)
+    split = lock_split(path, store, SplitConfig())
+    assert lock_split(path, compiled(root), SplitConfig()) == split
+    Image.fromarray(np.full((32, 32), 90, dtype=np.uint8)).save(root / "images/p3/1.png")
+    message = refusal(lambda: lock_split(path, compiled(root), SplitConfig()))
+    assert store.cohort_hash[:12] in message
+
+
+def split_text(**changes: object) -> str:
+    whole = make_split(growing(20), SplitConfig()).model_dump(mode="json")
+    return json.dumps(whole | changes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", split_text()[:-20], "[]", "{}", split_text(extra=1), split_text(train="p1")],
+    ids=["empty", "truncated", "a list", "no fields", "a field too many", "a part that is no list"],
+)
+def test_damaged_split_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(content, encoding="utf-8")
+    message = refusal(lambda: lock_split(path, growing(20), SplitConfig()))
+    assert message.startswith(f"{path}: not a readable split")
+    assert message.endswith("restore it from a copy of the run")
+    assert path.read_text(encoding="utf-8") == content
+
+
+@pytest.mark.xfail(
+    strict=True, raises=UnicodeDecodeError, reason="fault: a split file that is no text is not an InputError"
+)
+def test_split_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError) as caught:
+        read_split(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_split_is_refused(tmp_path: Path) -> None:
+    assert refusal(lambda: read_split(tmp_path / "split.json")).startswith(f"{tmp_path / 'split.json'}: ")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [(("p1", "p2"), ("p2",), ("p3",)), (("p1", "p2"), ("p3",), ("p1",)), (("p1", "p1"), ("p2",), ("p3",))],
+)
+def test_patient_in_two_parts_is_refused(
+    tmp_path: Path, train: tuple[str, ...], val: tuple[str, ...], test: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValidationError, match="more than one part"):
+        Split(cohort_hash="c0ffee", seed=0, train=train, val=val, test=test)
+    path = tmp_path / "split.json"
+    path.write_text(split_text(train=train, val=val, test=test), encoding="utf-8")
+    assert refusal(lambda: lock_split(path, growing(20), SplitConfig())).startswith(f"{path}: not a readable split")
+
+
+# Normalisation
+
+
+def repaint(root: Path, patients: Sequence[str], grey: int) -> None:
+    for patient in patients:
+        for path in (root / "images" / patient).iterdir():
+            Image.fromarray(np.full((32, 32), grey, dtype=np.uint8)).save(path)
+
+
+def test_statistics_are_those_of_the_training_patients_pixels_that_are_not_black(
+    write_cohort: Build, compiled: Compile
+) -> None:
+    store = compiled(write_cohort(patients=TEN), image_size=24)
+    split = make_split(store, SplitConfig())
+    slices = [store.images_NSS[store.patients[name].start : store.patients[name].stop] for name in split.train]
+    grey = np.concatenate(slices).ravel()
+    assert (grey == 0).any()
+    found = training_normalisation(store, split)
+    assert found.mean == pytest.approx(grey[grey > 0].mean(), rel=1e-12)
+    assert found.std == pytest.approx(grey[grey > 0].std(), rel=1e-12)
+
+
+def test_only_training_patients_count(write_cohort: Build, compiled: Compile) -> None:
+    root = write_cohort(patients=TEN)
+    store = compiled(root)
+    split = make_split(store, SplitConfig())
+    before = training_normalisation(store, split)
+    repaint(root, [*split.test, *split.val], grey=255)
+    held_out = compiled(root)
+    assert held_out.cohort_hash != store.cohort_hash
+    assert training_normalisation(held_out, split) == before
+    repaint(root, split.train[:1], grey=255)
+    assert training_normalisation(compiled(root), split).mean > before.mean
+
+
+@pytest.mark.parametrize("grey", [0, 80])
+def test_training_slices_without_contrast_are_refused(write_cohort: Build, compiled: Compile, grey: int) -> None:
+    root = write_cohort(patients=TEN)
+    split = make_split(compiled(root), SplitConfig())
+    repaint(root, split.train, grey)
+    store = compiled(root)
+    message = refusal(lambda: training_normalisation(store, split))
+    assert message.startswith(f"{store.folder}: ")
+    assert message.endswith("check the exported images")
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0])
+def test_normalisation_by_nothing_is_refused(std: float) -> None:
+    with pytest.raises(ValidationError, match="std"):
+        Normalisation(mean=80.0, std=std)

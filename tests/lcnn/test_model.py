@@ -1,0 +1,208 @@
+"""The whole network: shapes, what influences what, the fusion, and what the builder refuses."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from data_prep.errors import InputError
+from data_prep.split import Normalisation
+from lcnn.alignment import Pose, align, unalign
+from lcnn.config import TrainConfig
+from lcnn.model import build_model
+
+
+@pytest.fixture
+def build(make_config, normalisation):
+    def make(changes=None, seed=0):
+        torch.manual_seed(seed)
+        return build_model(make_config(changes), normalisation)
+
+    return make
+
+
+def grey(slices=3, side=32, batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 255 * torch.rand(batch, slices, side, side, generator=generator)
+
+
+def turn(model, angle_deg=12.0, shift=0.1):
+    """Fix the pose that the model's alignment network finds."""
+    head = model.alignment.regressor[-1]
+    with torch.no_grad():
+        head.bias[0] = math.atanh(math.radians(angle_deg) / model.alignment.max_angle_rad)
+        head.bias[1] = math.atanh(shift / model.alignment.max_shift)
+    return Pose(torch.tensor([math.radians(angle_deg)]), torch.tensor([shift]))
+
+
+@pytest.mark.parametrize("side", [32, 36, 45, 51])
+@pytest.mark.parametrize("T", [0, 1, 2, 3])
+@torch.no_grad()
+def test_logits_have_the_size_of_the_picture(build, T, side):
+    prediction = build({"T": T, "model.levels": 3})(grey(2 * T + 1, side))
+    assert prediction.logits_BHW.shape == (2, side, side)
+    assert prediction.logits_BHW.isfinite().all()
+    assert prediction.symmetry.shape == ()
+    assert prediction.pose.angle_rad_B.shape == prediction.pose.shift_B.shape == (2,)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 6])
+@torch.no_grad()
+def test_any_number_of_levels_fits_any_size(build, levels):
+    assert build({"model.levels": levels})(grey(side=39)).logits_BHW.shape == (2, 39, 39)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5])
+def test_stacks_of_another_size_are_refused(build, slices):
+    with pytest.raises(ValueError, match=f"stacks of 3 slices and got {slices}"):
+        build()(grey(slices))
+
+
+@pytest.mark.parametrize("T", [0, 1, 2, 3])
+def test_every_slice_influences_the_logits(build, T):
+    model = build({"T": T})
+    stack = grey(2 * T + 1, batch=1).requires_grad_()
+    model(stack).logits_BHW.square().sum().backward()
+    assert (stack.grad.abs().sum(dim=(0, 2, 3)) > 1e-6).all()
+
+
+def test_stacks_of_a_batch_do_not_influence_each_other(build):
+    model = build()
+    stack = grey().requires_grad_()
+    model(stack).logits_BHW[0].sum().backward()
+    assert stack.grad[0].abs().sum() > 0
+    assert stack.grad[1].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "local_matters", "global_matters"), [(1.0, True, False), (0.0, False, True), (0.7, True, True)]
+)
+@torch.no_grad()
+def test_the_fusion_share_decides_which_path_matters(build, share, local_matters, global_matters):
+    model = build({"fusion.local": share})
+    before = model(grey()).logits_BHW
+    model.local.head.bias += 1
+    assert (not torch.equal(model(grey()).logits_BHW, before)) == local_matters
+    model.local.head.bias -= 1
+    model.global_path.head.bias += 1
+    assert (not torch.equal(model(grey()).logits_BHW, before)) == global_matters
+
+
+@torch.no_grad()
+def test_fused_logits_are_the_weighted_sum_of_the_paths(build):
+    only_local, only_global = (build({"fusion.local": share})(grey()).logits_BHW for share in (1.0, 0.0))
+    fused = build({"fusion.local": 0.3})(grey()).logits_BHW
+    assert torch.allclose(fused, 0.3 * only_local + 0.7 * only_global, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_global_path_sees_the_centre_slice_alone(build):
+    model = build({"fusion.local": 0.0})
+    stack = grey()
+    before = model(stack).logits_BHW
+    stack[:, [0, 2]] = 0
+    assert torch.equal(model(stack).logits_BHW, before)
+    stack[:, 1] = 0
+    assert not torch.equal(model(stack).logits_BHW, before)
+
+
+class CentreSlice(nn.Module):
+    """A local path that gives its input back: logits are the normalised grey values of the centre slice."""
+
+    def forward(self, x_BDHW):
+        return x_BDHW[:, x_BDHW.shape[1] // 2].unsqueeze(1)
+
+
+@torch.no_grad()
+def test_logits_lie_in_the_space_of_the_picture_whatever_the_pose(build):
+    model = build({"fusion.local": 1.0})
+    model.local = CentreSlice()
+    row, column = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    blob = 200 * torch.exp(-((row - 20) ** 2 + (column - 29) ** 2) / 60)
+    stack = blob.expand(1, 3, -1, -1)
+    still = model(stack).logits_BHW
+    pose = turn(model)
+    moved = model(stack).logits_BHW
+    assert torch.allclose(model(stack).pose.angle_rad_B, pose.angle_rad_B)
+    assert torch.allclose(model(stack).pose.shift_B, pose.shift_B)
+    expected = unalign(model.normalise(align(stack, pose)), pose)[:, 1]
+    assert torch.allclose(moved, expected, atol=1e-4)
+    assert (moved - still).abs().max() < 0.1 * (still.max() - still.min())
+    shifted = model.normalise(align(stack, pose))[:, 1]
+    assert (shifted - still).abs().max() > 0.5 * (still.max() - still.min())
+
+
+@torch.no_grad()
+def test_the_symmetry_is_measured_at_the_pose_that_was_found(build):
+    model = build()
+    stack = torch.zeros(1, 3, 96, 96)
+    stack[..., 20:76, 30:76] = 120  # the midline lies 5 pixels to the right of the centre
+    assert model(stack).symmetry > 0.05
+    turn(model, angle_deg=0.0, shift=10 / 96)
+    assert model(stack).symmetry < 0.01
+
+
+@pytest.mark.parametrize("T", [0, 2])
+@torch.no_grad()
+def test_an_untrained_network_predicts_the_prior(build, T):
+    probability = torch.sigmoid(build({"T": T})(grey(2 * T + 1)).logits_BHW)
+    assert 0.005 < probability.median() < 0.02
+    assert probability.max() < 0.1
+
+
+@torch.no_grad()
+def test_the_normalisation_is_applied_and_saved_with_the_weights(build, make_config):
+    model = build()
+    state = model.state_dict()
+    assert (state["mean"], state["std"]) == (110, 30)
+    assert torch.equal(model.normalise(torch.tensor([80.0, 110.0, 170.0])), torch.tensor([-1.0, 0.0, 2.0]))
+    other = build_model(make_config(), Normalisation(mean=20.0, std=5.0))
+    assert not torch.allclose(other(grey()).logits_BHW, model(grey()).logits_BHW)
+    other.load_state_dict(state)
+    assert torch.equal(other(grey()).logits_BHW, model(grey()).logits_BHW)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+@torch.no_grad()
+def test_the_normalisation_reaches_both_paths(build, share):
+    model = build({"fusion.local": share})
+    before = model(grey()).logits_BHW
+    model.mean += 50
+    assert not torch.allclose(model(grey()).logits_BHW, before, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_seed_decides_the_weights(build):
+    assert torch.equal(build()(grey()).logits_BHW, build()(grey()).logits_BHW)
+    assert not torch.equal(build()(grey()).logits_BHW, build(seed=1)(grey()).logits_BHW)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_gives_nearly_the_same_logits_in_float32(build, precision):
+    model = build()
+    turn(model)
+    exact = model(grey())
+    with torch.autocast("cpu", precision):
+        half = model(grey())
+    assert half.logits_BHW.dtype == torch.float32
+    assert torch.allclose(half.logits_BHW, exact.logits_BHW, atol=0.1)
+    assert half.symmetry.item() == pytest.approx(exact.symmetry.item(), rel=0.02)
+
+
+def test_heads_that_do_not_divide_are_refused_by_key(make_config, normalisation):
+    with pytest.raises(InputError, match=r"model\.heads: 3 does not divide the deepest level's 8 channels"):
+        build_model(make_config({"model.heads": 3}), normalisation)
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "/some/file.pth"])
+def test_weights_for_the_small_backbone_are_refused_by_key(make_config, normalisation, weights):
+    with pytest.raises(InputError, match=r"model\.weights: .* not resnext14_8x4d; set it to none"):
+        build_model(make_config({"model.weights": weights}), normalisation)
+
+
+@torch.no_grad()
+def test_the_default_configuration_builds_and_runs(normalisation):
+    model = build_model(TrainConfig(), normalisation).eval()
+    assert model(grey(side=64, batch=1)).logits_BHW.shape == (1, 64, 64)
