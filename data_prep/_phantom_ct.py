@@ -194,9 +194,7 @@ def _compose(template: Template, head: Head, at: Float, edge_mm: float) -> tuple
     return hu, inside, brain * cranium, lesion_share, old_share
 
 
-def _outer_hu(
-    template: Template, head: Head, at: Float, hull: Float, base: Float, edge_mm: float
-) -> Float:
+def _outer_hu(template: Template, head: Head, at: Float, hull: Float, base: Float, edge_mm: float) -> Float:
     """Density in HU of scalp, face and skull, as if the cranium were solid bone."""
     hu = np.full(hull.shape, head.scalp_hu, np.float32)
     low = base < edge_mm

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +24,8 @@ IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MANIFEST = "cohort.json"
+Spacing = tuple[float, float, float]
+"""Distance between voxel centres in mm as (slice, row, column)."""
 LAYOUT_REMEDY = "expected images/<patient>/<slice>.png and masks/<patient>/<slice>.png"
 
 
@@ -35,8 +37,8 @@ class Patient(BaseModel):
     id: str
     images: tuple[str, ...]
     masks: tuple[str, ...]
-    spacing_mm: tuple[float, float, float] | None = None
-    """Distance between voxel centres as (slice, row, column), or None where it is not known."""
+    spacing_mm: Spacing | None = None
+    """None where it is not known."""
     hash: str
     """SHA-256 over slice names and file contents."""
 
@@ -82,11 +84,11 @@ def scan_cohort(
     window: str | None = None,
     source: str | None = None,
     licence: str | None = None,
-    spacing_mm: dict[str, tuple[float, float, float]] | None = None,
+    spacing_mm: Spacing | Mapping[str, Spacing] | None = None,
 ) -> Cohort:
     """Read the layout under ``root`` and hash every file; nothing is written.
 
-    ``spacing_mm`` gives (slice, row, column) distances by patient id; patients without an entry get None.
+    ``spacing_mm`` gives (slice, row, column) distances, for all or by patient id; patients without one get None.
 
     Raises:
         InputError: no layout, no patients, or an image without its mask (or the reverse).
@@ -99,10 +101,10 @@ def scan_cohort(
     orphans = {f.name for f in masks.iterdir() if _is_patient(f)} - {f.name for f in folders}
     if orphans:
         raise InputError(f"{masks / min(orphans)}: a mask folder without images; add {images / min(orphans)}")
-    spacing_mm = spacing_mm or {}
+    by_patient = spacing_mm if isinstance(spacing_mm, Mapping) else {folder.name: spacing_mm for folder in folders}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         patients = tuple(
-            pool.map(lambda folder: _scan_patient(root, folder, masks, spacing_mm.get(folder.name)), folders)
+            pool.map(lambda folder: _scan_patient(root, folder, masks, by_patient.get(folder.name)), folders)
         )
     return Cohort(
         name=name or root.resolve().name,

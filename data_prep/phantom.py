@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -33,6 +34,8 @@ from data_prep._phantom_anatomy import Float, Template
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1
+"""Raised with every change that draws other pictures from the same settings."""
 WINDOW_LOW_HU, WINDOW_HIGH_HU = 0.0, 80.0  # brain window: level 40, width 80
 TERRITORY_SHARES = {"MCA": 0.65, "PCA": 0.12, "ACA": 0.08, "deep": 0.15}
 
@@ -294,6 +297,7 @@ def write_phantom(
             records.append(record)
             if on_patient is not None:
                 on_patient(len(records), config.patients)
+    get_reusable_executor().shutdown()  # idle workers would keep their memory through the training that follows
     records.sort(key=lambda record: record["patient"])
     truth = {"config": config.model_dump(mode="json"), "patients": records}
     (partial / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")

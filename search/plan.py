@@ -152,8 +152,8 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     display.say("Time, estimated from steps that were timed just now:")
     display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")
     display.say(
-        f"  an epoch   {minutes(time_s.epoch_s)} for {load.train_stacks} stacks and {load.val_slices} validation slices, "
-        f"{source}"
+        f"  an epoch   {minutes(time_s.epoch_s)} for {load.train_stacks} stacks and "
+        f"{load.val_slices} validation slices, {source}"
     )
     display.say(f"  searching  {minutes(time_s.search_s)}; larger T cost more")
     display.say(f"  training   {minutes(time_s.final_s)} for the winner and the defaults")

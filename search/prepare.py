@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, Cohort, has_layout, open_cohort
 from data_prep.errors import InputError
-from data_prep.phantom import PhantomConfig
+from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
 from data_prep.store import Store, compile_store
@@ -83,6 +83,6 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
 
 
 def phantom_key(config: PhantomConfig) -> str:
-    """Short name of a synthetic cohort: other settings, another folder."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    """Short name of a synthetic cohort: other settings or another version of the phantom, another folder."""
+    text = json.dumps([VERSION, config.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -22,7 +22,7 @@ from data_prep.cohort import (
 )
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
-from data_prep.phantom_cohort import build_phantom_cohort
+from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
 from data_prep.store import compile_store
 
 Build = Callable[..., Path]
@@ -403,16 +403,16 @@ def test_files_named_by_an_opened_cohort_exist(write_cohort: Build, tmp_path: Pa
 # The synthetic cohort
 
 
-def test_phantom_cohort_is_labelled_and_an_interrupted_one_is_completed(tmp_path: Path) -> None:
-    root, config, told = tmp_path / "phantom", PhantomConfig(patients=1, pixel_mm=4.0, seed=3), []
-    build_phantom_cohort(root, config, 1, lambda done, total: told.append((done, total)))
-    assert told == [(1, 1)]
+def test_finished_phantom_without_a_manifest_is_labelled_and_not_built_again(
+    write_cohort: Build, tmp_path: Path
+) -> None:
+    root, built = write_cohort(), []
+    truth = {"patients": [{"patient": name, "spacing_mm": [5.0, 4.0, 3.0]} for name in ("p1", "p2", "p10")]}
+    (root / TRUTH).write_text(json.dumps(truth), encoding="utf-8")
+    build_phantom_cohort(root, PhantomConfig(), 1, lambda *done: built.append(done))
+    assert built == []
     cohort = open_cohort(root, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
     assert cohort.synthetic
     assert "synthetic" in cohort.name
-    assert [patient.spacing_mm for patient in cohort.patients] == [(5.0, 4.0, 4.0)]
-    assert not (tmp_path / "cache").exists()
-    (root / MANIFEST).unlink()
-    build_phantom_cohort(root, config, 1, lambda done, total: told.append((done, total)))
-    assert open_cohort(root, tmp_path / "cache") == cohort
-    assert len(told) == 1
+    assert [patient.spacing_mm for patient in cohort.patients] == [(5.0, 4.0, 3.0)] * 3

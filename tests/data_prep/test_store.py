@@ -33,7 +33,7 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def shares(mask_HW: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.float32]:
-    return to_stored(mask_HW * np.uint8(255), box, side).astype(np.float32) / 255
+    return to_stored(mask_HW * np.uint8(255), box, side).astype(np.float32) / np.float32(255)
 
 
 def refusal(action: Callable[[], object]) -> str:

@@ -1,0 +1,96 @@
+"""Cohorts from the command line.
+
+    python -m data_prep phantom DIR [--patients 60] [--pixel-mm 1.0] [--seed 0]
+    python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--source TEXT] [--licence TEXT]
+
+``phantom`` builds the synthetic cohort. ``index`` writes DIR/cohort.json for a folder of your own: the slices in order,
+their hash, and what only you know, such as the spacing that turns voxels into ml and mm.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
+from data_prep.errors import InputError
+from data_prep.phantom import PhantomConfig
+from data_prep.phantom_cohort import build_phantom_cohort
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{phantom,index}")
+    phantom = commands.add_parser("phantom", help="build the synthetic head-CT cohort")
+    phantom.add_argument("folder", type=Path, help="folder to make")
+    phantom.add_argument("--patients", type=int, default=PhantomConfig().patients)
+    phantom.add_argument("--pixel-mm", type=float, default=PhantomConfig().pixel_mm, help="in-plane pixel size")
+    phantom.add_argument("--seed", type=int, default=PhantomConfig().seed)
+    phantom.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    index = commands.add_parser("index", help="write cohort.json for a folder of images/ and masks/")
+    index.add_argument("folder", type=Path, help="folder with images/<patient>/ and masks/<patient>/")
+    index.add_argument("--name", help="name of the cohort (default: the folder's)")
+    index.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
+                       help="distances between voxel centres, the same for all patients")  # fmt: skip
+    index.add_argument("--window", help="intensity window of the slices, in words")
+    index.add_argument("--source", help="where the data comes from")
+    index.add_argument("--licence", help="terms of its use")
+    return parser.parse_args(arguments)
+
+
+def build_phantom(options: argparse.Namespace) -> None:
+    """The ``phantom`` command.
+
+    Raises:
+        InputError: settings out of range, or a folder that exists.
+    """
+    try:
+        config = PhantomConfig(patients=options.patients, pixel_mm=options.pixel_mm, seed=options.seed)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = "--" + str(fault["loc"][0]).replace("_", "-")
+        raise InputError(f"{name} {fault['input']}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    if options.folder.exists():
+        raise InputError(f"{options.folder}: exists; remove it or name another folder")
+    build_phantom_cohort(options.folder, config, options.jobs)
+    print(f"{options.folder}: {config.patients} synthetic patients")
+
+
+def index_folder(options: argparse.Namespace) -> None:
+    """The ``index`` command.
+
+    Raises:
+        InputError: the folder holds no cohort, a manifest is there already, or the spacing is not positive.
+    """
+    if (options.folder / MANIFEST).exists():
+        raise InputError(f"{options.folder / MANIFEST}: exists; delete it to have it made anew")
+    spacing = tuple(options.spacing_mm) if options.spacing_mm else None
+    if spacing and min(spacing) <= 0:
+        raise InputError(f"--spacing-mm {' '.join(map(str, spacing))}: distances are above 0")
+    about = {key: getattr(options, key) for key in ("name", "window", "source", "licence")}
+    cohort = scan_cohort(options.folder, spacing_mm=spacing, **about)
+    write_manifest(cohort, options.folder)
+    print(f"{options.folder / MANIFEST}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    options = parse(arguments)
+    try:
+        {"phantom": build_phantom, "index": index_folder}[options.command](options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
