@@ -31,7 +31,11 @@ class Pose(NamedTuple):
 
 
 class AlignmentNetwork(nn.Module):
-    """A small convolutional regressor of the pose; predicts exactly zero at initialisation."""
+    """A small convolutional regressor of the pose; predicts exactly zero at initialisation.
+
+    It is odd under mirroring by construction: a mirrored picture has the opposite pose, and a symmetric one
+    none. A pose that is the same for every picture, at which the tanh would saturate, cannot be learned.
+    """
 
     def __init__(self, slices: int, *, max_angle_deg: float, max_shift: float, channels: int = 16) -> None:
         super().__init__()
@@ -51,8 +55,10 @@ class AlignmentNetwork(nn.Module):
 
     def forward(self, unit_BDHW: Tensor) -> Pose:
         """Pose of each stack from grey values in 0..1; each part is bounded by its maximum."""
-        small = pose_view(unit_BDHW)
-        raw_B2 = torch.tanh(self.regressor(self.features(small - 0.5).flatten(1)).float())
+        small = pose_view(unit_BDHW) - 0.5
+        both = self.regressor(self.features(torch.cat([small, small.flip(-1)])).flatten(1)).float()
+        own, mirrored = both.chunk(2)
+        raw_B2 = torch.tanh((own - mirrored) / 2)
         return Pose(raw_B2[:, 0] * self.max_angle_rad, raw_B2[:, 1] * self.max_shift)
 
 
@@ -91,7 +97,7 @@ def unalign(x_BCHW: Tensor, pose: Pose) -> Tensor:
     return _sample(x_BCHW, _matrices(pose)[1], "border")
 
 
-def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:
+def asymmetry(unit_BDHW: Tensor, pose: Pose) -> Tensor:
     """Mean absolute difference between the aligned head and its mirror image, in grey values of 0..1.
 
     The mean runs over the head or its mirror image, whichever is present, so that neither black background
@@ -104,3 +110,18 @@ def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:
         head = align((small > HEAD_GREY / 255).float(), pose)
         either = torch.maximum(head, head.flip(-1))
     return (difference * either).sum() / either.sum().clamp_min(1.0)
+
+
+def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:
+    """Asymmetry that the alignment leaves, as a share of what there was without it: below 1 it helps.
+
+    A share, so that its weight means the same for every window and contrast of the pictures.
+    """
+    with torch.no_grad():
+        untouched = asymmetry(unit_BDHW, Pose(torch.zeros_like(pose.angle_rad_B), torch.zeros_like(pose.shift_B)))
+    return asymmetry(unit_BDHW, pose) / untouched.clamp_min(1e-3)
+
+
+def soften_gradient(pose: Pose, share: float) -> Pose:
+    """The same pose, whose gradient is passed back at ``share`` of its size."""
+    return Pose(*(part * share + part.detach() * (1 - share) for part in pose))

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from data_prep.errors import InputError
 from data_prep.split import Normalisation
-from lcnn.alignment import AlignmentNetwork, Pose, align, symmetry_loss, unalign
+from lcnn.alignment import AlignmentNetwork, Pose, align, soften_gradient, symmetry_loss, unalign
 from lcnn.config import TrainConfig
 from lcnn.global_path import GlobalPath
 from lcnn.local_path import LocalPath
 
 PRIOR = 0.01
 """Probability of lesion that an untrained network predicts."""
+SEGMENTATION_SHARE = 0.1
+"""Share at which the segmentation's gradient moves the pose: at full size it drowns the symmetry, and the head is
+turned to wherever the decoder happens to like it."""
 
 
 class Prediction(NamedTuple):
@@ -25,7 +28,7 @@ class Prediction(NamedTuple):
     logits_BHW: Tensor
     """Log-odds of lesion in the picture's own space."""
     symmetry: Tensor
-    """Remaining asymmetry of the aligned stacks, grey values of 0..1; the alignment loss."""
+    """Asymmetry of the aligned stacks as a share of the untouched ones'; the alignment loss."""
     pose: Pose
     """The midlines that were found."""
 
@@ -66,8 +69,9 @@ class LCNN(nn.Module):
             raise ValueError(f"the network takes stacks of {self.slices} slices and got {grey_BDHW.shape[1]}")
         unit = grey_BDHW / 255
         pose = self.alignment(unit)
+        warp = soften_gradient(pose, SEGMENTATION_SHARE)
         # Air must be 0 while warping, so that what comes into view is air; hence normalise afterwards.
-        local_logits = unalign(self.local(self.normalise(align(grey_BDHW, pose))), pose)
+        local_logits = unalign(self.local(self.normalise(align(grey_BDHW, warp))), warp)
         centre = grey_BDHW[:, self.slices // 2].unsqueeze(1)
         global_logits = self.global_path(self.normalise(centre)).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits

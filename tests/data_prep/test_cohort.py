@@ -160,6 +160,8 @@ def test_metadata_is_kept_and_the_name_is_the_folders_unless_told(write_cohort: 
     )
     assert [patient.spacing_mm for patient in told.patients] == [None, (5.0, 1.0, 1.0), None]
     assert told.hash == scan_cohort(root).hash
+    everyone = scan_cohort(root, spacing_mm=(5.0, 0.5, 0.4)).patients
+    assert [patient.spacing_mm for patient in everyone] == [(5.0, 0.5, 0.4)] * 3
 
 
 # Refusals
@@ -310,9 +312,11 @@ def test_manifest_is_made_in_the_cache_once_and_used_again(write_cohort: Build, 
 def test_manifest_that_came_with_the_cohort_comes_first(write_cohort: Build, tmp_path: Path) -> None:
     root = write_cohort()
     ours = scan_cohort(root, name="ours", synthetic=True, spacing_mm={"p1": (5.0, 0.5, 0.5)})
+    theirs = open_cohort(root, tmp_path / "old cache")
     write_manifest(ours, root)
     assert open_cohort(root, tmp_path / "cache") == ours
     assert not (tmp_path / "cache").exists()
+    assert open_cohort(root, tmp_path / "old cache") == ours != theirs
 
 
 CHANGED_COHORTS: dict[str, tuple[Change, str]] = {

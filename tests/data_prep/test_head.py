@@ -88,9 +88,10 @@ def test_couch_and_head_holder_are_cut_off() -> None:
     assert centre(box) == pytest.approx(centre(bare), abs=1.0)
 
 
-def test_largest_region_is_the_head() -> None:
-    head_HW = disc(200, 200, (70, 110), 45)
-    arm_HW = np.maximum(head_HW, disc(200, 200, (170, 20), 15, grey=250))
+@pytest.mark.parametrize("arm", [(170, 20), (20, 30)])
+def test_largest_region_is_the_head(arm: tuple[int, int]) -> None:
+    head_HW = disc(200, 200, (90, 110), 45)
+    arm_HW = np.maximum(head_HW, disc(200, 200, arm, 15, grey=250))
     assert head_box(volume(arm_HW)) == head_box(volume(head_HW))
 
 

@@ -371,11 +371,16 @@ def test_bad_slice_names_the_file_and_the_remedy(
         compiled(root)
 
 
-def test_patients_may_differ_in_size(write_cohort: Build, compiled: Compile) -> None:
-    root = write_cohort(patients=("p1",), size=32)
-    write_cohort(patients=("p2",), size=48)
-    store = compiled(root)
-    assert [entry.native for entry in store.patients.values()] == [(32, 32), (48, 48)]
+def test_patients_may_differ_in_size_and_need_not_be_square(
+    write_cohort: Build, compiled: Compile, write_picture: Callable
+) -> None:
+    root = write_cohort(patients=("p1",))
+    for part in ("images", "masks"):
+        write_picture(root / part / "p2" / "1.png", np.full((30, 50), 255, dtype=np.uint8))
+    entry = compiled(root).patients["p2"]
+    assert entry.native == (30, 50)
+    assert entry.box == whole_box(30, 50)
+    assert entry.lesion_pixels == 1500
 
 
 @pytest.mark.xfail(strict=True, raises=ValueError, reason="fault: a damaged PNG header is not an InputError")

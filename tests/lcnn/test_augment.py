@@ -30,6 +30,20 @@ def noise(count=6, slices=3, side=48):
     return 255 * torch.rand(count, slices, side, side, generator=torch.Generator().manual_seed(3))
 
 
+def test_every_change_keeps_shapes_whatever_is_combined():
+    config = AugmentConfig(flip=0.5, rotation_deg=40.0, shift=0.2, scale=(0.7, 1.4))
+    linear = draw(config)[:, :, :2]
+    square = linear.transpose(1, 2) @ linear
+    zoom = torch.linalg.det(linear).abs()
+    assert torch.allclose(square, zoom[:, None, None] * torch.eye(2), atol=1e-5)
+
+
+def test_shares_of_a_pixel_are_kept():
+    shares = noise()[:, 0] / 255
+    _, lesion = augment(noise(), shares, draw(STILL, 6))
+    assert torch.allclose(lesion, shares, atol=1e-4)
+
+
 @pytest.mark.parametrize("side", [48, 45])
 def test_picture_and_mask_move_together(side):
     mask = discs(side=side)

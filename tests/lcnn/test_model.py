@@ -27,13 +27,20 @@ def grey(slices=3, side=32, batch=2, seed=0):
     return 255 * torch.rand(batch, slices, side, side, generator=generator)
 
 
+class FixedPose(nn.Module):
+    """An alignment network that finds the same midline everywhere."""
+
+    def __init__(self, angle_deg, shift):
+        super().__init__()
+        self.angle_deg, self.shift = angle_deg, shift
+
+    def forward(self, unit_BDHW):
+        return Pose(*(torch.full((len(unit_BDHW),), x) for x in (math.radians(self.angle_deg), self.shift)))
+
+
 def turn(model, angle_deg=12.0, shift=0.1):
-    """Fix the pose that the model's alignment network finds."""
-    head = model.alignment.regressor[-1]
-    with torch.no_grad():
-        head.bias[0] = math.atanh(math.radians(angle_deg) / model.alignment.max_angle_rad)
-        head.bias[1] = math.atanh(shift / model.alignment.max_shift)
-    return Pose(torch.tensor([math.radians(angle_deg)]), torch.tensor([shift]))
+    """Fix the pose that the model works with."""
+    model.alignment = FixedPose(angle_deg, shift)
 
 
 @pytest.mark.parametrize("side", [32, 36, 45, 51])
@@ -50,7 +57,9 @@ def test_logits_have_the_size_of_the_picture(build, T, side):
 @pytest.mark.parametrize("levels", [2, 4, 6])
 @torch.no_grad()
 def test_any_number_of_levels_fits_any_size(build, levels):
-    assert build({"model.levels": levels})(grey(side=39)).logits_BHW.shape == (2, 39, 39)
+    model = build({"model.levels": levels})
+    for side in (20, 39, 50):
+        assert model(grey(side=side)).logits_BHW.shape == (2, side, side)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 5])
@@ -65,6 +74,18 @@ def test_every_slice_influences_the_logits(build, T):
     stack = grey(2 * T + 1, batch=1).requires_grad_()
     model(stack).logits_BHW.square().sum().backward()
     assert (stack.grad.abs().sum(dim=(0, 2, 3)) > 1e-6).all()
+
+
+@pytest.mark.parametrize("T", [0, 1, 2])
+def test_every_weight_takes_part(build, T):
+    model = build({"T": T, "model.levels": 3})
+    for zeroed in (model.local.attention.out, model.alignment.regressor[-1]):
+        nn.init.normal_(zeroed.weight, std=0.1)  # zero at first, it lets nothing through
+    prediction = model(grey(2 * T + 1, side=48))
+    (prediction.logits_BHW.square().mean() + prediction.symmetry).backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0}
+    # A constant pose is none of the alignment's business, so a bias of its head would cancel.
+    assert idle <= {"alignment.regressor.2.bias"}
 
 
 def test_stacks_of_a_batch_do_not_influence_each_other(build):
@@ -122,15 +143,13 @@ def test_logits_lie_in_the_space_of_the_picture_whatever_the_pose(build):
     blob = 200 * torch.exp(-((row - 20) ** 2 + (column - 29) ** 2) / 60)
     stack = blob.expand(1, 3, -1, -1)
     still = model(stack).logits_BHW
-    pose = turn(model)
-    moved = model(stack).logits_BHW
-    assert torch.allclose(model(stack).pose.angle_rad_B, pose.angle_rad_B)
-    assert torch.allclose(model(stack).pose.shift_B, pose.shift_B)
+    turn(model)
+    moved, _, pose = model(stack)
     expected = unalign(model.normalise(align(stack, pose)), pose)[:, 1]
     assert torch.allclose(moved, expected, atol=1e-4)
     assert (moved - still).abs().max() < 0.1 * (still.max() - still.min())
     shifted = model.normalise(align(stack, pose))[:, 1]
-    assert (shifted - still).abs().max() > 0.5 * (still.max() - still.min())
+    assert (shifted - still).abs().max() > 0.3 * (still.max() - still.min())
 
 
 @torch.no_grad()

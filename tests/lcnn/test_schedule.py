@@ -1,5 +1,7 @@
 """The schedules against torch's own, epoch by epoch, and their horizon."""
 
+import itertools
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, PolynomialLR
@@ -51,7 +53,7 @@ def test_one_cycle_rises_in_a_line_to_its_peak_and_falls_to_zero(warmup):
     assert factors[0] == pytest.approx(1 / 25)
     assert factors[peak] == pytest.approx(1)
     assert factors[-1] == pytest.approx(0, abs=1e-12)
-    rises = [after - before for before, after in zip(factors, factors[1:], strict=False)]
+    rises = [after - before for before, after in itertools.pairwise(factors)]
     assert rises[:peak] == pytest.approx([(1 - 1 / 25) / peak] * peak)
     assert max(rises[peak:]) < 0
 

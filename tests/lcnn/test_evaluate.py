@@ -1,0 +1,132 @@
+"""Evaluation on native grids, with a network that finds the bright lesions of the tiny cohort exactly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_prep.store import compile_store
+from lcnn.alignment import Pose
+from lcnn.evaluate import evaluate, predict_patient, score_patient
+from lcnn.model import Prediction, build_model
+
+NAMES = ("a", "b", "c", "d", "e", "f")
+
+
+class Truthful(nn.Module):
+    """Says lesion where the centre slice is brighter than any healthy pixel of the cohort."""
+
+    def __init__(self, threshold=160.0):
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def forward(self, grey_BDHW):
+        logits = (grey_BDHW[:, grey_BDHW.shape[1] // 2] - self.threshold) / 10
+        nothing = torch.zeros(len(grey_BDHW))
+        return Prediction(logits, torch.tensor(0.0), Pose(nothing, nothing))
+
+
+@pytest.fixture(scope="module", params=["none", "head"])
+def fine_store(request, cohort, cohort_root, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("fine")
+    return compile_store(cohort, cohort_root, cache, image_size=96, crop=request.param)
+
+
+@pytest.fixture
+def config(make_config):
+    return make_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_come_back_on_the_native_grid(config, store, cohort, cohort_root, normalisation, name):
+    model = build_model(config, normalisation)
+    probability = predict_patient(model, config, store, name)
+    entry = store.patients[name]
+    assert probability.shape == (entry.slice_count, *entry.native)
+    assert probability.dtype == np.float32
+    assert probability.min() >= 0
+    assert 0 < probability.max() < 0.5
+    assert not model.training
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_a_network_that_tells_the_truth_scores_near_one_on_the_native_masks(
+    make_config, fine_store, cohort, cohort_root, batch_size
+):
+    config = make_config({"train.batch_size": batch_size})
+    results = evaluate(Truthful(), config, fine_store, cohort, cohort_root, NAMES)
+    assert [result.patient for result in results] == list(NAMES)
+    for result in results:
+        if result.patient == "c":
+            assert [result.dice, result.recall, result.precision, result.hd95] == pytest.approx(
+                [math.nan] * 4, nan_ok=True
+            )
+            assert result.predicted_volume == result.true_volume == 0
+        else:
+            assert result.dice > 0.95
+            assert result.precision > 0.93
+            assert result.recall > 0.93
+            assert result.predicted_volume == pytest.approx(result.true_volume, rel=0.08)
+            assert result.hd95 <= 1.0
+
+
+def test_a_network_that_tells_the_opposite_scores_zero(config, fine_store, cohort, cohort_root):
+    (result,) = evaluate(Truthful(1e6), config, fine_store, cohort, cohort_root, ["a"])
+    assert (result.dice, result.recall, result.predicted_volume) == (0, 0, 0)
+    assert math.isnan(result.precision)
+    assert math.isnan(result.hd95)
+    assert result.true_volume > 0
+
+
+def test_what_lies_outside_the_crop_is_not_lesion(config, fine_store):
+    probability = predict_patient(Truthful(-1e6), config, fine_store, "a")  # lesion everywhere
+    top, left, side = fine_store.patients["a"].box
+    inside = np.zeros((48, 48), dtype=bool)
+    inside[max(top, 0) : top + side, max(left, 0) : left + side] = True
+    assert (probability[:, inside] > 0.5).all()
+    assert (probability[:, ~inside] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "voxel", "volume_unit", "distance_unit"),
+    [
+        ("a", 5.0 * 0.5 * 0.6 / 1000, "ml", "mm"),
+        ("e", 4.0 * 0.4 * 0.4 / 1000, "ml", "mm"),
+        ("d", 1, "voxels", "voxels"),
+    ],
+)
+def test_volumes_are_in_ml_where_the_spacing_is_known_else_in_voxels(
+    config, fine_store, cohort, cohort_root, name, voxel, volume_unit, distance_unit
+):
+    (result,) = evaluate(Truthful(), config, fine_store, cohort, cohort_root, [name])
+    assert (result.volume_unit, result.distance_unit) == (volume_unit, distance_unit)
+    assert result.true_volume == pytest.approx(fine_store.patients[name].lesion_pixels * voxel)
+
+
+def test_each_case_is_shown_once_with_its_pictures(config, fine_store, cohort, cohort_root):
+    seen = []
+    results = evaluate(Truthful(), config, fine_store, cohort, cohort_root, ["e", "b"], on_case=seen.append)
+    assert [case.result for case in seen] == results
+    for case, name, shape in zip(seen, ("e", "b"), ((6, 40, 48), (4, 48, 40)), strict=True):
+        assert case.result.patient == name
+        assert case.image_ZHW.shape == case.true_ZHW.shape == case.predicted_ZHW.shape == shape
+        assert case.true_ZHW.dtype == case.predicted_ZHW.dtype == bool
+        assert case.true_ZHW.sum() == fine_store.patients[name].lesion_pixels
+        assert (case.image_ZHW[case.true_ZHW] >= 200).all()
+        assert (case.image_ZHW[~case.true_ZHW] < 200).all()
+        assert case.predicted_ZHW.sum() * (1 if name == "b" else 0.64e-3) == pytest.approx(case.result.predicted_volume)
+
+
+def test_all_figures_by_hand():
+    true, predicted = np.zeros((2, 3, 6, 8), dtype=bool)
+    true[1, 2, 1:5] = True  # four voxels in a row
+    predicted[1, 2, 3:7] = True  # the same, two columns to the right
+    result = score_patient("p", predicted, true, (5.0, 0.5, 0.8))
+    assert (result.patient, result.dice, result.precision, result.recall) == ("p", 0.5, 0.5, 0.5)
+    # Each side has distances 2, 1, 0, 0 columns; their 95th percentile is 1.85 columns of 0.8 mm.
+    assert result.hd95 == pytest.approx(1.85 * 0.8)
+    assert result.true_volume == result.predicted_volume == pytest.approx(4 * 5.0 * 0.5 * 0.8 / 1000)
+    in_voxels = score_patient("p", predicted, true, None)
+    assert (in_voxels.hd95, in_voxels.true_volume) == (pytest.approx(1.85), 4)

