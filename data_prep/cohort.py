@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
@@ -24,7 +25,8 @@ IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MANIFEST = "cohort.json"
-Spacing = tuple[float, float, float]
+Distance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Spacing = tuple[Distance, Distance, Distance]
 """Distance between voxel centres in mm as (slice, row, column)."""
 LAYOUT_REMEDY = "expected images/<patient>/<slice>.png and masks/<patient>/<slice>.png"
 
@@ -65,10 +67,10 @@ class Cohort(BaseModel):
         return sum(len(patient.images) for patient in self.patients)
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that orders ``slice2`` before ``slice10``; digits sort before letters."""
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that orders ``slice2`` before ``slice10``; digits sort before letters, case breaks ties."""
     parts = re.findall(r"\d+|\D+", name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts], name
 
 
 def has_layout(root: Path) -> bool:
@@ -151,7 +153,12 @@ def _verify(root: Path, manifest: Path) -> Cohort:
             f"{root}: the cohort is not the one that {manifest.name} describes ({_difference(known, found)}); "
             f"restore the files, or delete {manifest} to accept them as a new cohort"
         )
-    return known
+    # Names of folders and endings are not hashed, so the paths are those found; only the spacing is the manifest's.
+    patients = tuple(
+        new.model_copy(update={"spacing_mm": old.spacing_mm})
+        for old, new in zip(known.patients, found.patients, strict=True)
+    )
+    return known.model_copy(update={"patients": patients})
 
 
 def _difference(known: Cohort, found: Cohort) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
@@ -125,7 +125,7 @@ def read_split(path: Path) -> Split:
     """
     try:
         return Split.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a readable split ({reason}); restore it from a copy of the run") from error
 

@@ -11,6 +11,7 @@ an array, and all trials on a machine share the same pages of memory.
 Legend: N slices of the cohort, Z slices of a patient, H rows, W columns (native), S stored side.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -78,11 +79,14 @@ class Store:
             images = np.load(folder / "images.npy", mmap_mode="r")
             masks = np.load(folder / "masks.npy", mmap_mode="r")
             lesion = np.load(folder / "lesion.npy")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: not a readable store ({error}); delete it to have it made anew") from error
-        if index.get("format") != FORMAT:
-            raise InputError(f"{folder}: store format {index.get('format')}, not {FORMAT}; delete it")
-        patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
+            if index["format"] != FORMAT:
+                raise InputError(f"{folder}: store format {index['format']}, not {FORMAT}; delete it")
+            patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
+        except InputError:
+            raise
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder}: not a readable store ({reason}); delete it to have it made anew") from error
         return cls(folder, index["cohort_hash"], index["image_size"], images, masks, lesion, patients)
 
     def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
@@ -97,7 +101,10 @@ class Store:
 
 def store_folder(cohort: Cohort, cache: Path, image_size: int, crop: Crop) -> Path:
     """The folder that the store of these settings has below ``cache``."""
-    return cache / f"{cohort.hash[:16]}-{image_size}-{crop}"
+    # The spacing is no part of the cohort's hash, but volumes in the store's index depend on it.
+    spacings = json.dumps([patient.spacing_mm for patient in cohort.patients])
+    key = hashlib.sha256(f"{cohort.hash}{spacings}".encode()).hexdigest()
+    return cache / f"{key[:16]}-{image_size}-{crop}"
 
 
 def compile_store(
@@ -237,7 +244,9 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
             if image.mode in ("I", "I;16", "I;16B", "F"):
                 raise InputError(f"{path}: {image.mode} pixels; window the scan to 8-bit grey first")
             return np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except InputError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from error
 
 

@@ -132,7 +132,6 @@ def test_killed_process_leaves_the_old_file_and_no_folder(tmp_path: Path) -> Non
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.xfail(strict=True, raises=FileExistsError, reason="fault: mkdir of a partial folder that a kill left")
 def test_partial_folder_of_a_killed_process_with_the_same_id_is_replaced(tmp_path: Path) -> None:
     # In a container a process often has the id that it had in the run before.
     left = tmp_path / f".store.{os.getpid()}.partial"

@@ -225,9 +225,6 @@ def test_damaged_split_is_refused_and_kept(tmp_path: Path, content: str) -> None
     assert path.read_text(encoding="utf-8") == content
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UnicodeDecodeError, reason="fault: a split file that is no text is not an InputError"
-)
 def test_split_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "split.json"
     path.write_bytes(b"\xff\xfe\x00")

@@ -383,7 +383,6 @@ def test_patients_may_differ_in_size_and_need_not_be_square(
     assert entry.lesion_pixels == 1500
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="fault: a damaged PNG header is not an InputError")
 def test_damaged_png_header_is_refused(write_cohort: Build, compiled: Compile) -> None:
     root = write_cohort()
     damaged = bytearray((root / "images/p1/1.png").read_bytes())
@@ -434,7 +433,6 @@ UNNOTICED: dict[str, Change] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="fault: Store.open raises EOFError, KeyError, AttributeError, ValidationError")
 @pytest.mark.parametrize("damage", UNNOTICED.values(), ids=UNNOTICED.keys())
 def test_store_damaged_otherwise_is_refused_too(write_cohort: Build, compiled: Compile, damage: Change) -> None:
     folder = compiled(write_cohort()).folder
@@ -446,7 +444,6 @@ def test_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     assert refusal(lambda: Store.open(tmp_path / "nowhere")).startswith(f"{tmp_path / 'nowhere'}: ")
 
 
-@pytest.mark.xfail(strict=True, reason="fault: the spacing is stored, but does not name the store")
 def test_spacing_added_to_the_manifest_reaches_the_volumes(write_cohort: Build, tmp_path: Path) -> None:
     root = write_cohort(patients=("p1",), lesion=10)
     for spacing_mm in ({}, {"p1": (5.0, 1.0, 1.0)}):

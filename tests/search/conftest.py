@@ -1,4 +1,4 @@
-"""A search without training: the real study and rules, with curves from a formula instead of a network."""
+"""A small space, and the study that belongs to it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from search.ledger import Ledger
 from search.space import SearchSpace
 from search.spec import SamplerConfig
@@ -18,17 +17,6 @@ RANGES: dict[str, Any] = {
     "optim.lr": {"log": [1e-4, 1e-2]},
     "schedule": {"choice": {"cosine_restarts": {"t0": {"choice": [5, 10]}, "t_mult": 2}, "polynomial": None}},
 }
-
-
-def dice_after(config: TrainConfig, epoch: int) -> float:
-    """A curve that rises at a pace and to a height that the settings decide."""
-    height = 0.8 - 0.5 * abs(config.fusion.local - 0.6) - 0.05 * config.T - 20 * abs(config.optim.lr - 2e-3)
-    return max(0.0, height) * epoch / (epoch + 2)
-
-
-def epoch_result(epoch: int, value: float, seconds: float = 1.0) -> EpochResult:
-    """An epoch with this validation Dice."""
-    return EpochResult(epoch, 1.0, 1.0, 1.0, 0.1, value, 1e-3, 0.0, seconds)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from conftest import dice_after, epoch_result
+from curves import dice_after, epoch_result
 
 from lcnn.outcome import Outcome
 from search.conductor import OUT_OF_TIME, Conductor, Event, Proposal
