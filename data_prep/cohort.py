@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 
 IMAGE_FOLDERS = ("images", "image")
@@ -145,7 +145,7 @@ def _verify(root: Path, manifest: Path) -> Cohort:
     try:
         known = Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
     found = scan_cohort(root)
     if found.hash != known.hash:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.store import Store
 
@@ -126,7 +126,7 @@ def read_split(path: Path) -> Split:
     try:
         return Split.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: not a readable split ({reason}); restore it from a copy of the run") from error
 
 

@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict
 
 from data_prep.cohort import Cohort, Patient
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.head import Box, head_box, whole_box
 
@@ -85,7 +85,7 @@ class Store:
         except InputError:
             raise
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{folder}: not a readable store ({reason}); delete it to have it made anew") from error
         return cls(folder, index["cohort_hash"], index["image_size"], images, masks, lesion, patients)
 

@@ -107,9 +107,12 @@ def asymmetry(unit_BDHW: Tensor, pose: Pose) -> Tensor:
     aligned = align(small, pose)
     difference = (aligned - aligned.flip(-1)).abs()
     with torch.no_grad():
-        head = align((small > HEAD_GREY / 255).float(), pose)
+        whole = (small > HEAD_GREY / 255).float()
+        head = align(whole, pose)
         either = torch.maximum(head, head.flip(-1))
-    return (difference * either).sum() / either.sum().clamp_min(1.0)
+        lost = (whole.sum() - head.sum()).clamp_min(0.0)
+    # What of the head has left the view counts as wholly asymmetric.
+    return ((difference * either).sum() + lost) / (either.sum() + lost).clamp_min(1.0)
 
 
 def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:

@@ -6,15 +6,22 @@ them into objects. All are frozen and refuse unknown fields.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
     """Base of all settings: frozen, no unknown fields, no silent conversion of text to numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"a range is [low, high], not {list(ends)}; swap its ends")
+    return ends
+
+
+Positive = Annotated[float, Field(gt=0)]
 Backbone = Literal["resnext50_32x4d", "resnext14_8x4d"]
 
 
@@ -53,7 +60,7 @@ class LossConfig(Settings):
     """Share of the Dice loss; cross-entropy has the rest, so the two are one axis."""
     alignment: float = Field(0.1, ge=0)
     """Weight of the symmetry loss of the aligned stack."""
-    class_weights: tuple[float, float] = (0.1, 0.9)
+    class_weights: tuple[Positive, Positive] = (0.1, 0.9)
     """Weights of background and lesion pixels in the cross-entropy."""
 
 
@@ -104,7 +111,7 @@ class AugmentConfig(Settings):
     """In-plane rotation, uniform within plus or minus this many degrees."""
     shift: float = Field(0.1, ge=0, le=0.5)
     """Shift along both axes, uniform within plus or minus this share of the side."""
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (0.9, 1.1)
     """Range of the magnification, uniform."""
 
 

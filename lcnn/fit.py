@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.split import Normalisation
 from data_prep.store import Store
 from lcnn.augment import augment, draw_affine
-from lcnn.checkpoint import load_checkpoint, save_checkpoint
+from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import OptimConfig, TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.metrics import Counts, mean_defined
@@ -63,7 +63,7 @@ class EpochResult:
     cross_entropy: float
     alignment_loss: float
     val_dice: float | None
-    """Mean Dice of the validation patients with lesion, at the stored size; None without validation."""
+    """Mean Dice of the validation patients with lesion, at the stored size; None where there are none."""
     lr: float
     """Learning rate of the last step."""
     angle_deg: float
@@ -123,9 +123,16 @@ def fit(
             yield result
     except _Diverged:
         return Outcome.DIVERGED
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         return Outcome.INFEASIBLE
     return Outcome.COMPLETED
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; on a CPU torch has no exception of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _finished(history: Sequence[EpochResult], epochs: int, patience: int) -> bool:
@@ -162,7 +169,7 @@ class _Training:
         rng = np.random.default_rng(seed)
         generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
         positions = self.sampler.epoch(rng)
-        batches = np.array_split(positions, max(1, round(len(positions) / self.config.train.batch_size)))
+        batches = np.array_split(positions, math.ceil(len(positions) / self.config.train.batch_size))
         sums = _Sums()
         self.model.train()
         for step, batch in enumerate(batches):
@@ -207,7 +214,7 @@ class _Training:
         angle = math.degrees(prediction.pose.angle_rad_B.detach().abs().mean().item())
         return (*(part.item() for part in loss), angle)
 
-    def _validate(self) -> float:
+    def _validate(self) -> float | None:
         assert self.val_source is not None
         counts = count_patients(
             self.model,
@@ -216,7 +223,8 @@ class _Training:
             batch_size=self.config.train.batch_size,
             dtype=self.dtype,
         )
-        return mean_defined([patient.dice for patient in counts])
+        dice = mean_defined([patient.dice for patient in counts])
+        return None if math.isnan(dice) else dice
 
     def keep(self, folder: Path, history: Sequence[EpochResult]) -> None:
         state = {
@@ -224,7 +232,8 @@ class _Training:
             "history": [asdict(result) for result in history],
             "model": self.model.state_dict(),
         }
-        if self.data.val and history[-1].val_dice == max(result.val_dice or 0.0 for result in history):
+        dice = history[-1].val_dice
+        if dice is not None and dice == max(result.val_dice or 0.0 for result in history):
             save_checkpoint(folder / "best.pt", state)
         resumable = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         save_checkpoint(folder / "last.pt", {**state, **resumable})
@@ -235,12 +244,17 @@ class _Training:
         if not path.exists():
             return []
         state = load_checkpoint(path)
-        if TrainConfig.model_validate_json(state["config"]) != self.config:
+        if checkpoint_config(state, path) != self.config:
             raise InputError(f"{path}: belongs to another configuration; use an empty folder")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        return [EpochResult(**entry) for entry in state["history"]]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            history = [EpochResult(**entry) for entry in state["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: cannot be resumed from ({first_line(error)}); delete it") from error
+        write_text_atomically(folder / "history.csv", history_csv(history))
+        return history
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -4,14 +4,13 @@ Legend: B slices, C channels, H rows, W columns.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
+from lcnn.checkpoint import UNREADABLE
 from lcnn.local_path import group_norm, init_prior
 from lcnn.torchvision_models import models
 
@@ -93,25 +92,23 @@ def read_weights(weights: str) -> Mapping[str, Tensor]:
     Raises:
         InputError: the hub cannot be reached, or the file is missing or holds something else.
     """
-    if weights == "imagenet":
-        try:
-            state: Mapping[str, Tensor] = models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2.get_state_dict(progress=False)
-        except OSError as error:
-            raise InputError(
-                f"model.weights: imagenet cannot be fetched ({error}); "
-                "give the path of a downloaded resnext50_32x4d file, or none"
-            ) from error
-        return state
-    path = Path(weights)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"model.weights: {path} cannot be read ({reason}); give imagenet, none or a path") from error
+        if weights == "imagenet":
+            return models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2.get_state_dict(progress=False)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        how = "imagenet cannot be fetched" if weights == "imagenet" else f"{weights} cannot be read"
+        raise InputError(
+            f"model.weights: {how} ({first_line(error)}); give the path of a resnext50_32x4d file, imagenet, or none"
+        ) from error
     expected = models.resnext50_32x4d(weights=None).state_dict()
-    if not isinstance(state, Mapping) or expected.keys() - state.keys():
-        raise InputError(f"model.weights: {path} does not hold torchvision's resnext50_32x4d; give another file")
+    if not isinstance(state, Mapping) or _shapes(state) != _shapes(expected):
+        raise InputError(f"model.weights: {weights} does not hold torchvision's resnext50_32x4d; give another file")
     return state
+
+
+def _shapes(state: Mapping[str, object]) -> dict[str, tuple[int, ...] | None]:
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in state.items()}
 
 
 class GlobalPath(nn.Module):

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from data_prep.files import replacing
-from data_prep.head import head_box
+from data_prep.head import Box, head_box
 from data_prep.store import is_lesion, to_stored
 from lcnn.evaluate import Case
 
@@ -28,10 +28,7 @@ def save_overlay(path: Path, case: Case, *, title: str) -> None:
     # The same square around the head in all panels, so that pictures of any shape keep their proportions.
     box = head_box(case.image_ZHW)
     picture = to_stored(case.image_ZHW[chosen], box, PANEL)
-    true, predicted = (
-        is_lesion(to_stored(mask_ZHW[chosen] * np.uint8(255), box, PANEL))
-        for mask_ZHW in (case.true_ZHW, case.predicted_ZHW)
-    )
+    true, predicted = (_at_panel_size(mask_ZHW[chosen], box) for mask_ZHW in (case.true_ZHW, case.predicted_ZHW))
     panels = [_panel(picture), _panel(picture, true, BLUE), _panel(picture, predicted, ORANGE)]
     canvas = Image.new("RGB", (PANEL * 3 + 16, PANEL + CAPTION), (16, 16, 16))
     for position, panel in enumerate(panels):
@@ -59,6 +56,13 @@ def most_telling_slice(case: Case) -> int:
 
 def _dice_text(case: Case) -> str:
     return f"patient Dice {case.result.dice:.2f}" if case.true_ZHW.any() else "no lesion in truth"
+
+
+def _at_panel_size(mask_HW: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
+    share_PP = to_stored(mask_HW * np.uint8(255), box, PANEL)
+    shown_PP = is_lesion(share_PP)
+    # A lesion of less than half a panel's pixel must not vanish from the picture.
+    return shown_PP if shown_PP.any() else share_PP > 0
 
 
 def _panel(

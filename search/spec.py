@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
 from data_prep.phantom import PhantomConfig
 from data_prep.split import SplitConfig
 from data_prep.store import Crop
@@ -253,7 +253,7 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         raise InputError(f"{where}:{line} {error.problem}; mend the YAML") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: {str(error).splitlines()[0]}; mend the YAML") from error
+        raise InputError(f"{where}: {first_line(error)}; mend the YAML") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

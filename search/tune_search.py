@@ -18,6 +18,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from data_prep.errors import first_line
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from search.conductor import Conductor
@@ -124,7 +125,7 @@ def ray_running(slots: Slots) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except (RuntimeError, OSError, ValueError) as error:
-        raise RunFailed(f"Ray does not start: {str(error).splitlines()[0]}") from error
+        raise RunFailed(f"Ray does not start: {first_line(error)}") from error
     try:
         yield
     finally:

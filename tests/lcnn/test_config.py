@@ -78,36 +78,11 @@ def test_values_outside_the_bounds_are_refused(settings, field, good, bad):
 @pytest.mark.parametrize(
     ("settings", "field", "bad"),
     [
-        pytest.param(
-            LossConfig,
-            "class_weights",
-            (-0.1, 0.9),
-            marks=pytest.mark.xfail(strict=True, reason="class_weights has no bounds"),
-        ),
-        pytest.param(
-            LossConfig,
-            "class_weights",
-            (0.0, 0.9),
-            marks=pytest.mark.xfail(strict=True, reason="a batch without lesion then has weight 0 and a NaN loss"),
-        ),
-        pytest.param(
-            AugmentConfig,
-            "scale",
-            (0.0, 1.0),
-            marks=pytest.mark.xfail(strict=True, reason="scale has no bounds; 0 divides by zero"),
-        ),
-        pytest.param(
-            AugmentConfig,
-            "scale",
-            (1.2, 0.8),
-            marks=pytest.mark.xfail(strict=True, reason="scale may be given upside down"),
-        ),
-        pytest.param(
-            LossConfig,
-            "alignment",
-            float("inf"),
-            marks=pytest.mark.xfail(strict=True, reason="infinity passes, and JSON writes it as null"),
-        ),
+        (LossConfig, "class_weights", (-0.1, 0.9)),
+        (LossConfig, "class_weights", (0.0, 0.9)),
+        (AugmentConfig, "scale", (0.0, 1.0)),
+        (AugmentConfig, "scale", (1.2, 0.8)),
+        (LossConfig, "alignment", float("inf")),
     ],
 )
 def test_pairs_and_infinities_outside_the_bounds_are_refused(settings, field, bad):

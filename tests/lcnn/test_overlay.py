@@ -116,7 +116,6 @@ def test_the_captions_differ_with_the_dice(tmp_path):
     assert not math.isnan(make_case(DISC, None).result.dice)
 
 
-@pytest.mark.xfail(strict=True, reason="averaging over the area leaves less than half of a panel's pixel")
 def test_a_lesion_of_one_pixel_in_a_large_picture_is_still_outlined(tmp_path):
     case = make_case(size=(512, 512))
     case.true_ZHW[1, 200, 301] = True
