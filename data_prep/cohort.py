@@ -189,7 +189,12 @@ def _is_patient(folder: Path) -> bool:
     return folder.is_dir() and not folder.name.startswith(".")
 
 
-def _slices(folder: Path) -> dict[str, Path]:
+def slice_files(folder: Path) -> dict[str, Path]:
+    """Slice files of a folder by their stem, in natural order; empty where there are none.
+
+    Raises:
+        InputError: two files for one slice.
+    """
     files = [f for f in folder.iterdir() if f.suffix.lower() in SLICE_SUFFIXES and not f.name.startswith(".")]
     slices: dict[str, Path] = {}
     for file in sorted(files, key=lambda f: natural_key(f.stem)):
@@ -200,11 +205,11 @@ def _slices(folder: Path) -> dict[str, Path]:
 
 
 def _scan_patient(root: Path, folder: Path, masks: Path, spacing_mm: tuple[float, float, float] | None) -> Patient:
-    images = _slices(folder)
+    images = slice_files(folder)
     if not images:
         raise InputError(f"{folder}: no slices ({', '.join(SLICE_SUFFIXES)}); add them or remove the folder")
     mask_folder = masks / folder.name
-    labels = _slices(mask_folder) if mask_folder.is_dir() else {}
+    labels = slice_files(mask_folder) if mask_folder.is_dir() else {}
     for missing in (stem for stem in images if stem not in labels):
         raise InputError(
             f"{images[missing]}: no mask {mask_folder / missing}.png; add one (all 0 where there is no lesion)"

@@ -14,7 +14,7 @@ Legend: N slices of the cohort, Z slices of a patient, H rows, W columns (native
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ class Store:
     folder: Path
     cohort_hash: str
     image_size: int
+    crop: Crop
     images_NSS: NDArray[np.uint8]
     masks_NSS: NDArray[np.uint8]
     lesion_N: NDArray[np.bool_]
@@ -87,7 +88,7 @@ class Store:
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = first_line(error)
             raise InputError(f"{folder}: not a readable store ({reason}); delete it to have it made anew") from error
-        return cls(folder, index["cohort_hash"], index["image_size"], images, masks, lesion, patients)
+        return cls(folder, index["cohort_hash"], index["image_size"], index["crop"], images, masks, lesion, patients)
 
     def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
         return (Store.open, (self.folder,))
@@ -229,13 +230,29 @@ def read_patient(patient: Patient, root: Path) -> tuple[NDArray[np.uint8], NDArr
     Raises:
         InputError: a file cannot be decoded, sizes differ, or a mask holds more than two values.
     """
-    images = [_read_grey(root / name) for name in patient.images]
+    image_ZHW = read_slices([root / name for name in patient.images])
     masks = [_read_mask(root / name) for name in patient.masks]
-    for name, array in zip((*patient.images, *patient.masks), (*images, *masks), strict=True):
-        if array.shape != images[0].shape:
-            sizes = f"{array.shape[1]}x{array.shape[0]} pixels, but {images[0].shape[1]}x{images[0].shape[0]}"
-            raise InputError(f"{root / name}: {sizes} in {patient.images[0]}; all slices of a patient need one size")
-    return np.stack(images), np.stack(masks)
+    for name, mask in zip(patient.masks, masks, strict=True):
+        _check_size(root / name, mask, image_ZHW.shape[1:], patient.images[0])
+    return image_ZHW, np.stack(masks)
+
+
+def read_slices(files: Sequence[Path]) -> NDArray[np.uint8]:
+    """A patient's slices as grey values, uint8 (Z, H, W).
+
+    Raises:
+        InputError: a file cannot be decoded, or sizes differ.
+    """
+    slices = [_read_grey(file) for file in files]
+    for file, array in zip(files, slices, strict=True):
+        _check_size(file, array, slices[0].shape, files[0].name)
+    return np.stack(slices)
+
+
+def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], first: str) -> None:
+    if array.shape != shape:
+        sizes = f"{array.shape[1]}x{array.shape[0]} pixels, but {shape[1]}x{shape[0]}"
+        raise InputError(f"{file}: {sizes} in {first}; all slices of a patient need one size")
 
 
 def _read_grey(path: Path) -> NDArray[np.uint8]:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from data_prep.store import Crop
+
 
 class Settings(BaseModel):
     """Base of all settings: frozen, no unknown fields, no silent conversion of text to numbers."""
@@ -23,6 +25,15 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 Positive = Annotated[float, Field(gt=0)]
 Backbone = Literal["resnext50_32x4d", "resnext14_8x4d"]
+
+
+class PictureConfig(Settings):
+    """How slices are brought to the network."""
+
+    image_size: int = Field(512, ge=32, le=1024)
+    """Side in pixels to which slices are resized."""
+    crop: Crop = "head"
+    """Crop to the head before resizing, or use the whole picture."""
 
 
 class ModelConfig(Settings):
@@ -148,3 +159,14 @@ class TrainConfig(Settings):
     schedule: Schedule = CosineRestarts()
     augment: AugmentConfig = AugmentConfig()
     train: LoopConfig = LoopConfig()
+
+
+class TrainingConfig(TrainConfig):
+    """A training together with the pictures it is made for: what ``best_config.yaml`` holds."""
+
+    picture: PictureConfig = PictureConfig()
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The training alone."""
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})

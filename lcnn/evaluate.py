@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data_prep.cohort import Cohort
-from data_prep.head import Box
-from data_prep.store import Store, read_patient, to_native
-from lcnn.config import TrainConfig
-from lcnn.fit import predict_logits, resolve_precision
+from data_prep.store import read_patient
 from lcnn.metrics import count, hd95
-from lcnn.model import LCNN
-from lcnn.stacks import StackSource
+from lcnn.model_file import TrainedModel
+from lcnn.predict import predict_volume
+
+THRESHOLD = 0.5
+"""Probability from which a voxel is taken for lesion."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +52,8 @@ class Case:
     predicted_ZHW: NDArray[np.bool_]
 
 
-@torch.inference_mode()
-def predict_patient(model: LCNN, config: TrainConfig, store: Store, patient: str) -> NDArray[np.float32]:
-    """Probability of lesion, float32 (Z, H, W) on the patient's native grid."""
-    model.eval()
-    device = next(model.parameters()).device
-    dtype = resolve_precision(config.train.precision, device)
-    source = StackSource(store, [patient], config.T)
-    entry = store.patients[patient]
-    slices: list[NDArray[np.float32]] = []
-    for positions in source.in_order(config.train.batch_size):
-        grey, _ = source.batch(positions)
-        probability = torch.sigmoid(predict_logits(model, grey.to(device), dtype)).cpu().numpy()
-        slices += [to_native(p_SS, Box(*entry.box), entry.native) for p_SS in probability]
-    return np.stack(slices)
-
-
 def evaluate(
-    model: LCNN,
-    config: TrainConfig,
-    store: Store,
+    model: TrainedModel,
     cohort: Cohort,
     root: Path,
     patients: Sequence[str],
@@ -88,7 +69,7 @@ def evaluate(
     results = []
     for name in patients:
         image, mask = read_patient(by_id[name], root)
-        predicted = predict_patient(model, config, store, name) >= 0.5
+        predicted = predict_volume(model, image) >= THRESHOLD
         case = Case(score_patient(name, predicted, mask > 0, by_id[name].spacing_mm), image, mask > 0, predicted)
         results.append(case.result)
         if on_case:

@@ -1,5 +1,8 @@
 """Pictures of a prediction: image, truth and prediction side by side, outlined in colour-blind-safe colours."""
 
+import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from data_prep.cohort import Cohort
 from data_prep.files import replacing
 from data_prep.head import Box, head_box
 from data_prep.store import is_lesion, to_stored
-from lcnn.evaluate import Case
+from lcnn.evaluate import Case, PatientResult, evaluate
+from lcnn.model_file import TrainedModel
 
 BLUE = (86, 180, 233)
 ORANGE = (230, 159, 0)
@@ -44,6 +49,29 @@ def save_overlay(path: Path, case: Case, *, title: str) -> None:
         draw.text((position * (PANEL + 8) + 8, 12), text, fill=colour, font=font)
     with replacing(path) as partial:
         canvas.save(partial, format="PNG")
+
+
+def save_prediction(path: Path, image_HW: NDArray[np.uint8], predicted_HW: NDArray[np.bool_]) -> None:
+    """Write a PNG of one slice at its own size with the prediction outlined in orange."""
+    with replacing(path) as partial_path:
+        _panel(image_HW, predicted_HW, ORANGE).save(partial_path, format="PNG")
+
+
+def save_best_median_worst(
+    folder: Path, results: Sequence[PatientResult], model: TrainedModel, cohort: Cohort, root: Path
+) -> None:
+    """``best.png``, ``median.png`` and ``worst.png``: three of the scored patients by Dice, predicted once more.
+
+    Predicting again costs three patients; keeping all pictures in memory would cost all of them.
+    """
+    ranked = sorted((r for r in results if not math.isnan(r.dice)), key=lambda r: -r.dice)
+    if not ranked:
+        return
+    label = " (synthetic)" if cohort.synthetic else ""
+    picks = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+    for word, result in picks.items():
+        draw = partial(save_overlay, folder / f"{word}.png", title=f"{word}: {result.patient}{label}")
+        evaluate(model, cohort, root, [result.patient], on_case=draw)
 
 
 def most_telling_slice(case: Case) -> int:

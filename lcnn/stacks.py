@@ -14,6 +14,21 @@ from torch import Tensor
 from data_prep.store import Store
 
 
+def neighbours(
+    centres: NDArray[np.int64], half_width: int, first: NDArray[np.int64] | int, last: NDArray[np.int64] | int
+) -> NDArray[np.int64]:
+    """Indices (len(centres), 2T + 1) of each centre's stack; end slices are repeated, never crossed.
+
+    Args:
+        centres: indices of the centre slices.
+        half_width: T.
+        first: index of the first slice of each centre's patient.
+        last: index of the last.
+    """
+    stacks = centres[:, None] + np.arange(-half_width, half_width + 1)
+    return np.clip(stacks, np.reshape(first, (-1, 1)), np.reshape(last, (-1, 1)))
+
+
 class StackSource:
     """Random access to the stacks of some patients.
 
@@ -33,10 +48,9 @@ class StackSource:
         """Index of every slice in the store, (slices,)."""
         self.owner = np.repeat(np.arange(len(entries)), [len(c) for c in centres])
         """Position in ``patients`` of each slice's patient, (slices,)."""
-        starts = np.array([entry.start for entry in entries])[self.owner, None]
-        stops = np.array([entry.stop for entry in entries])[self.owner, None]
-        offsets = np.arange(-half_width, half_width + 1)
-        self._neighbours = np.clip(self.centres[:, None] + offsets, starts, stops - 1)
+        first = np.array([entry.start for entry in entries])[self.owner]
+        last = np.array([entry.stop - 1 for entry in entries])[self.owner]
+        self._neighbours = neighbours(self.centres, half_width, first, last)
 
     def __len__(self) -> int:
         return len(self.centres)

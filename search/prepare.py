@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, Cohort, has_layout, open_cohort
+from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout
+from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.errors import InputError
 from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
-from data_prep.store import Store, compile_store
 from search.resources import available_cores
 from search.run_folder import RunFolder
 from search.spec import CohortConfig
@@ -24,11 +24,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cohort ready for training."""
+    """A cohort ready for training, and who trains, validates and is tested."""
 
-    cohort: Cohort
-    root: Path
-    store: Store
+    data: CompiledCohort
     split: Split
     normalisation: Normalisation
 
@@ -43,18 +41,15 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     if is_phantom and not (root / MANIFEST).exists():
         jobs = available_cores()
         build_phantom_cohort(root, config.phantom, jobs, lambda i, n: on_progress("building the phantom", i, n))
-    place = cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
-    cohort = open_cohort(root, place)
-    store = compile_store(
-        cohort,
+    data = compile_cohort(
         root,
-        place,
+        cache,
         image_size=config.image_size,
         crop=config.crop,
         on_patient=lambda i, n: on_progress("compiling slices", i, n),
     )
-    split = lock_split(run.split, store, config.split)
-    return Prepared(cohort, root, store, split, training_normalisation(store, split))
+    split = lock_split(run.split, data.store, config.split)
+    return Prepared(data, split, training_normalisation(data.store, split))
 
 
 class CohortPlace(NamedTuple):

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from data_prep.errors import InputError
+from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
+from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
+from lcnn.overlay import save_best_median_worst
 from search.display import Display, short_params
-from search.final import final_job, save_overlays, summarise, test_models, write_evaluation, write_patients
+from search.final import final_job, test_models
 from search.ledger import Ledger, TrialRecord
 from search.resources import this_machine
 from search.run_folder import RunFolder
 from search.runner import open_ledger, prepare_cohort, train, trial_context
 from search.space import SearchSpace
-from search.summary import estimate
 from search.tune_search import ray_running
 
 
@@ -44,13 +46,14 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         tested = test_models(run, jobs, prepared, slots.device, reason=f"retraining of trial {job.number}")
     folder = run.final / str(job.number)
     write_patients(folder / "patients.csv", tested)
-    save_overlays(folder / "overlays", tested["trial"], folder / "last.pt", prepared)
+    model = load_model(folder / "last.pt", slots.device)
+    save_best_median_worst(folder / "overlays", tested["trial"], model, prepared.data.cohort, prepared.data.root)
     summary = summarise(tested)
     write_evaluation(
-        folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.cohort.synthetic, **summary}
+        folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.data.cohort.synthetic, **summary}
     )
-    synthetic = " (SYNTHETIC cohort)" if prepared.cohort.synthetic else ""
-    display.say(f"Trial {job.number}: test Dice {estimate(summary['models']['trial']['dice'])}{synthetic}")
+    synthetic = " (SYNTHETIC cohort)" if prepared.data.cohort.synthetic else ""
+    display.say(f"Trial {job.number}: test Dice {estimate_text(summary['models']['trial']['dice'])}{synthetic}")
     display.say(f"Model, figures and pictures: {folder}")
 
 

@@ -19,7 +19,8 @@ import yaml
 
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
-from search.spec import Spec, read_yaml, validate_spec
+from lcnn.settings_file import read_yaml
+from search.spec import Spec, validate_spec
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
 LOCK = ".lock"

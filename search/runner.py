@@ -6,21 +6,14 @@ import time
 from functools import partial
 from pathlib import Path
 
+from lcnn.evaluation import summarise, write_evaluation, write_patients
+from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
+from lcnn.overlay import save_best_median_worst
 from search.conductor import Conductor
 from search.display import Display, SearchProgress
 from search.errors import RunFailed
-from search.final import (
-    FinalJob,
-    export_winner,
-    final_job,
-    save_overlays,
-    summarise,
-    test_models,
-    train_final,
-    write_evaluation,
-    write_patients,
-)
+from search.final import FinalJob, export_winner, final_job, test_models, train_final
 from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.prepare import Prepared, find_cohort, prepare
 from search.resources import Slots, this_machine
@@ -121,7 +114,7 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
     split = prepared.split
     display.say(
         f"Split (locked, by patient): {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test; "
-        f"{prepared.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
+        f"{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
     )
     return prepared
 
@@ -130,7 +123,7 @@ def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialCont
     """What trials may know; of the split, training and validation patients only."""
     return TrialContext(
         folder=run.trials.resolve(),
-        store=prepared.store.folder.resolve(),
+        store=prepared.data.store.folder.resolve(),
         train=prepared.split.train,
         val=prepared.split.val,
         normalisation=prepared.normalisation,
@@ -233,14 +226,15 @@ def finish(
     display.say(f"Testing on {len(prepared.split.test)} patients that no trial has read")
     results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
     write_patients(run.patients, results)
-    save_overlays(run.overlays, results["winner"], run.model / "model.pt", prepared)
+    model = load_model(run.model / "model.pt", slots.device)
+    save_best_median_worst(run.overlays, results["winner"], model, prepared.data.cohort, prepared.data.root)
     split = prepared.split
     write_evaluation(
         run.evaluation,
         {
-            "cohort": prepared.cohort.name,
-            "cohort_hash": prepared.cohort.hash,
-            "synthetic": prepared.cohort.synthetic,
+            "cohort": prepared.data.cohort.name,
+            "cohort_hash": prepared.data.cohort.hash,
+            "synthetic": prepared.data.cohort.synthetic,
             "profile": spec.profile,
             "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
             "winner": jobs["winner"].number,

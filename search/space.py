@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from data_prep.errors import InputError
 from lcnn.config import TrainConfig
-from search.spec import describe, known_keys
+from lcnn.settings_file import describe, known_keys
 
 Value = bool | int | float | str | None
 Params = dict[str, Value]

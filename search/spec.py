@@ -5,27 +5,21 @@
 Every section but ``search`` and ``profiles`` names fields of a settings class; the class holds the default.
 """
 
-import difflib
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from data_prep.errors import InputError, first_line
+from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
 from data_prep.split import SplitConfig
-from data_prep.store import Crop
-from lcnn.config import Schedule, Settings, TrainConfig
-
-SCHEDULES = tuple(option.model_fields["name"].default for option in get_args(get_args(Schedule)[0]))
+from lcnn.config import PictureConfig, Settings, TrainConfig
+from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
 
 
-class CohortConfig(Settings):
+class CohortConfig(PictureConfig):
     """Which data, and how it is stored for training."""
 
     root: str = "data"
@@ -34,10 +28,6 @@ class CohortConfig(Settings):
     """What to do where ``root`` holds no cohort: build the synthetic one beside it, or refuse."""
     phantom: PhantomConfig = PhantomConfig()
     """Settings of the synthetic cohort."""
-    image_size: int = Field(512, ge=32, le=1024)
-    """Side in pixels to which slices are resized."""
-    crop: Crop = "head"
-    """Crop to the head before resizing, or use the whole picture."""
     split: SplitConfig = SplitConfig()
     """Shares of the patients for training, validation and test, and the seed that draws them."""
 
@@ -149,13 +139,7 @@ def validate_spec(data: Mapping[str, Any], where: str) -> Spec:
     Raises:
         InputError: as `load_spec`.
     """
-    try:
-        # Through JSON, so that lists become tuples while text is never taken for a number.
-        spec = Spec.model_validate_json(json.dumps(data))
-    except ValidationError as error:
-        raise InputError(f"{where}: {describe(error, Spec)}") from error
-    except TypeError as error:
-        raise InputError(f"{where}: a value that YAML cannot mean here ({error}); quote it") from error
+    spec = validate(Spec, data, where)
     if spec.scheduler.name != "none" and spec.scheduler.grace > spec.train.epochs:
         raise InputError(
             f"{where}: scheduler.grace: {spec.scheduler.grace} epochs is more than the "
@@ -167,14 +151,11 @@ def validate_spec(data: Mapping[str, Any], where: str) -> Spec:
 def command_line_changes(overrides: Overrides) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of the command line, in order of precedence."""
     for text in overrides.settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set {text}: expected key=value, for example --set train.epochs=20")
-        key = key.strip()
+        key, value = parse_assignment(text)
         if key == "cohort.root":
             # Whoever names a folder means that folder: a typing error must not end in synthetic results.
             yield "cohort.fallback", "none"
-        yield key, parse_yaml(value, f"--set {text}")
+        yield key, value
     for key, given in (
         ("name", overrides.name),
         ("budget.trials", overrides.trials),
@@ -193,18 +174,12 @@ def set_key(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
         InputError: the key passes through a value that is no section.
     """
     head, _, rest = dotted.partition(".")
-    path = [head, rest] if head == "search" and rest else dotted.split(".")
-    for position, part in enumerate(path[:-1]):
-        section = data.setdefault(part, {})
-        if section is None:
-            section = data[part] = {}
-        if not isinstance(section, dict):
-            raise InputError(f"{where}: {dotted}: {'.'.join(path[: position + 1])} is a value, not a section")
-        data = section
-    if head == "search" and value is None:
-        data.pop(path[-1], None)
+    if head == "search" and rest:
+        assign(data, [head, rest], value, where)
+        if value is None:
+            del data["search"][rest]
     else:
-        data[path[-1]] = value
+        assign(data, dotted.split("."), value, where)
 
 
 def _pick_profile(profiles: Any, wanted: str, has_gpu: bool, where: str) -> str | None:
@@ -216,107 +191,3 @@ def _pick_profile(profiles: Any, wanted: str, has_gpu: bool, where: str) -> str 
         return wanted
     automatic = "gpu" if has_gpu else "cpu"
     return automatic if automatic in profiles else None
-
-
-# --- YAML -----------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as people mean it: ``1e-3`` is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML text.
-
-    Raises:
-        InputError: with the line of the fault.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise InputError(f"{where}:{line} {error.problem}; mend the YAML") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: {first_line(error)}; mend the YAML") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        InputError: missing, unreadable, not UTF-8, not YAML, or not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}; give the path of a space file, for example spaces/lcnn.yaml"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; give the path of a space file") from error
-    data = parse_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
-    return data
-
-
-# --- What is wrong, in one line ---------------------------------------------------------------------------
-
-
-def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """The first fault of a validation as ``key: what; remedy``, and how many more there are."""
-    faults = error.errors(include_url=False)
-    first = faults[0]
-    key = prefix + ".".join(str(part) for part in first["loc"] if not _is_union_tag(part, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        text = f"{key}: unknown key; {_nearest(key.removeprefix(prefix), model)}"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        shown = json.dumps(first["input"], default=str)
-        text = f"{key}: {message[0].lower()}{message[1:]}"
-        if len(shown) <= 60 and first["type"] not in ("missing", "value_error"):
-            text += f" (given: {shown})"
-    return text + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
-
-
-def _is_union_tag(part: object, loc: tuple[int | str, ...]) -> bool:
-    """Whether pydantic put the chosen schedule's name between the field and its setting."""
-    return loc[0] == "schedule" and part in SCHEDULES
-
-
-def _nearest(key: str, model: type[BaseModel]) -> str:
-    known = list(known_keys(model))
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    if not close:
-        leaf = key.rsplit(".", 1)[-1]
-        close = [name for name in known if name.rsplit(".", 1)[-1] == leaf][:1]
-    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(model.model_fields)}"
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields, sections included."""
-    for name, info in model.model_fields.items():
-        yield prefix + name
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from known_keys(kind, f"{prefix}{name}.")
-        else:
-            for option in getattr(kind, "__args__", ()):
-                if isinstance(option, type) and issubclass(option, BaseModel):
-                    yield from known_keys(option, f"{prefix}{name}.")

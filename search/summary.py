@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.files import write_text_atomically
+from lcnn.evaluation import estimate_text
 from lcnn.intervals import Estimate
 from search.display import short_params
 from search.ledger import DEFAULTS, Ledger, TrialRecord
@@ -68,10 +69,10 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
     models = evaluation["models"]
     lines = [
         f"Winner: trial {winner.number}, {short_params(winner.params)}",
-        f"  test Dice   {estimate(models['winner']['dice'])}{label}",
-        f"  precision   {estimate(models['winner']['precision'])}",
-        f"  recall      {estimate(models['winner']['recall'])}",
-        f"  HD95        {estimate(models['winner']['hd95'])} {models['winner']['distance_unit']}",
+        f"  test Dice   {estimate_text(models['winner']['dice'])}{label}",
+        f"  precision   {estimate_text(models['winner']['precision'])}",
+        f"  recall      {estimate_text(models['winner']['recall'])}",
+        f"  HD95        {estimate_text(models['winner']['hd95'])} {models['winner']['distance_unit']}",
         *_false_alarms(models["winner"]),
     ]
     if winner.number == DEFAULTS:
@@ -84,7 +85,7 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
     gain = Estimate(**evaluation["difference"]["dice"])
     return [
         *lines,
-        f"  defaults    {estimate(models['defaults']['dice'])} test Dice, trained alike",
+        f"  defaults    {estimate_text(models['defaults']['dice'])} test Dice, trained alike",
         f"  gain        {gain} {gain_in_words(gain)}",
     ]
 
@@ -103,11 +104,6 @@ def gain_in_words(gain: Estimate) -> str:
     if gain.high < 0:
         return "(worse than the defaults on test patients)"
     return "(no significant gain: the interval holds 0)"
-
-
-def estimate(values: Mapping[str, Any]) -> str:
-    """Mean and 95% interval of a stored estimate."""
-    return str(Estimate(**values))
 
 
 def _runner_up(trials: list[TrialRecord], winner: TrialRecord) -> int:

@@ -1,0 +1,227 @@
+"""LCNN without a search.
+
+    python -m lcnn train    --config results/RUN/best_config.yaml --data COHORT --out DIR [--set train.epochs=20]
+    python -m lcnn evaluate --model results/RUN --data COHORT [--out DIR]
+    python -m lcnn predict  --model results/RUN --input FOLDER|FILE --out DIR
+
+``train`` splits the cohort by patient, trains, and keeps last.pt, best.pt and history.csv in DIR; the same command goes
+on where it stopped. ``evaluate`` scores every patient of any cohort on its own pixel grid. ``predict`` needs no masks:
+it takes one slice, one patient's folder of slices, or a folder of such folders, and writes masks and overlays.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.cohort import open_cohort, slice_files
+from data_prep.compiled import cache_folder, compile_cohort
+from data_prep.errors import InputError
+from data_prep.files import replacing
+from data_prep.split import SplitConfig, lock_split, training_normalisation
+from data_prep.store import read_slices
+from lcnn.config import TrainingConfig
+from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
+from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
+from lcnn.fit import EpochResult, TrainingData, fit
+from lcnn.model_file import load_model
+from lcnn.outcome import Outcome
+from lcnn.overlay import save_best_median_worst, save_prediction
+from lcnn.predict import predict_volume
+from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lcnn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,predict}")
+    train = commands.add_parser("train", help="train one configuration")
+    train.add_argument("--config", type=Path, required=True, help="settings as YAML, such as a run's best_config.yaml")
+    train.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
+    train.add_argument("--out", type=Path, required=True, help="folder for checkpoints and history")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    train.add_argument("--split-seed", type=int, default=0, help="seed that draws the patient split (default 0)")
+    evaluate_ = commands.add_parser("evaluate", help="score a model on a cohort")
+    evaluate_.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
+    evaluate_.add_argument("--out", type=Path, help="folder for figures and overlays (default: only print)")
+    predict = commands.add_parser("predict", help="segment slices that have no masks")
+    predict.add_argument("--input", type=Path, required=True, help="a slice, a patient's folder, or a folder of those")
+    predict.add_argument("--out", type=Path, required=True, help="folder for masks/ and overlays/")
+    for command in (evaluate_, predict):
+        command.add_argument("--model", type=Path, required=True, help="a run folder, a training's folder, or a file")
+    for command in (train, evaluate_, predict):
+        command.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
+        command.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    for command in (train, evaluate_):
+        command.add_argument(
+            "--cache", type=Path, default=Path("results/.cache"), help="where compiled slices are kept"
+        )
+    return parser.parse_args(arguments)
+
+
+def train(options: argparse.Namespace) -> int:
+    """The ``train`` command.
+
+    Raises:
+        InputError: bad settings or data, or a folder that holds another training.
+    """
+    data = read_yaml(options.config)
+    for key, value in map(parse_assignment, options.set):
+        assign(data, key.split("."), value, "command line")
+    settings = validate(TrainingConfig, data, str(options.config))
+    picture = settings.picture
+    compiled = compile_cohort(options.data, options.cache, image_size=picture.image_size, crop=picture.crop)
+    split = lock_split(options.out / "split.json", compiled.store, SplitConfig(seed=options.split_seed))
+    normalisation = training_normalisation(compiled.store, split)
+    training = TrainingData(compiled.store, split.train, split.val, normalisation)
+    print(f"{len(split.train)} patients train, {len(split.val)} validate, {len(split.test)} are left for a test")
+    epochs = fit(settings.train_config, training, device=device(options), folder=options.out)
+    outcome = print_epochs(epochs)
+    print(f"{outcome}; {options.out / 'best.pt'} holds the epoch of the best validation Dice")
+    return 0 if outcome == Outcome.COMPLETED else 1
+
+
+def print_epochs(epochs: Generator[EpochResult, None, Outcome]) -> Outcome:
+    """Print a line an epoch; how the training ended."""
+    while True:
+        try:
+            result = next(epochs)
+        except StopIteration as end:
+            return end.value
+        dice = "" if result.val_dice is None else f"  validation Dice {result.val_dice:.3f}"
+        print(f"epoch {result.epoch:>3}  loss {result.loss:.4f}{dice}  {result.seconds:.1f} s", flush=True)
+
+
+def evaluate_cohort(options: argparse.Namespace) -> int:
+    """The ``evaluate`` command.
+
+    Raises:
+        InputError: no model or no cohort at the given places.
+    """
+    model = load_model(model_path(options.model), device(options))
+    cohort = open_cohort(options.data, cache_folder(options.data, options.cache))
+    results: list[PatientResult] = []
+    for patient in cohort.patients:
+        results += evaluate(model, cohort, options.data, [patient.id])
+        print(f"{patient.id}  Dice {results[-1].dice:.3f}", flush=True)
+    summary = summarise({"model": results})
+    label = " (synthetic)" if cohort.synthetic else ""
+    for metric in ("dice", "precision", "recall", "hd95"):
+        print(f"{metric:<10} {estimate_text(summary['models']['model'][metric])}{label}")
+    if options.out:
+        write_patients(options.out / "patients.csv", {"model": results})
+        write_evaluation(
+            options.out / "evaluation.json", {"cohort": cohort.name, "synthetic": cohort.synthetic, **summary}
+        )
+        save_best_median_worst(options.out / "overlays", results, model, cohort, options.data)
+        print(f"figures and pictures: {options.out}")
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """The ``predict`` command.
+
+    Raises:
+        InputError: no model, no slices, or slices that cannot be read.
+    """
+    model = load_model(model_path(options.model), device(options))
+    slices, seconds = 0, 0.0
+    for name, files in input_patients(options.input):
+        image_ZHW = read_slices(files)
+        started = time.perf_counter()
+        predicted_ZHW = predict_volume(model, image_ZHW) >= THRESHOLD
+        seconds += time.perf_counter() - started
+        slices += len(files)
+        write_prediction(options.out, name, files, image_ZHW, predicted_ZHW)
+        print(f"{name}: lesion on {int(predicted_ZHW.any(axis=(1, 2)).sum())} of {len(files)} slices", flush=True)
+    print(f"{slices / seconds:.1f} slices/s predicting ({slices} slices, {model.device}); results in {options.out}")
+    return 0
+
+
+def input_patients(path: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Patients' names and slice files of an input: one slice, one folder of slices, or a folder of such folders.
+
+    Raises:
+        InputError: there are no slices.
+    """
+    if path.is_file():
+        yield path.stem, [path]
+        return
+    if not path.is_dir():
+        raise InputError(f"--input {path}: no such file or folder")
+    root = next((path / name for name in ("images", "image") if (path / name).is_dir()), path)
+    folders = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
+    found = [(folder.name, list(slice_files(folder).values())) for folder in folders]
+    patients = [(name, files) for name, files in found if files]
+    if not patients:
+        raise InputError(f"--input {path}: no slices (.png, .jpg, .tif) in it or in its folders")
+    yield from patients
+
+
+def write_prediction(
+    out: Path, name: str, files: Sequence[Path], image_ZHW: NDArray[np.uint8], predicted_ZHW: NDArray[np.bool_]
+) -> None:
+    """Masks as PNG of 0 and 255 under the slices' names, and overlays of the slices with lesion."""
+    for file, image_HW, predicted_HW in zip(files, image_ZHW, predicted_ZHW, strict=True):
+        with replacing(out / "masks" / name / f"{file.stem}.png") as partial:
+            Image.fromarray(predicted_HW.astype(np.uint8) * 255).save(partial, format="PNG")
+        if predicted_HW.any():
+            save_prediction(out / "overlays" / name / f"{file.stem}.png", image_HW, predicted_HW)
+
+
+def model_path(path: Path) -> Path:
+    """The model file that a path means: itself, a run's model, or a training's best epoch.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = [path] if path.is_file() else [path / name for name in ("model/model.pt", "model.pt", "best.pt")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"--model {path}: no model there; give a run folder, a training's folder, or a .pt file")
+
+
+def device(options: argparse.Namespace) -> str:
+    """The torch device of the options; also sets the number of threads.
+
+    Raises:
+        InputError: the device is unknown or absent.
+    """
+    if options.threads is not None:
+        if options.threads < 1:
+            raise InputError(f"--threads {options.threads}: at least one")
+        torch.set_num_threads(options.threads)
+    has_gpu = torch.cuda.is_available()
+    if options.device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if options.device not in ("cpu", "cuda"):
+        raise InputError(f"--device {options.device}: choose cpu, cuda or auto")
+    if options.device == "cuda" and not has_gpu:
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
+    return str(options.device)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    options = parse(arguments)
+    try:
+        return {"train": train, "evaluate": evaluate_cohort, "predict": predict}[options.command](options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
