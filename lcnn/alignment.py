@@ -45,13 +45,13 @@ class AlignmentNetwork(nn.Module):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         # Position matters for a pose, so the map is flattened, not averaged.
-        self.regressor = nn.Sequential(nn.Linear(widths[-1] * (POSE_SIDE // 16) ** 2, 64), nn.SiLU(), nn.Linear(64, 2))
+        flat = widths[-1] * (POSE_SIDE // 16) ** 2
+        self.regressor = nn.Sequential(nn.Linear(flat, 64), nn.SiLU(), nn.Linear(64, 2, bias=False))
         self.max_angle_rad = math.radians(max_angle_deg)
         self.max_shift = 2.0 * max_shift  # the normalised picture is 2 wide
         head = self.regressor[-1]
         assert isinstance(head, nn.Linear)
         nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
 
     def forward(self, unit_BDHW: Tensor) -> Pose:
         """Pose of each stack from grey values in 0..1; each part is bounded by its maximum."""

@@ -24,7 +24,7 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Positive = Annotated[float, Field(gt=0)]
-Backbone = Literal["resnext50_32x4d", "resnext14_8x4d"]
+Backbone = Literal["resnext50_32x4d", "resnext14_8x2d"]
 
 
 class PictureConfig(Settings):

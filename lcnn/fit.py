@@ -114,8 +114,9 @@ def fit(
     try:
         training = _Training(config, data, torch.device(device))
         history = training.resume(folder) if folder else []
-        yield from history
-        while not _finished(history, epochs or config.train.epochs, config.train.early_stopping):
+        most = config.train.epochs if epochs is None else epochs
+        yield from history[:most]
+        while not _finished(history, most, config.train.early_stopping):
             result = training.run_epoch(len(history) + 1)
             history.append(result)
             if folder:
@@ -249,10 +250,16 @@ class _Training:
             raise InputError(f"{path}: belongs to another configuration; use an empty folder")
         try:
             self.model.load_state_dict(state["model"])
+        except (KeyError, RuntimeError) as error:
+            # Running out of memory and a broken GPU are RuntimeErrors too, and say nothing about the file.
+            if isinstance(error, RuntimeError) and not str(error).startswith("Error(s) in loading"):
+                raise
+            raise InputError(f"{path}: cannot be resumed from ({first_line(error)}); delete it") from error
+        try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             history = [EpochResult(**entry) for entry in state["history"]]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: cannot be resumed from ({first_line(error)}); delete it") from error
         write_text_atomically(folder / "history.csv", history_csv(history))
         return history

@@ -14,7 +14,7 @@ from lcnn.checkpoint import UNREADABLE
 from lcnn.local_path import group_norm, init_prior
 from lcnn.torchvision_models import models
 
-PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_8x4d": 32}
+PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_8x2d": 32}
 
 
 def grey_adapter() -> nn.Conv2d:
@@ -27,7 +27,7 @@ def grey_adapter() -> nn.Conv2d:
 
 
 class ResNeXt14(nn.Module):
-    """A ResNeXt of one bottleneck a stage (8 groups of 4), for computers without a GPU.
+    """A ResNeXt of one bottleneck a stage (8 groups, of 2 channels in the first), for computers without a GPU.
 
     Xie et al. 2017, Aggregated Residual Transformations; group normalisation instead of batch normalisation.
     """
@@ -117,7 +117,7 @@ class GlobalPath(nn.Module):
     def __init__(self, *, backbone: str, weights: str, prior: float) -> None:
         super().__init__()
         makers: dict[str, Callable[[], ResNeXt14 | ResNeXt50]] = {
-            "resnext14_8x4d": ResNeXt14,
+            "resnext14_8x2d": ResNeXt14,
             "resnext50_32x4d": lambda: ResNeXt50(weights),
         }
         channels = PYRAMID_CHANNELS[backbone]

@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel
 
 import lcnn.fit
+import lcnn.model
 from data_prep.errors import InputError
 from lcnn.checkpoint import load_checkpoint, save_checkpoint
 from lcnn.config import CosineRestarts, OneCycle, Polynomial, TrainConfig
@@ -365,6 +366,25 @@ def test_running_out_of_memory_on_a_cpu_ends_it_as_infeasible(make_config, data,
     assert drain(fit(make_config(), data)) == ([], Outcome.INFEASIBLE)
 
 
+def test_running_out_of_memory_on_resume_is_infeasible_and_blames_no_file(tmp_path, make_config, data, monkeypatch):
+    drain(fit(make_config(), data, folder=tmp_path, epochs=1))
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for owner in (torch.optim.AdamW, lcnn.model.LCNN):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, "load_state_dict", fail)
+            assert drain(fit(make_config(), data, folder=tmp_path)) == ([], Outcome.INFEASIBLE)
+
+
+def test_no_epochs_are_no_epochs(tmp_path, make_config, data):
+    drain(fit(make_config(), data, folder=tmp_path, epochs=2))
+    assert drain(fit(make_config(), data, folder=tmp_path, epochs=0)) == ([], Outcome.COMPLETED)
+    shorter, _ = drain(fit(make_config(), data, folder=tmp_path, epochs=1))
+    assert [result.epoch for result in shorter] == [1]
+
+
 def test_a_broken_machine_is_no_outcome(make_config, data, monkeypatch):
     def fail(*_):
         raise RuntimeError("CUDA error: device lost")
@@ -670,7 +690,7 @@ def test_the_backbone_and_its_weights_reach_the_network(make_config, normalisati
         torch.manual_seed(0)
         return build_model(make_config(changes), normalisation).global_path.encoder.stem[0].weight
 
-    small = first_kernel({"model.global_backbone": "resnext14_8x4d"})
+    small = first_kernel({"model.global_backbone": "resnext14_8x2d"})
     large = first_kernel({"model.global_backbone": "resnext50_32x4d"})
     loaded = first_kernel({"model.global_backbone": "resnext50_32x4d", "model.weights": str(weights_file)})
     assert small.shape != large.shape
