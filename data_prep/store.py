@@ -233,7 +233,7 @@ def read_patient(patient: Patient, root: Path) -> tuple[NDArray[np.uint8], NDArr
     image_ZHW = read_slices([root / name for name in patient.images])
     masks = [_read_mask(root / name) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
-        _check_size(root / name, mask, image_ZHW.shape[1:], patient.images[0])
+        _check_size(root / name, mask, image_ZHW.shape[1:], root / patient.images[0])
     return image_ZHW, np.stack(masks)
 
 
@@ -245,11 +245,11 @@ def read_slices(files: Sequence[Path]) -> NDArray[np.uint8]:
     """
     slices = [_read_grey(file) for file in files]
     for file, array in zip(files, slices, strict=True):
-        _check_size(file, array, slices[0].shape, files[0].name)
+        _check_size(file, array, slices[0].shape, files[0])
     return np.stack(slices)
 
 
-def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], first: str) -> None:
+def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], first: Path) -> None:
     if array.shape != shape:
         sizes = f"{array.shape[1]}x{array.shape[0]} pixels, but {shape[1]}x{shape[0]}"
         raise InputError(f"{file}: {sizes} in {first}; all slices of a patient need one size")

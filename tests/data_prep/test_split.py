@@ -36,7 +36,7 @@ def store_of(volumes: Sequence[int], cohort_hash: str = "c0ffee") -> Store:
     }
     blank = np.zeros((len(volumes), 1, 1), dtype=np.uint8)
     lesion_N = np.array(volumes) > 0
-    return Store(Path("cache/store"), cohort_hash, 1, blank, blank, lesion_N, patients)
+    return Store(Path("cache/store"), cohort_hash, 1, "none", blank, blank, lesion_N, patients)
 
 
 def growing(patients: int, lesion_free: int = 0) -> Store:
@@ -90,6 +90,7 @@ def test_split_does_not_hang_on_the_order_of_the_patients() -> None:
         store.folder,
         store.cohort_hash,
         1,
+        "none",
         store.images_NSS,
         store.masks_NSS,
         store.lesion_N,

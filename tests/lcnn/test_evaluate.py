@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.store import compile_store
+from data_prep.head import head_box, whole_box
+from data_prep.store import compile_store, read_patient
 from lcnn.alignment import Pose
-from lcnn.evaluate import evaluate, predict_patient, score_patient
+from lcnn.config import PictureConfig
+from lcnn.evaluate import evaluate, score_patient
 from lcnn.model import Prediction, build_model
+from lcnn.model_file import TrainedModel
+from lcnn.predict import predict_volume
+from lcnn.stacks import StackSource
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 
@@ -28,10 +33,9 @@ class Truthful(nn.Module):
         return Prediction(logits, torch.tensor(0.0), Pose(nothing, nothing))
 
 
-@pytest.fixture(scope="module", params=["none", "head"])
-def fine_store(request, cohort, cohort_root, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("fine")
-    return compile_store(cohort, cohort_root, cache, image_size=96, crop=request.param)
+@pytest.fixture(params=["none", "head"])
+def picture(request):
+    return PictureConfig(image_size=96, crop=request.param)
 
 
 @pytest.fixture
@@ -39,24 +43,46 @@ def config(make_config):
     return make_config()
 
 
+def patient(cohort, name):
+    return next(patient for patient in cohort.patients if patient.id == name)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_predictions_come_back_on_the_native_grid(config, store, cohort, cohort_root, normalisation, name):
-    model = build_model(config, normalisation)
-    probability = predict_patient(model, config, store, name)
-    entry = store.patients[name]
-    assert probability.shape == (entry.slice_count, *entry.native)
+def test_predictions_come_back_on_the_native_grid(config, picture, cohort, cohort_root, normalisation, name):
+    model = TrainedModel(build_model(config, normalisation).eval(), config, picture)
+    image_ZHW, _ = read_patient(patient(cohort, name), cohort_root)
+    probability = predict_volume(model, image_ZHW)
+    assert probability.shape == image_ZHW.shape
     assert probability.dtype == np.float32
     assert probability.min() >= 0
     assert 0 < probability.max() < 0.5
-    assert not model.training
+
+
+def test_the_network_sees_what_it_was_trained_on(config, picture, cohort, cohort_root, tmp_path):
+    """Prediction from a patient's own files must crop, resize and stack just as the store does for training."""
+    config = config.model_copy(update={"T": 2})
+    seen = []
+
+    class Watching(Truthful):
+        def forward(self, grey_BDHW):
+            seen.append(grey_BDHW)
+            return super().forward(grey_BDHW)
+
+    store = compile_store(cohort, cohort_root, tmp_path, image_size=picture.image_size, crop=picture.crop)
+    for name in NAMES:
+        seen.clear()
+        predict_volume(TrainedModel(Watching(), config, picture), read_patient(patient(cohort, name), cohort_root)[0])
+        source = StackSource(store, [name], config.T)
+        trained_on, _ = source.batch(np.arange(len(source)))
+        assert torch.equal(torch.cat(seen), trained_on.float())
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_a_network_that_tells_the_truth_scores_near_one_on_the_native_masks(
-    make_config, fine_store, cohort, cohort_root, batch_size
+    make_config, picture, cohort, cohort_root, batch_size
 ):
     config = make_config({"train.batch_size": batch_size})
-    results = evaluate(Truthful(), config, fine_store, cohort, cohort_root, NAMES)
+    results = evaluate(TrainedModel(Truthful(), config, picture), cohort, cohort_root, NAMES)
     assert [result.patient for result in results] == list(NAMES)
     for result in results:
         if result.patient == "c":
@@ -72,17 +98,18 @@ def test_a_network_that_tells_the_truth_scores_near_one_on_the_native_masks(
             assert result.hd95 <= 1.0
 
 
-def test_a_network_that_tells_the_opposite_scores_zero(config, fine_store, cohort, cohort_root):
-    (result,) = evaluate(Truthful(1e6), config, fine_store, cohort, cohort_root, ["a"])
+def test_a_network_that_tells_the_opposite_scores_zero(config, picture, cohort, cohort_root):
+    (result,) = evaluate(TrainedModel(Truthful(1e6), config, picture), cohort, cohort_root, ["a"])
     assert (result.dice, result.recall, result.predicted_volume) == (0, 0, 0)
     assert math.isnan(result.precision)
     assert math.isnan(result.hd95)
     assert result.true_volume > 0
 
 
-def test_what_lies_outside_the_crop_is_not_lesion(config, fine_store):
-    probability = predict_patient(Truthful(-1e6), config, fine_store, "a")  # lesion everywhere
-    top, left, side = fine_store.patients["a"].box
+def test_what_lies_outside_the_crop_is_not_lesion(config, picture, cohort, cohort_root):
+    image_ZHW, _ = read_patient(patient(cohort, "a"), cohort_root)
+    probability = predict_volume(TrainedModel(Truthful(-1e6), config, picture), image_ZHW)  # lesion everywhere
+    top, left, side = head_box(image_ZHW) if picture.crop == "head" else whole_box(48, 48)
     inside = np.zeros((48, 48), dtype=bool)
     inside[max(top, 0) : top + side, max(left, 0) : left + side] = True
     assert (probability[:, inside] > 0.5).all()
@@ -98,22 +125,22 @@ def test_what_lies_outside_the_crop_is_not_lesion(config, fine_store):
     ],
 )
 def test_volumes_are_in_ml_where_the_spacing_is_known_else_in_voxels(
-    config, fine_store, cohort, cohort_root, name, voxel, volume_unit, distance_unit
+    config, picture, cohort, cohort_root, name, voxel, volume_unit, distance_unit
 ):
-    (result,) = evaluate(Truthful(), config, fine_store, cohort, cohort_root, [name])
+    (result,) = evaluate(TrainedModel(Truthful(), config, picture), cohort, cohort_root, [name])
     assert (result.volume_unit, result.distance_unit) == (volume_unit, distance_unit)
-    assert result.true_volume == pytest.approx(fine_store.patients[name].lesion_pixels * voxel)
+    assert result.true_volume == pytest.approx(int(read_patient(patient(cohort, name), cohort_root)[1].sum()) * voxel)
 
 
-def test_each_case_is_shown_once_with_its_pictures(config, fine_store, cohort, cohort_root):
+def test_each_case_is_shown_once_with_its_pictures(config, picture, cohort, cohort_root):
     seen = []
-    results = evaluate(Truthful(), config, fine_store, cohort, cohort_root, ["e", "b"], on_case=seen.append)
+    results = evaluate(TrainedModel(Truthful(), config, picture), cohort, cohort_root, ["e", "b"], on_case=seen.append)
     assert [case.result for case in seen] == results
     for case, name, shape in zip(seen, ("e", "b"), ((6, 40, 48), (4, 48, 40)), strict=True):
         assert case.result.patient == name
         assert case.image_ZHW.shape == case.true_ZHW.shape == case.predicted_ZHW.shape == shape
         assert case.true_ZHW.dtype == case.predicted_ZHW.dtype == bool
-        assert case.true_ZHW.sum() == fine_store.patients[name].lesion_pixels
+        assert case.true_ZHW.sum() == int(read_patient(patient(cohort, name), cohort_root)[1].sum())
         assert (case.image_ZHW[case.true_ZHW] >= 200).all()
         assert (case.image_ZHW[~case.true_ZHW] < 200).all()
         assert case.predicted_ZHW.sum() * (1 if name == "b" else 0.64e-3) == pytest.approx(case.result.predicted_volume)

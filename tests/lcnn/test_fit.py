@@ -111,10 +111,14 @@ def test_last_and_best_hold_the_networks_that_scored_their_dice(overfitted, four
     folder, config, results, _ = overfitted
     best = max(result.val_dice for result in results)
     for name, dice in (("last.pt", results[-1].val_dice), ("best.pt", best)):
-        model, found = load_model(folder / name)
-        assert found == config
+        trained = load_model(folder / name)
+        assert trained.config == config
+        assert (trained.picture.image_size, trained.picture.crop) == (
+            four_stacks.store.image_size,
+            four_stacks.store.crop,
+        )
         (counts,) = count_patients(
-            model, StackSource(four_stacks.store, ["d"], config.T), 1, batch_size=3, dtype=torch.float32
+            trained.net, StackSource(four_stacks.store, ["d"], config.T), 1, batch_size=3, dtype=torch.float32
         )
         assert counts.dice == pytest.approx(dice)
 

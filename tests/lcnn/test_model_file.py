@@ -5,8 +5,11 @@ import torch
 
 from data_prep.errors import InputError
 from lcnn.checkpoint import save_checkpoint
+from lcnn.config import PictureConfig
 from lcnn.model import build_model
-from lcnn.model_file import load_model, save_model
+from lcnn.model_file import TrainedModel, load_model, save_model
+
+PICTURE = PictureConfig(image_size=40, crop="none")
 
 
 def grey(slices=3):
@@ -31,9 +34,10 @@ def trained(config, normalisation):
 def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, normalisation, changes):
     config = make_config(changes)
     model = trained(config, normalisation)
-    save_model(tmp_path / "model.pt", model, config)
-    found, found_config = load_model(tmp_path / "model.pt")
-    assert found_config == config
+    save_model(tmp_path / "model.pt", TrainedModel(model, config, PICTURE))
+    loaded = load_model(tmp_path / "model.pt")
+    found = loaded.net
+    assert (loaded.config, loaded.picture) == (config, PICTURE)
     assert not found.training
     stack = grey(2 * config.T + 1)
     assert torch.equal(found(stack).logits_BHW, model(stack).logits_BHW)
@@ -45,10 +49,11 @@ def test_the_initial_weights_need_not_be_at_hand(tmp_path, make_config, normalis
     big = {"model.global_backbone": "resnext50_32x4d"}
     model = trained(make_config(big), normalisation)
     config = make_config({**big, "model.weights": str(tmp_path / "long_gone.pth")})
-    save_model(tmp_path / "model.pt", model, config)
-    found, found_config = load_model(tmp_path / "model.pt")
+    save_model(tmp_path / "model.pt", TrainedModel(model, config, PICTURE))
+    loaded = load_model(tmp_path / "model.pt")
+    found = loaded.net
     (tmp_path / "model.pt").unlink()
-    assert found_config == config
+    assert (loaded.config, loaded.picture) == (config, PICTURE)
     assert torch.equal(found(grey()).logits_BHW, model(grey()).logits_BHW)
 
 
@@ -56,7 +61,7 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path, make_config, normalisa
     path = tmp_path / "model.pt"
     with pytest.raises(InputError, match=r"model\.pt: no such"):
         load_model(path)
-    save_model(path, build_model(make_config(), normalisation), make_config())
+    save_model(path, TrainedModel(build_model(make_config(), normalisation), make_config(), PICTURE))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"model\.pt: truncated"):
         load_model(path)
@@ -64,7 +69,8 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path, make_config, normalisa
 
 @pytest.mark.parametrize("changes", [{"model.width": 8}, {"T": 2}, {"model.levels": 3}])
 def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, make_config, normalisation, changes):
-    save_model(tmp_path / "model.pt", build_model(make_config(), normalisation), make_config(changes))
+    net = build_model(make_config(), normalisation)
+    save_model(tmp_path / "model.pt", TrainedModel(net, make_config(changes), PICTURE))
     with pytest.raises(InputError, match=r"model\.pt: weights do not fit"):
         load_model(tmp_path / "model.pt")
 
@@ -72,7 +78,10 @@ def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, make_confi
 def test_a_file_that_lacks_weights_is_refused(tmp_path, make_config, normalisation):
     state = build_model(make_config(), normalisation).state_dict()
     state.pop("mean")
-    save_checkpoint(tmp_path / "model.pt", {"config": make_config().model_dump_json(), "model": state})
+    save_checkpoint(
+        tmp_path / "model.pt",
+        {"config": make_config().model_dump_json(), "picture": PICTURE.model_dump(), "model": state},
+    )
     with pytest.raises(InputError, match=r"model\.pt: weights do not fit"):
         load_model(tmp_path / "model.pt")
 
@@ -80,5 +89,14 @@ def test_a_file_that_lacks_weights_is_refused(tmp_path, make_config, normalisati
 @pytest.mark.parametrize("content", [{}, {"config": '{"no_such_field": 1}', "model": {}}], ids=["none", "unknown"])
 def test_a_checkpoint_without_readable_settings_is_refused(tmp_path, content):
     save_checkpoint(tmp_path / "model.pt", content)
+    with pytest.raises(InputError, match=r"model\.pt"):
+        load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("picture", [None, {"image_size": 1, "crop": "none"}, {"image_size": 96, "crop": "tail"}])
+def test_a_file_without_a_valid_picture_size_is_refused(tmp_path, make_config, normalisation, picture):
+    state = build_model(make_config(), normalisation).state_dict()
+    content = {"config": make_config().model_dump_json(), "model": state}
+    save_checkpoint(tmp_path / "model.pt", content if picture is None else {**content, "picture": picture})
     with pytest.raises(InputError, match=r"model\.pt"):
         load_model(tmp_path / "model.pt")
