@@ -11,4 +11,13 @@ class InputError(ValueError):
 
 def first_line(error: BaseException) -> str:
     """What an exception says, on one line; its name where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of what an exception says, which is where wrapped tracebacks name the cause."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -28,7 +28,7 @@ class SplitConfig(BaseModel):
     train: float = Field(0.7, gt=0, lt=1)
     val: float = Field(0.15, gt=0, lt=1)
     test: float = Field(0.15, gt=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "SplitConfig":
@@ -113,6 +113,11 @@ def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
         raise InputError(
             f"{path}: the split is locked to cohort {split.cohort_hash[:12]}, but the data is "
             f"{store.cohort_hash[:12]}; restore the data, or start a new run with --name"
+        )
+    if split.seed != config.seed:
+        raise InputError(
+            f"{path}: drawn with seed {split.seed}, not {config.seed}; "
+            "go back to that seed, or start a new run with --name"
         )
     return split
 

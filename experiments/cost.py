@@ -23,7 +23,7 @@ from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
-from search.spec import Overrides, load_spec
+from search.spec import Overrides, Spec, load_spec
 
 CONTEXT_GB = 1.0
 """Left for the CUDA context and libraries on a card."""
@@ -88,9 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         spec = load_spec(options.space, Overrides(options.profile, tuple(options.set)), has_gpu=False)
+        _print_table(spec, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _print_table(spec: Spec, options: argparse.Namespace) -> None:
     size, batch, stacks = spec.cohort.image_size, spec.train.batch_size, spec.train.stacks_per_epoch or 1000
     print(
         f"{size}x{size}, width {spec.model.width}, {spec.model.global_backbone}, batch {batch}, "
@@ -108,7 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{cost.batch_that_fits(options.card_gb):13d}  {hourly:11.0f}  {hourly / stacks:11.1f}"
         )
     print(f"an epoch is taken as {stacks} stacks; validation is not counted")
-    return 0
 
 
 if __name__ == "__main__":

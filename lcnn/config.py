@@ -6,7 +6,7 @@ them into objects. All are frozen and refuse unknown fields.
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from data_prep.store import Crop
 
@@ -55,6 +55,15 @@ class ModelConfig(Settings):
     """Encoder of the global path; the small one is for computers without a GPU."""
     weights: str = "none"
     """Start of the global path: ``none``, ``imagenet`` (fetched by torchvision), or a path to a file of weights."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "ModelConfig":
+        deepest = self.width * 2 ** (self.levels - 1)
+        if deepest % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide the {deepest} channels of the deepest level")
+        if self.weights != "none" and self.global_backbone != "resnext50_32x4d":
+            raise ValueError(f"weights: {self.weights} is for resnext50_32x4d; set none for {self.global_backbone}")
+        return self
 
 
 class FusionConfig(Settings):
@@ -143,7 +152,7 @@ class LoopConfig(Settings):
     """Largest norm of the gradient."""
     early_stopping: int = Field(20, ge=1)
     """Epochs without a better validation Dice after which training ends, counted once Dice has left 0."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, order of stacks and augmentation."""
 
 

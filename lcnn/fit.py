@@ -38,6 +38,12 @@ from lcnn.stacks import LesionAwareSampler, StackSource
 
 LEARNING = 0.01
 """Validation Dice above which a training has left 0; before that, standing still is no reason to stop."""
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -132,8 +138,8 @@ def fit(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; on a CPU torch has no exception of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether memory ran out; the CPU's allocator and CUDA's libraries have no exception of their own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def _finished(history: Sequence[EpochResult], epochs: int, patience: int) -> bool:

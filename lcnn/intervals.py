@@ -27,7 +27,7 @@ class Estimate:
             return "undefined"
         if self.low is None or self.high is None:
             return f"{self.mean:.3f} (one patient, no interval)"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] over {self.patients} patients"
 
 
 def estimate_mean(values: Sequence[float], *, seed: int = 0) -> Estimate:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import InputError
 from data_prep.split import Normalisation
 from lcnn.alignment import AlignmentNetwork, Pose, align, soften_gradient, symmetry_loss, unalign
 from lcnn.config import TrainConfig
@@ -86,17 +85,10 @@ def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
     """The network that a configuration describes, freshly initialised.
 
     Raises:
-        InputError: settings that do not fit each other, or initial weights that cannot be read.
+        InputError: initial weights that cannot be read.
     """
     model = config.model
     slices = 2 * config.T + 1
-    deepest = model.width * 2 ** (model.levels - 1)
-    if deepest % model.heads:
-        raise InputError(f"model.heads: {model.heads} does not divide the deepest level's {deepest} channels")
-    if model.weights != "none" and model.global_backbone != "resnext50_32x4d":
-        raise InputError(
-            f"model.weights: {model.weights} is for resnext50_32x4d, not {model.global_backbone}; set it to none"
-        )
     return LCNN(
         slices,
         local=LocalPath(

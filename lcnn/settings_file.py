@@ -28,7 +28,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise InputError(f"{where}: {describe(error, model)}") from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{where}: a value that YAML cannot mean here ({error}); quote it") from error
 
 
@@ -91,7 +91,7 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         raise InputError(f"{where}:{line} {error.problem}; mend the YAML") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: {first_line(error)}; mend the YAML") from error
 
 
@@ -137,7 +137,7 @@ def _is_union_tag(part: object, loc: tuple[int | str, ...]) -> bool:
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:
-    known = list(known_keys(model))
+    known = [name for name in known_keys(model) if name != key]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     if not close:
         leaf = key.rsplit(".", 1)[-1]

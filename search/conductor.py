@@ -8,14 +8,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from lcnn.settings_file import describe
 from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.scheduler import Decision, Scheduler
 from search.space import SearchSpace
 
 OUT_OF_TIME = "out of time"
+MOST_CRASHES = 3
+"""After so many crashes in a row without an epoch between them the machine is taken for broken."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Conductor:
         self._curves: dict[int, list[float]] = {}
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
+        self._crashes = 0
         for trial in ledger.trials():
             scheduler.recall(trial.number, trial.curve)
             if trial.outcome is None:
@@ -78,13 +84,14 @@ class Conductor:
         """The next trial: first those that an interruption left unfinished, then new ones; None at the end."""
         while self._waiting:
             number = self._waiting.popleft()
-            if self._pick_up(number):
-                return self._propose(number)
-        if self._out_of_time() or len(self._ledger) >= self._trials:
-            return None
-        number = self._ledger.ask()
-        self._curves[number], self._seconds[number] = [], 0.0
-        return self._propose(number)
+            if self._pick_up(number) and (proposal := self._propose(number)) is not None:
+                return proposal
+        while not self._is_over():
+            number = self._ledger.ask()
+            self._curves[number], self._seconds[number] = [], 0.0
+            if (proposal := self._propose(number)) is not None:
+                return proposal
+        return None
 
     def report(self, number: int, result: EpochResult) -> Decision:
         """Record an epoch, then decide. An epoch that is already recorded changes nothing."""
@@ -95,6 +102,7 @@ class Conductor:
             return Decision.CONTINUE
         if result.epoch != len(curve) + 1 or result.val_dice is None:
             raise ValueError(f"trial {number} reported epoch {result.epoch} after epoch {len(curve)}")
+        self._crashes = 0
         self._seconds[number] += result.seconds
         self._ledger.record_epoch(number, result.epoch, result.val_dice, self._seconds[number])
         curve.append(result.val_dice)
@@ -105,19 +113,22 @@ class Conductor:
         """Record how a trial ended; a trial that has ended stays as it is."""
         if self._curves.pop(number, None) is None:
             return
+        self._crashes += outcome == Outcome.CRASHED
         self._ledger.finish(number, outcome, reason)
         self._on_event(Event(self._ledger.trial(number), "finished"))
 
     def _decide(self, number: int) -> Decision:
         curve = self._curves[number]
         decision = self._scheduler.decide(number, curve)
+        if len(curve) >= self._epochs:
+            return Decision.CONTINUE  # its training ends by itself, completed
         if number == DEFAULTS:
             # The yardstick runs to its end: what the search gained is measured against a full training.
             decision = Decision.CONTINUE
         reason = None
         if self._out_of_time():
             decision, reason = Decision.STOP, OUT_OF_TIME
-        if decision == Decision.STOP and len(curve) < self._epochs:
+        if decision == Decision.STOP:
             self.finish(number, Outcome.PRUNED, reason)
             return Decision.STOP
         return Decision.CONTINUE
@@ -125,17 +136,27 @@ class Conductor:
     def _pick_up(self, number: int) -> bool:
         """Whether an unfinished trial is to run on; if its fate was already sealed, it is recorded."""
         curve = self._curves[number]
+        if len(curve) >= self._epochs:
+            self.finish(number, Outcome.COMPLETED)
+            return False
         if curve and self._decide(number) == Decision.STOP:
             return False
         if self._out_of_time():
             self.finish(number, Outcome.PRUNED, OUT_OF_TIME)
             return False
-        if len(curve) >= self._epochs:
-            self.finish(number, Outcome.COMPLETED)
-            return False
         return True
 
-    def _propose(self, number: int) -> Proposal:
+    def _is_over(self) -> bool:
+        spent = self._ledger.counted() >= self._trials
+        return spent or self._out_of_time() or self._crashes >= MOST_CRASHES
+
+    def _propose(self, number: int) -> Proposal | None:
+        """The trial's proposal; None where its settings exclude each other, which is recorded as infeasible."""
         params = self._ledger.draw_params(number)
+        try:
+            config = self._space.config(params)
+        except ValidationError as error:
+            self.finish(number, Outcome.INFEASIBLE, describe(error, TrainConfig))
+            return None
         self._on_event(Event(self._ledger.trial(number), "started"))
-        return Proposal(number, self._space.config(params), len(self._curves[number]))
+        return Proposal(number, config, len(self._curves[number]))

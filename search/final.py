@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import ray
 import yaml
 
+from data_prep.errors import last_line
 from data_prep.files import write_text_atomically
 from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
@@ -41,7 +42,9 @@ def final_job(trial: TrialRecord, space: SearchSpace) -> FinalJob:
     return FinalJob(trial.number, space.config(trial.params), trial.best_epoch)
 
 
-def train_final(jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Callable[[FinalJob, int], None]) -> None:
+def train_final(
+    jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Callable[[FinalJob, int], None]
+) -> dict[int, Outcome]:
     """Run the trainings side by side on a started Ray; those that were interrupted go on where they stopped.
 
     Args:
@@ -49,8 +52,11 @@ def train_final(jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Calla
         context: a trial's context, of which train and validation patients are joined.
         on_epoch: told of every epoch.
 
+    Returns:
+        How each training ended, by number.
+
     Raises:
-        RunFailed: a training diverged or did not fit into memory.
+        RunFailed: a worker broke more often than it is retried.
     """
     joined = replace(context, train=(*context.train, *context.val), val=())
     task = ray.remote(stream_training).options(
@@ -60,16 +66,20 @@ def train_final(jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Calla
         max_retries=2,
     )
     streams = {task.remote(joined, job.number, job.config.model_dump_json(), job.epochs): job for job in jobs}
+    outcomes: dict[int, Outcome] = {}
     while streams:
-        ready, _ = ray.wait(list(streams), num_returns=1)
-        job = streams[ready[0]]
-        result = ray.get(next(ready[0]))
-        if OUTCOME_KEY not in result:
+        (stream, *_), _ = ray.wait(list(streams), num_returns=1)
+        job = streams[stream]
+        try:
+            result = ray.get(next(stream))
+        except ray.exceptions.RayError as error:
+            raise RunFailed(f"the final training of trial {job.number} broke off ({last_line(error)})") from error
+        if OUTCOME_KEY in result:
+            outcomes[job.number] = Outcome(result[OUTCOME_KEY])
+            del streams[stream]
+        else:
             on_epoch(job, result["epoch"])
-            continue
-        del streams[ready[0]]
-        if result[OUTCOME_KEY] != Outcome.COMPLETED:
-            raise RunFailed(f"the final training of trial {job.number} ended {result[OUTCOME_KEY]}")
+    return outcomes
 
 
 def export_winner(run: RunFolder, job: FinalJob) -> None:

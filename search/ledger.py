@@ -7,6 +7,7 @@ studies (optuna-dashboard) work on any run.
 
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class TrialRecord:
         return max(self.curve) if self.curve else None
 
     @property
+    def is_usable(self) -> bool:
+        """Whether a model can be trained from it: it ran, and what ended it was not a fault."""
+        return self.outcome in (Outcome.COMPLETED, Outcome.PRUNED) and bool(self.curve)
+
+    @property
     def best_epoch(self) -> int | None:
         """First epoch that reached the best value, from 1."""
         return self.curve.index(max(self.curve)) + 1 if self.curve else None
@@ -94,9 +100,13 @@ class Ledger:
     def __len__(self) -> int:
         return sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
 
-    def winner(self) -> TrialRecord | None:
+    def counted(self) -> int:
+        """Trials that the budget has paid for; a crash is the machine's fault and costs none."""
+        return sum(trial.outcome != Outcome.CRASHED for trial in self.trials())
+
+    def winner(self, without: Collection[int] = ()) -> TrialRecord | None:
         """The best completed trial; where none completed, the best that was pruned; None where none has a value."""
-        finished = [t for t in self.trials() if t.outcome in (Outcome.COMPLETED, Outcome.PRUNED) and t.curve]
+        finished = [trial for trial in self.trials() if trial.is_usable and trial.number not in without]
         completed = [t for t in finished if t.outcome == Outcome.COMPLETED]
         return max(completed or finished, key=lambda t: (t.best or 0.0, -t.number), default=None)
 

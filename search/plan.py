@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from data_prep.cohort import IMAGE_FOLDERS
 from data_prep.split import Normalisation
 from lcnn.augment import augment, draw_affine
 from lcnn.config import TrainConfig
-from lcnn.fit import make_optimizer, resolve_precision
+from lcnn.fit import make_optimizer, predict_logits, resolve_precision
 from lcnn.loss import lcnn_loss
-from lcnn.model import LCNN, build_model
+from lcnn.model import build_model
 from search.display import Display, minutes
 from search.prepare import find_cohort
 from search.resources import Slots, this_machine
-from search.run_folder import run_folder
+from search.run_folder import check_spec, run_folder
 from search.scheduler import expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
@@ -85,16 +86,16 @@ def _time_steps(config: TrainConfig, image_size: int, device: torch.device) -> t
         forward().backward()
         optimizer.step()
 
-    return _mean_time(step, device), _mean_time(lambda: _no_grad(model, grey), device)
+    def validate() -> None:
+        with torch.inference_mode():
+            predict_logits(model, grey, dtype)
+
+    step_s = _mean_time(step, device)
+    model.eval()
+    return step_s, _mean_time(validate, device)
 
 
-def _no_grad(model: LCNN, grey: torch.Tensor) -> None:
-    with torch.inference_mode():
-        model(grey)
-
-
-def _mean_time(work: object, device: torch.device) -> float:
-    assert callable(work)
+def _mean_time(work: Callable[[], None], device: torch.device) -> float:
     for _ in range(WARM_UP_STEPS):
         work()
     _wait(device)
@@ -138,7 +139,11 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     space = SearchSpace(spec.search, spec.defaults, where)
     slots = this_machine(spec.resources)
     root, is_phantom = find_cohort(spec.cohort)
-    display.say(f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run_folder(results, spec).root}")
+    exists = check_spec(run_folder(results, spec), spec)
+    display.say(
+        f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run_folder(results, spec).root}"
+        + (" (exists, would be resumed)" if exists else "")
+    )
     display.say(f"Cohort: {root}{' (synthetic, built on the first run)' if is_phantom else ''}")
     display.say("Searched:")
     for line in describe_space(space):

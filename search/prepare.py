@@ -13,6 +13,7 @@ from data_prep.errors import InputError
 from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
+from data_prep.store import Store
 from search.resources import available_cores
 from search.run_folder import RunFolder
 from search.spec import CohortConfig
@@ -49,7 +50,22 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
         on_patient=lambda i, n: on_progress("compiling slices", i, n),
     )
     split = lock_split(run.split, data.store, config.split)
+    check_lesions(data.store, split, config.image_size)
     return Prepared(data, split, training_normalisation(data.store, split))
+
+
+def check_lesions(store: Store, split: Split, image_size: int) -> None:
+    """Refuse a size at which the lesions of a part vanish: nothing could be learned or measured.
+
+    Raises:
+        InputError: no training or no validation slice holds lesion at ``image_size``.
+    """
+    for part, names in (("training", split.train), ("validation", split.val)):
+        entries = [store.patients[name] for name in names]
+        if not any(store.lesion_N[entry.start : entry.stop].any() for entry in entries):
+            raise InputError(
+                f"cohort.image_size: at {image_size} pixels no lesion of the {part} patients is left; raise it"
+            )
 
 
 class CohortPlace(NamedTuple):
@@ -71,7 +87,8 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
     if has_layout(root):
         return CohortPlace(root, is_phantom=False)
     others = [f for f in root.iterdir() if not f.name.startswith((PHANTOM_PREFIX, "."))] if root.is_dir() else []
-    if config.fallback == "none" or others:
+    # Whoever changed the folder means that folder: a typing error must not end in synthetic results.
+    if config.fallback == "none" or others or config.root != CohortConfig().root:
         found = f"it holds {others[0].name}" if others else "no such cohort"
         raise InputError(f"cohort.root: {root}: {found}, but no images/ folder; {LAYOUT_REMEDY}")
     return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)

@@ -41,11 +41,12 @@ def available_cores() -> int:
 def plan_slots(config: ResourcesConfig, *, cores: int, gpus: int) -> Slots:
     """Trial slots on a machine with so many cores and GPUs."""
     if gpus:
-        at_once = config.trials_at_once or gpus * config.trials_per_gpu
+        at_once = min(config.trials_at_once or gpus * config.trials_per_gpu, gpus * config.trials_per_gpu)
         return Slots(at_once, config.threads, 1 / config.trials_per_gpu, gpus)
     return Slots(config.trials_at_once or max(1, cores // config.threads), config.threads, 0.0, 0)
 
 
 def this_machine(config: ResourcesConfig) -> Slots:
     """Trial slots on this machine."""
-    return plan_slots(config, cores=available_cores(), gpus=torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    return plan_slots(config, cores=available_cores(), gpus=gpus if config.gpus is None else min(config.gpus, gpus))

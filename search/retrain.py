@@ -8,6 +8,7 @@ from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
 from search.display import Display, short_params
+from search.errors import RunFailed
 from search.final import final_job, test_models
 from search.ledger import Ledger, TrialRecord
 from search.resources import this_machine
@@ -28,6 +29,7 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
 
     Raises:
         InputError: no run, no such trial, or one without a value.
+        RunFailed: the trial's settings did not train again.
     """
     run = RunFolder(run_root)
     spec = run.read_spec()
@@ -42,17 +44,19 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         prepared = prepare_cohort(spec, run, results, display)
         jobs = {"trial": job}
         with ray_running(slots):
-            train(jobs, trial_context(run, prepared, slots), run, display)
+            outcomes = train(jobs, trial_context(run, prepared, slots), run, display)
+        if outcomes[job.number] != Outcome.COMPLETED:
+            raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")
         tested = test_models(run, jobs, prepared, slots.device, reason=f"retraining of trial {job.number}")
-    folder = run.final / str(job.number)
-    write_patients(folder / "patients.csv", tested)
-    model = load_model(folder / "last.pt", slots.device)
-    save_best_median_worst(folder / "overlays", tested["trial"], model, prepared.data.cohort, prepared.data.root)
-    summary = summarise(tested)
-    write_evaluation(
-        folder / "evaluation.json", {"trial": job.number, "synthetic": prepared.data.cohort.synthetic, **summary}
-    )
-    synthetic = " (SYNTHETIC cohort)" if prepared.data.cohort.synthetic else ""
+        folder = run.final / str(job.number)
+        write_patients(folder / "patients.csv", tested)
+        model = load_model(folder / "last.pt", slots.device)
+        cohort = prepared.data.cohort
+        save_best_median_worst(folder / "overlays", tested["trial"], model, cohort, prepared.data.root)
+        summary = summarise(tested)
+        content = {"trial": job.number, "synthetic": cohort.synthetic, **summary}
+        write_evaluation(folder / "evaluation.json", content)
+    synthetic = " (SYNTHETIC cohort)" if cohort.synthetic else ""
     display.say(f"Trial {job.number}: test Dice {estimate_text(summary['models']['trial']['dice'])}{synthetic}")
     display.say(f"Model, figures and pictures: {folder}")
 
@@ -63,7 +67,7 @@ def pick_trial(run: RunFolder, ledger: Ledger, number: int | None) -> TrialRecor
     Raises:
         InputError: there is none of that number, or none that can be retrained.
     """
-    usable = [t.number for t in ledger.trials() if t.curve and t.outcome in (Outcome.COMPLETED, Outcome.PRUNED)]
+    usable = [trial.number for trial in ledger.trials() if trial.is_usable]
     if not usable:
         raise InputError(f"{run.root}: no finished trial to retrain; let the search go on first")
     if number is None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from lcnn.settings_file import read_yaml
 from search.spec import Spec, validate_spec
@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The winner: model.pt, config.yaml, history.csv."""
+        """The winner: model.pt and config.yaml."""
         return self.root / "model"
 
     @property
@@ -188,7 +188,10 @@ def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
 def write_environment(run: RunFolder) -> None:
     """Keep what the run ran on: versions, machine, commit; a later sitting on another machine adds to it."""
     path = run.root / "environment.json"
-    sittings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        sittings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({first_line(error)}); delete it") from error
     sittings.append(
         {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),

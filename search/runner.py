@@ -3,18 +3,27 @@
 import json
 import math
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from data_prep.errors import InputError, first_line
+from data_prep.split import Normalisation
 from lcnn.evaluation import summarise, write_evaluation, write_patients
+from lcnn.model import build_model
 from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
-from search.conductor import Conductor
+from search.conductor import MOST_CRASHES, Conductor, Event
 from search.display import Display, SearchProgress
 from search.errors import RunFailed
 from search.final import FinalJob, export_winner, final_job, test_models, train_final
-from search.ledger import DEFAULTS, Ledger, TrialRecord
+from search.ledger import DEFAULTS, Ledger
 from search.prepare import Prepared, find_cohort, prepare
 from search.resources import Slots, this_machine
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
@@ -45,11 +54,13 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
     """
     space = SearchSpace(spec.search, spec.defaults, where)
     find_cohort(spec.cohort)
+    # Settings that no trial could build a network from are refused here, not by every trial.
+    build_model(spec.defaults, Normalisation(mean=0.0, std=1.0))
     run = run_folder(results, spec)
     with run.locked():
         resumed = check_spec(run, spec)
         if resumed and is_finished(spec, run, space):
-            show_finished(run, open_ledger(run, spec, space), display)
+            show_finished(spec, run, open_ledger(run, spec, space), display)
             return
         slots = this_machine(spec.resources)
         announce(spec, run, slots, display, resumed=resumed)
@@ -63,32 +74,44 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         with ray_running(slots):
             search(spec, space, ledger, context, display)
             write_trials_table(run.trials_table, ledger.trials())
-            jobs = final_jobs(ledger, space)
-            train(jobs, context, run, display)
+            jobs = train_winner(run, ledger, space, context, display)
         finish(spec, run, ledger, jobs, prepared, slots, display)
 
 
 def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
-    """The run's study."""
-    return Ledger(run.study_url, "search", space, spec.sampler)
+    """The run's study.
+
+    Raises:
+        InputError: the file is damaged, locked, or no study.
+    """
+    try:
+        return Ledger(run.study_url, "search", space, spec.sampler)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
 
 
-def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
+def show_finished(spec: Spec, run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
-    display.say(f"{run.root} is finished; nothing is run again. More trials: --trials {2 * len(ledger)}")
+    display.say(
+        f"{run.root} is finished; nothing is run again. To extend it: --trials {2 * ledger.counted()}"
+        + (f" --hours {2 * spec.budget.hours:g}" if spec.budget.hours else "")
+    )
     display.say(closing_summary(run, ledger))
 
 
 def is_finished(spec: Spec, run: RunFolder, space: SearchSpace) -> bool:
-    """Whether the run is evaluated and its search has nothing left to do."""
-    return run.evaluation.exists() and is_searched(spec, open_ledger(run, spec, space))
+    """Whether the search has nothing left to do and the run's evaluation is of its winner."""
+    if not run.evaluation.exists():
+        return False
+    ledger = open_ledger(run, spec, space)
+    winner = ledger.winner()
+    return is_searched(spec, ledger) and winner is not None and is_tested(run, final_job(winner, space))
 
 
 def is_searched(spec: Spec, ledger: Ledger) -> bool:
     """Whether the search's budget is used up and no trial is open."""
-    trials = ledger.trials()
-    spent = len(trials) >= spec.budget.trials or _hours_left(spec, ledger) <= 0
-    return spent and all(trial.outcome is not None for trial in trials)
+    spent = ledger.counted() >= spec.budget.trials or _hours_left(spec, ledger) <= 0
+    return spent and all(trial.outcome is not None for trial in ledger.trials())
 
 
 def _hours_left(spec: Spec, ledger: Ledger) -> float:
@@ -137,13 +160,25 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
     Raises:
         RunFailed: not one trial gave a value.
     """
-    if is_searched(spec, ledger):
-        return
+    if not is_searched(spec, ledger):
+        _search(spec, space, ledger, context, display)
+    counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
+    if not is_searched(spec, ledger):
+        crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
+        if crash is None:
+            raise KeyboardInterrupt  # Tune was asked to stop from outside
+        raise RunFailed(f"{MOST_CRASHES} trials crashed in a row ({crash}); mend it, then the same command goes on")
+    if ledger.winner() is None:
+        ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
+
+
+def _search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
     records = ledger.trials()
     progress = SearchProgress(
         display,
         trials=spec.budget.trials,
-        finished=sum(trial.outcome is not None for trial in records),
+        finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
         best=max((trial.best for trial in records if trial.best is not None), default=None),
         expected_epochs=partial(expected_epochs, spec.scheduler, spec.train.epochs),
     )
@@ -151,6 +186,12 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
     )
     deadline = time.monotonic() + _hours_left(spec, ledger) * 3600
+    stopwatch = Stopwatch(ledger)
+
+    def on_event(event: Event) -> None:
+        stopwatch.keep()
+        progress(event)
+
     conductor = Conductor(
         ledger,
         space,
@@ -158,35 +199,64 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         trials=spec.budget.trials,
         epochs=spec.train.epochs,
         out_of_time=lambda: time.monotonic() >= deadline,
-        on_event=progress,
+        on_event=on_event,
     )
-    started = time.monotonic()
     try:
         run_trials(conductor, context)
     finally:
         display.clear()
-        ledger.add_search_seconds(time.monotonic() - started)
-    if ledger.winner() is None:
-        crashed = next((t.reason for t in ledger.trials() if t.outcome == Outcome.CRASHED), None)
-        raise RunFailed(f"no trial gave a value{f'; the first crash: {crashed}' if crashed else ''}")
+        stopwatch.keep()
 
 
-def final_jobs(ledger: Ledger, space: SearchSpace) -> dict[str, FinalJob]:
-    """The winner and, where they are another trial that trained, the defaults."""
-    winner = ledger.winner()
-    assert winner is not None
-    roles: dict[str, TrialRecord] = {"winner": winner}
-    if winner.number != DEFAULTS and ledger.trial(DEFAULTS).curve:
-        roles["defaults"] = ledger.trial(DEFAULTS)
-    return {role: final_job(trial, space) for role, trial in roles.items()}
+class Stopwatch:
+    """Adds the time since it was last asked to the study, so that a hard kill loses at most one epoch of it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._last = ledger, time.monotonic()
+
+    def keep(self) -> None:
+        """Add the time that has gone by."""
+        now = time.monotonic()
+        self._ledger.add_search_seconds(now - self._last)
+        self._last = now
 
 
-def train(jobs: dict[str, FinalJob], context: TrialContext, run: RunFolder, display: Display) -> None:
-    """Train every job on training and validation patients."""
+def train_winner(
+    run: RunFolder, ledger: Ledger, space: SearchSpace, context: TrialContext, display: Display
+) -> dict[str, FinalJob]:
+    """Train the winner and, beside it, the defaults on training and validation patients.
+
+    Where the winner does not train again, the next best takes its place; defaults that do not are left out.
+
+    Returns:
+        What was trained, by role (winner, defaults).
+
+    Raises:
+        RunFailed: no trial trained again.
+    """
+    failed: set[int] = set()
+    while (winner := ledger.winner(without=failed)) is not None:
+        roles = {"winner": winner}
+        defaults = ledger.trial(DEFAULTS)
+        if DEFAULTS not in failed | {winner.number} and defaults.is_usable:
+            roles["defaults"] = defaults
+        jobs = {role: final_job(trial, space) for role, trial in roles.items()}
+        outcomes = train(jobs, context, run, display)
+        for role, job in jobs.items():
+            if outcomes[job.number] != Outcome.COMPLETED:
+                display.say(f"The final training of the {role} (trial {job.number}) ended {outcomes[job.number]}")
+                failed.add(job.number)
+        if winner.number not in failed:
+            return {role: job for role, job in jobs.items() if job.number not in failed}
+    raise RunFailed(f"no final training completed; see {run.final}")
+
+
+def train(jobs: Mapping[str, FinalJob], context: TrialContext, run: RunFolder, display: Display) -> dict[int, Outcome]:
+    """Train every job on training and validation patients; how each ended, by number."""
     for role, job in jobs.items():
         display.say(
-            f"Training the {role} (trial {job.number}) on training and validation patients for {job.epochs} epochs, "
-            "its best by validation"
+            f"Training the {role} (trial {job.number}) on training and validation patients "
+            f"for {job.epochs} epochs, its best by validation"
         )
     done = dict.fromkeys((job.number for job in jobs.values()), 0)
     total = sum(job.epochs for job in jobs.values())
@@ -195,9 +265,10 @@ def train(jobs: dict[str, FinalJob], context: TrialContext, run: RunFolder, disp
         done[job.number] = epoch
         display.progress("final training, epochs", sum(done.values()), total)
 
-    final_context = TrialContext(**{**vars(context), "folder": run.final.resolve()})
-    train_final(list(jobs.values()), final_context, on_epoch)
-    display.clear()
+    try:
+        return train_final(list(jobs.values()), replace(context, folder=run.final.resolve()), on_epoch)
+    finally:
+        display.clear()
 
 
 def is_tested(run: RunFolder, winner: FinalJob) -> bool:

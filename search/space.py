@@ -35,6 +35,11 @@ Value = bool | int | float | str | None
 Params = dict[str, Value]
 """One point of the space: parameter names, as the study stores them, to values."""
 
+UNSEARCHABLE = {
+    "train.epochs": "trials of different budgets cannot be compared; set it outside search",
+    "train.seed": "a lucky seed is no setting; set it outside search",
+}
+MOST_WHOLE_NUMBERS = 1000
 GRAMMAR = "{choice: [a, b]}, {uniform: [low, high]}, {log: [low, high]} or {int: [low, high]}"
 
 
@@ -47,20 +52,23 @@ class Range:
     distribution: BaseDistribution
 
     def edge_values(self) -> tuple[Value, ...]:
-        """All choices, or both ends: if these are valid settings, so is what lies between."""
+        """All choices, all whole numbers, or both ends of an interval, between which a field has no gaps."""
         d = self.distribution
+        if isinstance(d, IntDistribution):
+            return tuple(range(d.low, d.high + 1))
         if isinstance(d, CategoricalDistribution):
             return tuple(d.choices)
-        assert isinstance(d, FloatDistribution | IntDistribution)
+        assert isinstance(d, FloatDistribution)
         return (d.low, d.high)
 
     def holds(self, value: Value) -> bool:
         """Whether ``value`` lies in the range."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return any(value == choice and type(value) is type(choice) for choice in d.choices)
+            return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in d.choices)
         assert isinstance(d, FloatDistribution | IntDistribution)
-        return isinstance(value, int | float) and d.low <= value <= d.high
+        kind = int if isinstance(d, IntDistribution) else int | float
+        return isinstance(value, kind) and d.low <= value <= d.high
 
     def __str__(self) -> str:
         d = self.distribution
@@ -110,6 +118,7 @@ class SearchSpace:
             )
         for name, body in ranges.items():
             self._check_name(name)
+            self._check_parents(name, ranges)
             self.entries[name] = (
                 self._alternatives(name, body) if self._is_conditional(body) else self._range(name, body)
             )
@@ -176,6 +185,8 @@ class SearchSpace:
         return InputError(f"{self._where}: search.{key}: {message}")
 
     def _check_name(self, name: str) -> None:
+        if name in UNSEARCHABLE:
+            raise self._fail(name, f"cannot be searched: {UNSEARCHABLE[name]}")
         data = self.defaults.model_dump(mode="json")
         try:
             value = _look_up(data, name)
@@ -188,6 +199,11 @@ class SearchSpace:
             raise self._fail(name, f"a whole section; search its fields, for example {name}.{next(iter(value))}")
         if isinstance(value, list):
             raise self._fail(name, "a pair of numbers cannot be searched; fix it in the file")
+
+    def _check_parents(self, name: str, ranges: Mapping[str, Any]) -> None:
+        parent = name.rpartition(".")[0]
+        if parent in ranges:
+            raise self._fail(name, f"{parent} is searched as a whole; put this range below one of its options")
 
     @staticmethod
     def _is_conditional(body: Any) -> bool:
@@ -218,6 +234,8 @@ class SearchSpace:
         if len(values) != 2 or len(numbers) != 2:
             raise self._fail(name, f"{kind} takes two numbers [low, high], not {json.dumps(values)}")
         low, high = numbers
+        if kind == "int" and high - low > MOST_WHOLE_NUMBERS:
+            raise self._fail(name, f"more than {MOST_WHOLE_NUMBERS} whole numbers; list a choice of them")
         if not low < high:
             raise self._fail(
                 name, f"an empty range: {low} is not below {high}; to fix the value, set it outside search"

@@ -47,7 +47,7 @@ class SamplerConfig(Settings):
     name: Literal["tpe", "random"] = "tpe"
     startup: int = Field(12, ge=1)
     """Random trials before TPE starts to model."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed; every trial draws from its own stream, so a resumed search proposes what it would have."""
 
 
@@ -70,6 +70,8 @@ class ResourcesConfig(Settings):
     """CPU threads of a trial; also reserves that many cores."""
     trials_per_gpu: int = Field(2, ge=1)
     """Trials that share one GPU."""
+    gpus: int | None = Field(None, ge=0)
+    """GPUs to use; None: all there are, 0: train on the CPU."""
 
 
 class Spec(TrainConfig):
@@ -119,6 +121,8 @@ def load_spec(path: Path, overrides: Overrides, *, has_gpu: bool) -> Spec:
     data = read_yaml(path)
     profiles = data.pop("profiles", None) or {}
     where = str(path)
+    if "profile" in data:
+        raise InputError(f"{where}: profile: chosen with --profile, not in the file; remove it")
     profile = _pick_profile(profiles, overrides.profile, has_gpu, where)
     if profile:
         changes = profiles[profile]
@@ -152,9 +156,6 @@ def command_line_changes(overrides: Overrides) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of the command line, in order of precedence."""
     for text in overrides.settings:
         key, value = parse_assignment(text)
-        if key == "cohort.root":
-            # Whoever names a folder means that folder: a typing error must not end in synthetic results.
-            yield "cohort.fallback", "none"
         yield key, value
     for key, given in (
         ("name", overrides.name),
@@ -174,10 +175,14 @@ def set_key(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
         InputError: the key passes through a value that is no section.
     """
     head, _, rest = dotted.partition(".")
+    if head in ("profile", "profiles"):
+        raise InputError(f"{where}: {dotted}: the profile is chosen with --profile, not by a setting")
     if head == "search" and rest:
+        if value is None and rest not in (data.get(head) or {}):
+            raise InputError(f"{where}: {dotted}: no such range; searched are {', '.join(data.get(head) or ['none'])}")
         assign(data, [head, rest], value, where)
         if value is None:
-            del data["search"][rest]
+            del data[head][rest]
     else:
         assign(data, dotted.split("."), value, where)
 

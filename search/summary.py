@@ -15,6 +15,9 @@ from search.display import short_params
 from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.run_folder import RunFolder
 
+FEWEST_PATIENTS = 6
+"""With fewer, equal signs by chance alone put 0 outside a bootstrap interval in more than one case of twenty."""
+
 
 def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
     """All trials as CSV: number, outcome, epochs, best value, parameters."""
@@ -97,8 +100,8 @@ def _false_alarms(model: Mapping[str, Any]) -> list[str]:
 
 def gain_in_words(gain: Estimate) -> str:
     """What a paired difference to the defaults allows to say."""
-    if gain.low is None or gain.high is None:
-        return "(too few patients for an interval)"
+    if gain.low is None or gain.high is None or gain.patients < FEWEST_PATIENTS:
+        return "(too few patients to say)"
     if gain.low > 0:
         return "(better than the defaults)"
     if gain.high < 0:
@@ -107,5 +110,5 @@ def gain_in_words(gain: Estimate) -> str:
 
 
 def _runner_up(trials: list[TrialRecord], winner: TrialRecord) -> int:
-    others = [trial for trial in trials if trial.best is not None and trial.number != winner.number]
+    others = [trial for trial in trials if trial.is_usable and trial.number != winner.number]
     return max(others, key=lambda trial: trial.best or 0.0, default=winner).number

@@ -16,6 +16,7 @@ from lcnn.outcome import Outcome
 from search.resources import Slots
 
 OUTCOME_KEY = "outcome"
+ALLOCATOR_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def start_training(
     torch.set_num_threads(context.slots.threads)
     if context.slots.gpu_share:
         torch.backends.cudnn.benchmark = True
-        torch.cuda.set_per_process_memory_fraction(context.slots.gpu_share)
+        # The share is of the allocator's memory only: the CUDA context and cuBLAS's workspaces come on top.
+        torch.cuda.set_per_process_memory_fraction(ALLOCATOR_SHARE * context.slots.gpu_share)
     return fit(
         config,
         context.data(),

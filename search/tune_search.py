@@ -6,6 +6,7 @@ Tune asks its searcher for configurations and its scheduler for decisions; both 
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from data_prep.errors import first_line
+from data_prep.errors import first_line, last_line
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from search.conductor import Conductor
@@ -100,12 +101,8 @@ class StudyScheduler(_Stateless, FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Record a trial whose retries are used up."""
-        self._conductor.finish(trial.config["number"], Outcome.CRASHED, _last_line(trial))
-
-
-def _last_line(trial: Trial) -> str:
-    text = str(trial.get_error()).strip()
-    return text.splitlines()[-1].strip() if text else "unknown"
+        reason = last_line(trial.get_error() or RuntimeError("unknown"))
+        self._conductor.finish(trial.config["number"], Outcome.CRASHED, reason)
 
 
 @contextmanager
@@ -116,8 +113,10 @@ def ray_running(slots: Slots) -> Iterator[None]:
         RunFailed: Ray does not start, with its reason.
     """
     os.environ.update(RAY_SETTINGS)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
+            address="local",  # a cluster that happens to run here is not ours to use
             num_cpus=slots.at_once * slots.threads,
             num_gpus=slots.gpus,
             include_dashboard=False,
@@ -126,6 +125,7 @@ def ray_running(slots: Slots) -> Iterator[None]:
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise RunFailed(f"Ray does not start: {first_line(error)}") from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
     try:
         yield
     finally:

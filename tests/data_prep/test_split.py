@@ -169,7 +169,8 @@ def test_split_is_written_once_and_used_again(tmp_path: Path) -> None:
     first = lock_split(path, store, SplitConfig(seed=3))
     assert first == make_split(store, SplitConfig(seed=3)) == read_split(path)
     content, written = path.read_bytes(), path.stat().st_mtime_ns
-    assert lock_split(path, store, SplitConfig(seed=4)) == first
+    assert lock_split(path, store, SplitConfig(seed=3)) == first
+    assert "drawn with seed 3, not 4" in refusal(lambda: lock_split(path, store, SplitConfig(seed=4)))
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, written)
 
 

@@ -59,7 +59,7 @@ def test_undefined_values_are_left_out_and_not_counted():
         ([NAN, NAN], Estimate(None, None, None, 0), "undefined"),
         ([0.25], Estimate(0.25, None, None, 1), "0.250 (one patient, no interval)"),
         ([0.25, NAN], Estimate(0.25, None, None, 1), "0.250 (one patient, no interval)"),
-        ([0.5, 0.5], Estimate(0.5, 0.5, 0.5, 2), "0.500 [0.500, 0.500]"),
+        ([0.5, 0.5], Estimate(0.5, 0.5, 0.5, 2), "0.500 [0.500, 0.500] over 2 patients"),
     ],
 )
 def test_few_values_and_their_text(values, estimate, text):

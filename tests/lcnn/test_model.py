@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from data_prep.errors import InputError
 from data_prep.split import Normalisation
 from lcnn.alignment import Pose, align, unalign
 from lcnn.config import TrainConfig
@@ -210,15 +210,15 @@ def test_half_precision_gives_nearly_the_same_logits_in_float32(build, precision
     assert half.symmetry.item() == pytest.approx(exact.symmetry.item(), rel=0.02)
 
 
-def test_heads_that_do_not_divide_are_refused_by_key(make_config, normalisation):
-    with pytest.raises(InputError, match=r"model\.heads: 3 does not divide the deepest level's 8 channels"):
-        build_model(make_config({"model.heads": 3}), normalisation)
+def test_heads_that_do_not_divide_are_refused_by_key(make_config):
+    with pytest.raises(ValidationError, match=r"heads: 3 does not divide the 8 channels of the deepest level"):
+        make_config({"model.heads": 3})
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "/some/file.pth"])
-def test_weights_for_the_small_backbone_are_refused_by_key(make_config, normalisation, weights):
-    with pytest.raises(InputError, match=r"model\.weights: .* not resnext14_8x2d; set it to none"):
-        build_model(make_config({"model.weights": weights}), normalisation)
+def test_weights_for_the_small_backbone_are_refused_by_key(make_config, weights):
+    with pytest.raises(ValidationError, match=r"weights: .* is for resnext50_32x4d; set none for resnext14_8x2d"):
+        make_config({"model.weights": weights})
 
 
 @torch.no_grad()

@@ -2,15 +2,18 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from curves import dice_after, epoch_result
 
+from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.conductor import OUT_OF_TIME, Conductor, Event, Proposal
+from search.conductor import MOST_CRASHES, OUT_OF_TIME, Conductor, Event, Proposal
 from search.ledger import Ledger
 from search.scheduler import Asha, Decision
 from search.space import SearchSpace
+from search.spec import SamplerConfig
 
 Open = Callable[..., Ledger]
 EPOCHS, TRIALS = 9, 10
@@ -158,3 +161,50 @@ def test_everything_that_happens_is_told(open_ledger: Open, space: SearchSpace) 
     kinds = [event.kind for event in events]
     assert kinds.count("started") == kinds.count("finished") == TRIALS
     assert kinds.count("epoch") == sum(len(t.curve) for t in ledger.trials())
+
+
+def test_a_crash_costs_no_trial_of_the_budget(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space)
+    conductor.next_trial()
+    second = conductor.next_trial()
+    assert second is not None
+    conductor.finish(second.number, Outcome.CRASHED, "node lost")
+    run_one_at_a_time(make(ledger, space))
+    outcomes = [trial.outcome for trial in ledger.trials()]
+    assert outcomes.count(Outcome.CRASHED) == 1
+    assert len(outcomes) == TRIALS + 1
+    assert ledger.trial(second.number).reason == "node lost"
+
+
+def test_crashes_in_a_row_stop_the_sitting_and_the_next_one_goes_on(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space)
+    started = 0
+    while (proposal := conductor.next_trial()) is not None:
+        started += 1
+        conductor.finish(proposal.number, Outcome.CRASHED)
+    assert started == MOST_CRASHES
+    assert make(ledger, space).next_trial() is not None
+
+
+def test_settings_that_exclude_each_other_are_infeasible_and_the_search_goes_on(tmp_path: Path) -> None:
+    ranges = {"model.width": {"choice": [32, 20]}, "model.heads": {"choice": [4, 16]}}
+    # 16 heads do not divide the 40 channels that width 20 has at the second level.
+    space = SearchSpace(ranges, TrainConfig.model_validate({"model": {"levels": 2}}), "file")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'other.db'}", "search", space, SamplerConfig(startup=30))
+    run_one_at_a_time(Conductor(ledger, space, Asha(1, 3, EPOCHS), trials=16, epochs=EPOCHS))
+    for trial in ledger.trials():
+        excluded = (trial.params["model.width"], trial.params["model.heads"]) == (20, 16)
+        assert (trial.outcome == Outcome.INFEASIBLE) == excluded
+    assert any(trial.outcome == Outcome.INFEASIBLE for trial in ledger.trials())
+
+
+def test_a_trial_at_its_last_epoch_is_completed_even_out_of_time(open_ledger: Open, space: SearchSpace) -> None:
+    conductor = make(open_ledger(), space)
+    conductor.next_trial()
+    for epoch in range(1, EPOCHS + 1):
+        conductor.report(0, epoch_result(epoch, 0.5))
+    # Killed before it could be told complete; the time is over when the program comes back.
+    assert make(open_ledger(), space, out_of_time=lambda: True).next_trial() is None
+    assert open_ledger().trial(0).outcome == Outcome.COMPLETED

@@ -91,6 +91,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": ({"schedule": {"choice": {"cosine_restarts": {"warmup": 0.1}}}}, "unknown key"),
     "option is a number": ({"schedule": {"choice": {"polynomial": 3}}}, "mapping of the option's settings"),
     "no options": ({"schedule": {"choice": {}}}, "at least one option"),
+    "a gap between whole numbers": ({"model.width": {"int": [8, 64]}}, "multiple of 4"),
+    "too many whole numbers": ({"train.batch_size": {"int": [1, 5000]}}, "more than 1000 whole numbers"),
+    "below a searched whole": ({"schedule.t0": {"choice": [5, 10]}, **FULL}, "schedule is searched as a whole"),
+    "epochs": ({"train.epochs": {"choice": [5, 10]}}, "budgets cannot be compared"),
+    "whole numbers for a fraction": ({"loss.dice": {"int": [0, 1]}}, "the default 0.5 is outside the range"),
     "default outside": ({"T": {"choice": [2, 3]}}, "the default 1 is outside the range"),
     "default option absent": ({"schedule": {"choice": {"polynomial": None}}}, 'default "cosine_restarts" is outside'),
     "default differs in a fixed setting": (

@@ -72,12 +72,6 @@ def test_a_searched_range_can_be_replaced_and_removed(tmp_path: Path) -> None:
     assert spec.T == 3
 
 
-def test_naming_a_cohort_on_the_command_line_rules_out_the_phantom(tmp_path: Path) -> None:
-    text = MINIMAL + "cohort: {root: data, fallback: phantom}\n"
-    assert load(tmp_path, text).cohort.fallback == "phantom"
-    assert load(tmp_path, text, settings=("cohort.root=elsewhere",)).cohort.fallback == "none"
-
-
 BAD_FILES = {
     "unknown key": ("modle: {width: 8}", ["modle", "unknown key", "did you mean model?"]),
     "unknown key in a section": ("model: {widht: 8}", ["model.widht", "did you mean model.width?"]),
@@ -96,6 +90,13 @@ BAD_FILES = {
     "a key twice": ("T: 1\nT: 2", ["line", "T is given twice"]),
     "broken YAML": ("model: {width: 8", ["line", "mend the YAML"]),
     "a date": ("name: 2024-01-01", ["quote it"]),
+    "profile in the file": ("profile: gpu", ["profile: chosen with --profile"]),
+    "heads that do not divide": ("model: {heads: 3}", ["model", "heads: 3 does not divide the 64 channels"]),
+    "weights of another backbone": (
+        "model: {weights: imagenet, global_backbone: resnext14_8x2d}",
+        ["model", "weights: imagenet is for resnext50_32x4d"],
+    ),
+    "enormous seed": ("train: {seed: 99999999999}", ["train.seed", "less than"]),
     "name with a slash": ("name: a/b", ["name", "pattern"]),
 }
 
@@ -120,6 +121,11 @@ BAD_COMMANDS = {
     "through a value": ({"settings": ("T.x=3",)}, ["T.x", "T is a value, not a section"]),
     "unknown profile": ({"profile": "tpu"}, ["no profile tpu", "cpu, gpu"]),
     "negative trials": ({"trials": -1}, ["budget.trials", "-1"]),
+    "absent range": ({"settings": ("search.lr=null",)}, ["search.lr", "no such range; searched are optim.lr"]),
+    "profile as a setting": ({"settings": ("profile=gpu",)}, ["profile is chosen with --profile"]),
+    "profiles as a setting": ({"settings": ("profiles.cpu.T=2",)}, ["profile is chosen with --profile"]),
+    "no date": ({"settings": ("name=2026-13-45",)}, ["--set name", "mend the YAML"]),
+    "circular": ({"settings": ("train=&a {x: *a}",)}, ["quote it"]),
     "broken value": ({"settings": ("model={width: 8",)}, ["--set model", "mend the YAML"]),
 }
 

@@ -1,0 +1,58 @@
+"""Which cohort a space file means, and sizes at which nothing is left to learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.errors import InputError
+from data_prep.split import Split
+from data_prep.store import Store, StoredPatient
+from search.prepare import check_lesions, find_cohort
+from search.spec import CohortConfig
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_phantom_stands_in_for_the_default_folder_only() -> None:
+    place = find_cohort(CohortConfig(fallback="phantom"))
+    assert place.is_phantom
+    assert place.root.parent == Path("data")
+    with pytest.raises(InputError, match=r"cohort\.root: /srv/typo: no such cohort"):
+        find_cohort(CohortConfig(fallback="phantom", root="/srv/typo"))
+    with pytest.raises(InputError, match=r"cohort\.root: data: no such cohort"):
+        find_cohort(CohortConfig(fallback="none"))
+
+
+def test_a_folder_with_something_else_in_it_is_refused() -> None:
+    Path("data/scans").mkdir(parents=True)
+    with pytest.raises(InputError, match="it holds scans, but no images/ folder"):
+        find_cohort(CohortConfig(fallback="phantom"))
+
+
+def test_a_folder_of_the_layout_is_the_user_s_whatever_its_name() -> None:
+    Path("phantom-mine/images").mkdir(parents=True)
+    place = find_cohort(CohortConfig(root="phantom-mine", fallback="phantom"))
+    assert place == (Path("phantom-mine"), False)
+
+
+def test_other_phantom_settings_are_another_folder() -> None:
+    first = find_cohort(CohortConfig(fallback="phantom"))
+    other = CohortConfig.model_validate({"fallback": "phantom", "phantom": {"patients": 9}})
+    assert find_cohort(other).root != first.root
+
+
+@pytest.mark.parametrize(("lesion", "part"), [((0, 1, 1), "training"), ((1, 0, 1), "validation")])
+def test_a_size_at_which_the_lesions_vanish_is_refused(lesion: tuple[int, ...], part: str) -> None:
+    patients = {
+        name: StoredPatient(start=n, stop=n + 1, box=(0, 0, 4), native=(4, 4), spacing_mm=None, lesion_pixels=1)
+        for n, name in enumerate("abc")
+    }
+    blank = np.zeros((3, 4, 4), dtype=np.uint8)
+    store = Store(Path("store"), "hash", 4, "none", blank, blank, np.array(lesion, dtype=bool), patients)
+    split = Split(cohort_hash="hash", seed=0, train=("a",), val=("b",), test=("c",))
+    with pytest.raises(InputError, match=f"at 4 pixels no lesion of the {part} patients is left; raise it"):
+        check_lesions(store, split, 4)
