@@ -87,9 +87,9 @@ def recorded_epochs(run: Path) -> int:
             return 0
 
 
-def wait_for_epoch(process: subprocess.Popen[str], run: Path) -> None:
-    deadline = time.monotonic() + 200
-    while recorded_epochs(run) == 0:
+def wait_for_new_epoch(process: subprocess.Popen[str], run: Path) -> None:
+    deadline, before = time.monotonic() + 200, recorded_epochs(run)
+    while recorded_epochs(run) == before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no epoch was recorded"
         time.sleep(0.2)
@@ -118,7 +118,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path) -> None:
 def test_a_stopped_search_says_how_to_go_on(
     place: Path, run: Path, started: subprocess.Popen[str], sent: signal.Signals
 ) -> None:
-    wait_for_epoch(started, run)
+    wait_for_new_epoch(started, run)
     started.send_signal(sent)
     output, errors = started.communicate(timeout=60)
     assert started.returncode == 130, errors
@@ -191,7 +191,9 @@ def test_a_changed_search_is_refused_with_the_difference(place: Path) -> None:
 def test_changed_pixels_are_refused(place: Path) -> None:
     (picture,) = place.glob("data/phantom-*/images/phantom_003/005.png")
     original = picture.read_bytes()
-    Image.new("L", Image.open(picture).size, 7).save(picture)
+    with Image.open(picture) as image:
+        size = image.size
+    Image.new("L", size, 7).save(picture)
     try:
         done = execute(search(5), place)
     finally:
