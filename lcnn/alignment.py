@@ -97,18 +97,18 @@ def unalign(x_BCHW: Tensor, pose: Pose) -> Tensor:
     return _sample(x_BCHW, _matrices(pose)[1], "border")
 
 
-def asymmetry(unit_BDHW: Tensor, pose: Pose) -> Tensor:
+def asymmetry(unit_BDHW: Tensor, pose: Pose | None) -> Tensor:
     """Mean absolute difference between the aligned head and its mirror image, in grey values of 0..1.
 
     The mean runs over the head or its mirror image, whichever is present, so that neither black background
-    dilutes the difference nor moving the head out of view removes it.
+    dilutes the difference nor moving the head out of view removes it. Without a pose: of the picture as it is.
     """
     small = pose_view(unit_BDHW).float()
-    aligned = align(small, pose)
+    aligned = small if pose is None else align(small, pose)
     difference = (aligned - aligned.flip(-1)).abs()
     with torch.no_grad():
         whole = (small > HEAD_GREY / 255).float()
-        head = align(whole, pose)
+        head = whole if pose is None else align(whole, pose)
         either = torch.maximum(head, head.flip(-1))
         lost = (whole.sum() - head.sum()).clamp_min(0.0)
     # What of the head has left the view counts as wholly asymmetric.
@@ -121,7 +121,7 @@ def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:
     A share, so that its weight means the same for every window and contrast of the pictures.
     """
     with torch.no_grad():
-        untouched = asymmetry(unit_BDHW, Pose(torch.zeros_like(pose.angle_rad_B), torch.zeros_like(pose.shift_B)))
+        untouched = asymmetry(unit_BDHW, None)
     return asymmetry(unit_BDHW, pose) / untouched.clamp_min(1e-3)
 
 

@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
     logits_BHW: Tensor
     """Log-odds of lesion in the picture's own space."""
     symmetry: Tensor
-    """Asymmetry of the aligned stacks as a share of the untouched ones'; the alignment loss."""
+    """Asymmetry of the aligned stacks as a share of the untouched ones'; the alignment loss. 0 in evaluation mode."""
     pose: Pose
     """The midlines that were found."""
 
@@ -74,7 +74,9 @@ class LCNN(nn.Module):
         centre = grey_BDHW[:, self.slices // 2].unsqueeze(1)
         global_logits = self.global_path(self.normalise(centre)).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
-        return Prediction(logits.squeeze(1), symmetry_loss(unit, pose), pose)
+        # Validation and prediction have no use for the loss and need not pay for it.
+        symmetry = symmetry_loss(unit, pose) if self.training else unit.new_zeros(())
+        return Prediction(logits.squeeze(1), symmetry, pose)
 
     def normalise(self, grey: Tensor) -> Tensor:
         """(x - mean) / std with the training patients' statistics."""
