@@ -86,6 +86,6 @@ def write_evaluation(path: Path, content: Mapping[str, Any]) -> None:
     write_text_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def estimate_text(values: Mapping[str, Any]) -> str:
-    """Mean and 95% interval of a stored estimate."""
-    return str(Estimate(**values))
+def estimate_text(values: Mapping[str, Any], unit: str = "") -> str:
+    """Mean, 95% interval and number of patients of a stored estimate."""
+    return Estimate(**values).text(unit)

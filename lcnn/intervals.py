@@ -22,12 +22,14 @@ class Estimate:
     patients: int
     """Patients with a value."""
 
-    def __str__(self) -> str:
+    def text(self, unit: str = "") -> str:
+        """Mean, interval and number of patients, for people."""
         if self.mean is None:
             return "undefined"
+        ending = f" {unit}" if unit else ""
         if self.low is None or self.high is None:
-            return f"{self.mean:.3f} (one patient, no interval)"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] over {self.patients} patients"
+            return f"{self.mean:.3f}{ending} (one patient, no interval)"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]{ending} (n = {self.patients})"
 
 
 def estimate_mean(values: Sequence[float], *, seed: int = 0) -> Estimate:

@@ -75,7 +75,7 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
         f"  test Dice   {estimate_text(models['winner']['dice'])}{label}",
         f"  precision   {estimate_text(models['winner']['precision'])}",
         f"  recall      {estimate_text(models['winner']['recall'])}",
-        f"  HD95        {estimate_text(models['winner']['hd95'])} {models['winner']['distance_unit']}",
+        f"  HD95        {estimate_text(models['winner']['hd95'], models['winner']['distance_unit'])}",
         *_false_alarms(models["winner"]),
     ]
     if winner.number == DEFAULTS:
@@ -88,8 +88,8 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
     gain = Estimate(**evaluation["difference"]["dice"])
     return [
         *lines,
-        f"  defaults    {estimate_text(models['defaults']['dice'])} test Dice, trained alike",
-        f"  gain        {gain} {gain_in_words(gain)}",
+        f"  defaults    {estimate_text(models['defaults']['dice'])}, their test Dice, trained alike",
+        f"  gain        {gain.text()} {gain_in_words(gain)}",
     ]
 
 

@@ -59,12 +59,13 @@ def test_undefined_values_are_left_out_and_not_counted():
         ([NAN, NAN], Estimate(None, None, None, 0), "undefined"),
         ([0.25], Estimate(0.25, None, None, 1), "0.250 (one patient, no interval)"),
         ([0.25, NAN], Estimate(0.25, None, None, 1), "0.250 (one patient, no interval)"),
-        ([0.5, 0.5], Estimate(0.5, 0.5, 0.5, 2), "0.500 [0.500, 0.500] over 2 patients"),
+        ([0.5, 0.5], Estimate(0.5, 0.5, 0.5, 2), "0.500 [0.500, 0.500] (n = 2)"),
     ],
 )
 def test_few_values_and_their_text(values, estimate, text):
     assert estimate_mean(values) == estimate
-    assert str(estimate_mean(values)) == text
+    assert estimate_mean(values).text() == text
+    assert estimate_mean([0.5, 0.5]).text("mm") == "0.500 [0.500, 0.500] mm (n = 2)"
 
 
 def test_differences_are_paired_where_both_are_defined():
