@@ -162,13 +162,13 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
     """
     if not is_searched(spec, ledger):
         _search(spec, space, ledger, context, display)
-    counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
     if not is_searched(spec, ledger):
         crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
         if crash is None:
             raise KeyboardInterrupt  # Tune was asked to stop from outside
         raise RunFailed(f"{MOST_CRASHES} trials crashed in a row ({crash}); mend it, then the same command goes on")
     if ledger.winner() is None:
+        counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
         ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
 

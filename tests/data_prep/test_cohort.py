@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refusal
 
 from data_prep.cohort import (
     MANIFEST,
@@ -27,15 +28,6 @@ from data_prep.store import compile_store
 
 Build = Callable[..., Path]
 Change = Callable[[Path], object]
-
-
-def refusal(action: Callable[[], object]) -> str:
-    """The message of the InputError that ``action`` raises: one line."""
-    with pytest.raises(InputError) as caught:
-        action()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 def repaint(path: Path, pixel: tuple[int, int] = (16, 16), value: int = 7) -> None:

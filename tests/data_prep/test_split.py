@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+from refusals import refusal
 
 from data_prep.errors import InputError
 from data_prep.split import (
@@ -47,15 +48,6 @@ def growing(patients: int, lesion_free: int = 0) -> Store:
 
 def members(split: Split) -> dict[str, tuple[str, ...]]:
     return {part: getattr(split, part) for part in PARTS}
-
-
-def refusal(action: Callable[[], object]) -> str:
-    """The message of the InputError that ``action`` raises: one line."""
-    with pytest.raises(InputError) as caught:
-        action()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 # Drawing

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from refusals import refusal
 
 from data_prep.cohort import scan_cohort
 from data_prep.errors import InputError
@@ -34,15 +35,6 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 def shares(mask_HW: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.float32]:
     return to_stored(mask_HW * np.uint8(255), box, side).astype(np.float32) / np.float32(255)
-
-
-def refusal(action: Callable[[], object]) -> str:
-    """The message of the InputError that ``action`` raises: one line."""
-    with pytest.raises(InputError) as caught:
-        action()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 # Geometry
