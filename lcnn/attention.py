@@ -34,38 +34,35 @@ class SymmetryAttention(nn.Module):
             raise ValueError(f"{heads} attention heads do not divide {channels} channels; choose a divisor")
         self.slices, self.window, self.heads = slices, window, heads
         self.norm = nn.GroupNorm(1, channels)
-        self.query = nn.Conv3d(channels, channels, 1)
-        self.key_value = nn.Conv3d(channels, 2 * channels, 1)
+        # Queries, keys, values, and values as seen from the other side.
+        self.project = nn.Linear(channels, 4 * channels)
         # Tells a mirrored key from an own one with equal content; without it asymmetry could not be seen.
         self.mirror_key = nn.Parameter(torch.zeros(channels))
         nn.init.trunc_normal_(self.mirror_key, std=0.02)
-        self.mirror_value = nn.Conv3d(channels, channels, 1, bias=False)
-        self.out = nn.Conv3d(channels, channels, 1)
+        self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
-        assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         """Same shape in and out."""
-        batch, _, depth, height, width = x_BCDHW.shape
+        _, _, depth, height, width = x_BCDHW.shape
         if depth != self.slices:
             raise ValueError(f"attention was built for {self.slices} slices and got {depth}")
         down, side, columns = self._tiling(height, width)
         margins = (side, side, 0, down)
-        normed = F.pad(self.norm(x_BCDHW), margins)
-        key, value = self.key_value(normed).chunk(2, dim=1)
-        mirror_key = key.flip(-1) + self.mirror_key.view(1, -1, 1, 1, 1)
-        mirror_value = self.mirror_value(value.flip(-1))
-        keys = torch.cat([self._tokens(key, columns), self._tokens(mirror_key, columns)], dim=-2)
-        values = torch.cat([self._tokens(value, columns), self._tokens(mirror_value, columns)], dim=-2)
+        tokens = self._windows(F.pad(self.norm(x_BCDHW), margins), columns)
+        query, key, value, mirror_value = self.project(tokens).chunk(4, dim=-1)
+        # A window's mirror image lies in the mirrored column of windows, its columns in reverse.
+        mirror_key = key.flip(2, 5) + self.mirror_key
+        keys = torch.cat([self._heads(key), self._heads(mirror_key)], dim=-2)
+        values = torch.cat([self._heads(value), self._heads(mirror_value.flip(2, 5))], dim=-2)
         mask = None
         if any(margins):
             valid_HW = F.pad(torch.ones(height, width, dtype=torch.bool, device=x_BCDHW.device), margins)
-            mask = self._key_mask(valid_HW, batch, columns)
-        query = self._tokens(self.query(normed), columns)
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        y = self.out(self._untokens(attended, normed.shape, columns))
-        return x_BCDHW + y[..., :height, side : side + width]
+            mask = self._key_mask(valid_HW, len(x_BCDHW), columns)
+        attended = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask)
+        y = self.out(attended.transpose(1, 2).reshape(tokens.shape))
+        return x_BCDHW + self._unwindow(y)[..., :height, side : side + width]
 
     def _tiling(self, height: int, width: int) -> tuple[int, int, int]:
         """Rows to add below, columns to add on each side, and the windows' width.
@@ -79,18 +76,19 @@ class SymmetryAttention(nn.Module):
         count += (count * columns - width) % 2
         return down, (count * columns - width) // 2, columns
 
-    def _tokens(self, x: Tensor, columns: int) -> Tensor:
-        """(B, C, D, H, W) to (B * N, heads, L, C / heads) with L = D * rows * columns of a window."""
-        B, C, D, H, W = x.shape
-        rows, heads = self.window, self.heads
-        x = x.reshape(B, heads, C // heads, D, H // rows, rows, W // columns, columns)
-        return x.permute(0, 4, 6, 1, 3, 5, 7, 2).reshape(-1, heads, D * rows * columns, C // heads)
+    def _windows(self, x_BCDHW: Tensor, columns: int) -> Tensor:
+        """(B, H / rows, W / columns, D, rows, columns, C), contiguous."""
+        B, C, D, H, W = x_BCDHW.shape
+        x = x_BCDHW.reshape(B, C, D, H // self.window, self.window, W // columns, columns)
+        return x.permute(0, 3, 5, 2, 4, 6, 1).contiguous()
 
-    def _untokens(self, tokens: Tensor, shape: torch.Size, columns: int) -> Tensor:
-        B, C, D, H, W = shape
-        rows, heads = self.window, self.heads
-        x = tokens.reshape(B, H // rows, W // columns, heads, D, rows, columns, C // heads)
-        return x.permute(0, 3, 7, 4, 1, 5, 2, 6).reshape(B, C, D, H, W)
+    def _unwindow(self, windows: Tensor) -> Tensor:
+        """The reverse of ``_windows``."""
+        return windows.permute(0, 6, 3, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4)
+
+    def _heads(self, windows: Tensor) -> Tensor:
+        """(B * N, heads, L, C / heads) with L = D * rows * columns of a window."""
+        return windows.flatten(3, 5).flatten(0, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _key_mask(self, valid_HW: Tensor, batch: int, columns: int) -> Tensor:
         """True where a key may be attended, (B * N, 1, 1, 2 L): padding is nobody's neighbour."""

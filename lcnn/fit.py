@@ -13,7 +13,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import OptimConfig, TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.metrics import Counts, mean_defined
-from lcnn.model import LCNN, build_model
+from lcnn.model import build_model
 from lcnn.outcome import Outcome
 from lcnn.schedule import lr_factor
 from lcnn.stacks import LesionAwareSampler, StackSource
@@ -44,6 +44,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+Build = Callable[[TrainConfig, Normalisation], nn.Module]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -104,6 +105,7 @@ def fit(
     device: str = "cpu",
     folder: Path | None = None,
     epochs: int | None = None,
+    build: Build = build_model,
 ) -> Generator[EpochResult, None, Outcome]:
     """Train a network; yield every epoch's result from the first on; return the outcome.
 
@@ -113,12 +115,13 @@ def fit(
         device: a torch device.
         folder: where to keep ``last.pt``, ``best.pt`` (the epoch of best validation Dice) and ``history.csv``.
         epochs: stop after this many epochs; the schedule's horizon stays ``config.train.epochs``.
+        build: makes the network; another one than LCNN must answer with a `lcnn.model.Prediction` too.
 
     Raises:
         InputError: the folder's checkpoint belongs to another configuration or is damaged.
     """
     try:
-        training = _Training(config, data, torch.device(device))
+        training = _Training(config, data, torch.device(device), build)
         history = training.resume(folder) if folder else []
         most = config.train.epochs if epochs is None else epochs
         yield from history[:most]
@@ -154,10 +157,10 @@ def _finished(history: Sequence[EpochResult], epochs: int, patience: int) -> boo
 class _Training:
     """The state of one training between two epochs."""
 
-    def __init__(self, config: TrainConfig, data: TrainingData, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, data: TrainingData, device: torch.device, build: Build) -> None:
         self.config, self.data, self.device = config, data, device
         torch.manual_seed(config.train.seed)
-        self.model = build_model(config, data.normalisation).to(device)
+        self.model = build(config, data.normalisation).to(device)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.dtype = resolve_precision(config.train.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
@@ -290,7 +293,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 @torch.inference_mode()
 def count_patients(
-    model: LCNN, source: StackSource, patients: int, *, batch_size: int, dtype: torch.dtype
+    model: nn.Module, source: StackSource, patients: int, *, batch_size: int, dtype: torch.dtype
 ) -> list[Counts]:
     """Counts of every patient of ``source`` over all its slices, at the stored size."""
     model.eval()
@@ -305,7 +308,7 @@ def count_patients(
     return [Counts(*row) for row in totals.tolist()]
 
 
-def predict_logits(model: LCNN, grey_BDSS: Tensor, dtype: torch.dtype) -> Tensor:
+def predict_logits(model: nn.Module, grey_BDSS: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits (B, S, S) in float32 of uint8 stacks that lie on the model's device."""
     with torch.autocast(grey_BDSS.device.type, dtype, enabled=dtype != torch.float32):
         return model(grey_BDSS.float()).logits_BHW.float()

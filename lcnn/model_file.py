@@ -5,19 +5,20 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from data_prep.errors import InputError
 from data_prep.split import Normalisation
 from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import PictureConfig, TrainConfig
-from lcnn.model import LCNN, build_model
+from lcnn.model import build_model
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A network ready to predict, with what it was trained for."""
 
-    net: LCNN
+    net: nn.Module
     config: TrainConfig
     picture: PictureConfig
 

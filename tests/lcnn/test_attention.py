@@ -25,6 +25,10 @@ def window_starts(length, size):
     return [left + i * size for i in range(count)]
 
 
+def at_each_voxel(layer, x_BCDHW):
+    return layer(x_BCDHW.movedim(1, -1)).movedim(-1, 1)
+
+
 def by_loops(attention, x):
     """The definition, one query at a time: its own window and the mirror image's, over all slices."""
     batch, channels, depth, height, width = x.shape
@@ -32,10 +36,9 @@ def by_loops(attention, x):
     columns = rows + 1 if rows % 2 == 0 and width % 2 == 1 else rows
     size = channels // attention.heads
     normed = attention.norm(x)
-    query = attention.query(normed)
-    key, value = attention.key_value(normed).chunk(2, dim=1)
+    query, key, value, mirror_value = at_each_voxel(attention.project, normed).chunk(4, dim=1)
     mirror_key = key.flip(-1) + attention.mirror_key.view(1, -1, 1, 1, 1)
-    mirror_value = attention.mirror_value(value.flip(-1))
+    mirror_value = mirror_value.flip(-1)
     attended = torch.full_like(x, float("nan"))
     for b in range(batch):
         for top in range(0, height, rows):
@@ -56,7 +59,7 @@ def by_loops(attention, x):
                         scores = torch.stack([query[b, part, d, h, w] @ k for k in keys]) / size**0.5
                         shares = scores.softmax(0)
                         attended[b, part, d, h, w] = (shares[:, None] * torch.stack(values)).sum(0)
-    return x + attention.out(attended)
+    return x + at_each_voxel(attention.out, attended)
 
 
 @pytest.mark.parametrize(

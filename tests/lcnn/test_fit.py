@@ -357,12 +357,11 @@ def test_running_out_of_memory_ends_it_as_infeasible(tmp_path, make_config, data
     assert next(fit(make_config(), data, folder=tmp_path)) == first
 
 
-def test_running_out_of_memory_while_building_is_infeasible_too(make_config, data, monkeypatch):
+def test_running_out_of_memory_while_building_is_infeasible_too(make_config, data):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(lcnn.fit, "build_model", fail)
-    assert drain(fit(make_config(), data)) == ([], Outcome.INFEASIBLE)
+    assert drain(fit(make_config(), data, build=fail)) == ([], Outcome.INFEASIBLE)
 
 
 def test_running_out_of_memory_on_a_cpu_ends_it_as_infeasible(make_config, data, monkeypatch):
