@@ -23,6 +23,7 @@ from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
+from lcnn.stacks import channels
 from search.spec import Overrides, Spec, load_spec
 
 CONTEXT_GB = 1.0
@@ -54,7 +55,7 @@ def count_cost(config: TrainConfig, image_size: int, *, mixed: bool) -> Cost:
     """Count one training step on one stack; ``mixed``: with the bf16 autocast of a GPU."""
     torch.manual_seed(0)
     model = build_model(config, Normalisation(mean=100.0, std=50.0)).train()
-    grey = torch.rand(1, 2 * config.T + 1, image_size, image_size) * 255
+    grey = torch.rand(1, channels(config.T), image_size, image_size) * 255
     lesion = torch.zeros(1, image_size, image_size)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}

@@ -3,7 +3,7 @@
 Each stands behind LCNN's own interface, so that `lcnn.fit.fit` and `lcnn.evaluate.evaluate` treat all alike: the same
 sampler, augmentation, loss, optimizer, schedule and metrics.
 
-Legend: B stacks, D = 2T + 1 slices, H rows, W columns.
+Legend: B stacks, D = 2T + 1 slices, C = OVERVIEW + D channels, H rows, W columns.
 """
 
 from bisect import bisect_left
@@ -19,6 +19,7 @@ from lcnn.config import TrainConfig
 from lcnn.fit import Build
 from lcnn.local_path import init_prior
 from lcnn.model import PRIOR, Prediction, build_model
+from lcnn.stacks import OVERVIEW
 
 LEVELS = 5
 """Resolution levels of the two U-Nets, the number of MONAI's own examples."""
@@ -39,9 +40,9 @@ class Baseline(nn.Module):
         if last.out_channels == 1 and last.bias is not None:
             init_prior(last, PRIOR)
 
-    def forward(self, grey_BDHW: Tensor) -> Prediction:
-        """Segment the centre slice of each stack of grey values 0..255."""
-        logits = self.net((grey_BDHW - self.mean) / self.std).float()
+    def forward(self, grey_BCHW: Tensor, jitter: Pose | None = None) -> Prediction:
+        """Segment the centre slice of each stack of grey values 0..255; there is no pose to jitter."""
+        logits = self.net((grey_BCHW[:, OVERVIEW:] - self.mean) / self.std).float()
         nothing_B = logits.new_zeros(len(logits))
         return Prediction(logits.squeeze(1), nothing_B.sum(), Pose(nothing_B, nothing_B))
 

@@ -55,7 +55,7 @@ from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
 from lcnn.fit import TrainingData, make_optimizer
 from lcnn.loss import lcnn_loss
-from lcnn.stacks import StackSource, neighbours
+from lcnn.stacks import StackSource, channels, neighbours
 from search.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
 from search.resources import available_cores, this_machine
 from search.spec import Overrides, Spec, load_spec
@@ -111,7 +111,7 @@ class Batch(NamedTuple):
 def synthetic_batch(config: TrainConfig, image_size: int, device: torch.device) -> Batch:
     """Noise with a tenth of it lesion."""
     generator = torch.Generator().manual_seed(0)
-    shape = (config.train.batch_size, 2 * config.T + 1, image_size, image_size)
+    shape = (config.train.batch_size, channels(config.T), image_size, image_size)
     grey = torch.rand(shape, generator=generator) * 255
     lesion = (torch.rand(shape[0], *shape[2:], generator=generator) < 0.1).float()
     return Batch(grey.to(device), lesion.to(device))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 HEAD_GREY = 24.0
 """Grey value (of 255) above which a pixel counts as head rather than air."""
-POSE_SIDE = 96
+POSE_SIDE = 64
 """Side in pixels at which the pose is estimated and the symmetry measured: beyond it only noise is added."""
 
 
@@ -80,21 +80,28 @@ def _matrices(pose: Pose) -> tuple[Tensor, Tensor]:
     return to_picture, to_aligned
 
 
-def _sample(x_BCHW: Tensor, matrix_B23: Tensor, padding: str) -> Tensor:
+def _sample(x_BCHW: Tensor, matrix_B23: Tensor, padding: str, side: int | None) -> Tensor:
     with torch.autocast(x_BCHW.device.type, enabled=False):
         x = x_BCHW.float()
-        grid = F.affine_grid(matrix_B23.float(), list(x.shape), align_corners=False)
+        size = [*x.shape[:2], *((side, side) if side else x.shape[2:])]
+        grid = F.affine_grid(matrix_B23.float(), size, align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def align(x_BDHW: Tensor, pose: Pose) -> Tensor:
-    """Undo the pose: the midline comes to the vertical centre line. Air (0) fills what was out of view."""
-    return _sample(x_BDHW, _matrices(pose)[0], "zeros")
+def align(x_BDHW: Tensor, pose: Pose, side: int | None = None) -> Tensor:
+    """Undo the pose: the midline comes to the vertical centre line. Air (0) fills what was out of view.
+
+    ``side``: pixels of the result; default: those of the input.
+    """
+    return _sample(x_BDHW, _matrices(pose)[0], "zeros", side)
 
 
-def unalign(x_BCHW: Tensor, pose: Pose) -> Tensor:
-    """Put a map made in aligned space back into the picture; the border value fills what was out of view."""
-    return _sample(x_BCHW, _matrices(pose)[1], "border")
+def unalign(x_BCHW: Tensor, pose: Pose, side: int | None = None) -> Tensor:
+    """Put a map made in aligned space back into the picture; the border value fills what was out of view.
+
+    ``side``: pixels of the result; default: those of the input.
+    """
+    return _sample(x_BCHW, _matrices(pose)[1], "border", side)
 
 
 def asymmetry(unit_BDHW: Tensor, pose: Pose | None) -> Tensor:

@@ -24,7 +24,7 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Positive = Annotated[float, Field(gt=0)]
-Backbone = Literal["resnext50_32x4d", "resnext14_8x2d"]
+Backbone = Literal["resnext50_32x4d", "resnext14_4x2d"]
 
 
 class PictureConfig(Settings):
@@ -40,13 +40,15 @@ class ModelConfig(Settings):
     """The network's fixed size."""
 
     width: int = Field(32, ge=4, le=256, multiple_of=4)
-    """Channels of the local path's first level; each further level has twice as many."""
+    """Channels of the local path's first level, at half the input's resolution; each further level has twice as many."""
     levels: int = Field(4, ge=2, le=6)
-    """Levels of the local path; the deepest one is 2**(levels - 1) times coarser than the input."""
+    """Levels of the local path; the deepest one is 2**levels times coarser than the input."""
     window: int = Field(8, ge=1, le=64)
     """Side of the attention windows at the deepest level, in its pixels."""
     heads: int = Field(4, ge=1, le=16)
     """Attention heads; must divide the deepest level's channels."""
+    norm: Literal["batch", "group"] = "batch"
+    """Normalisation of both paths: over the batch, or over groups of channels, for batches too small for statistics."""
     max_angle_deg: float = Field(25.0, gt=0, le=90)
     """Largest in-plane rotation that the alignment network can undo, in degrees."""
     max_shift: float = Field(0.15, gt=0, le=1)
@@ -63,6 +65,8 @@ class ModelConfig(Settings):
             raise ValueError(f"heads: {self.heads} does not divide the {deepest} channels of the deepest level")
         if self.weights != "none" and self.global_backbone != "resnext50_32x4d":
             raise ValueError(f"weights: {self.weights} is for resnext50_32x4d; set none for {self.global_backbone}")
+        if self.weights != "none" and self.norm != "batch":
+            raise ValueError(f"weights: {self.weights} comes with batch normalisation; set norm: batch, or weights: none")
         return self
 
 
@@ -133,6 +137,10 @@ class AugmentConfig(Settings):
     """Shift along both axes, uniform within plus or minus this share of the side."""
     scale: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (0.9, 1.1)
     """Range of the magnification, uniform."""
+    pose_deg: float = Field(5.0, ge=0, le=45)
+    """Error added to the angle at which a head is aligned, uniform within plus or minus this many degrees."""
+    pose_shift: float = Field(0.02, ge=0, le=0.5)
+    """Error added to its left-right shift, uniform within plus or minus this share of the side."""
 
 
 class LoopConfig(Settings):

@@ -26,7 +26,8 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.split import Normalisation
 from data_prep.store import Store
-from lcnn.augment import augment, draw_affine
+from lcnn.alignment import Pose
+from lcnn.augment import augment, draw_affine, draw_jitter
 from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import OptimConfig, TrainConfig
 from lcnn.loss import lcnn_loss
@@ -207,8 +208,9 @@ class _Training:
         grey, lesion = (x.to(self.device, non_blocking=True).float() for x in self.source.batch(positions))
         matrix = draw_affine(self.config.augment, len(positions), generator)
         grey, lesion = augment(grey, lesion / 255, matrix)
+        jitter = Pose(*(part.to(self.device) for part in draw_jitter(self.config.augment, len(positions), generator)))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            prediction = self.model(grey)
+            prediction = self.model(grey, jitter)
         loss = lcnn_loss(prediction, lesion, self.config.loss)
         if not math.isfinite(loss.total.item()):
             raise _Diverged

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from data_prep.errors import InputError, first_line
 from lcnn.checkpoint import UNREADABLE
-from lcnn.local_path import group_norm, init_prior
+from lcnn.local_path import init_prior
+from lcnn.norms import Norm
 from lcnn.torchvision_models import models
 
-PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_8x2d": 32}
+PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_4x2d": 16}
 
 
 def grey_adapter() -> nn.Conv2d:
@@ -27,29 +28,29 @@ def grey_adapter() -> nn.Conv2d:
 
 
 class ResNeXt14(nn.Module):
-    """A ResNeXt of one bottleneck a stage (8 groups, of 2 channels in the first), for computers without a GPU.
+    """A ResNeXt of one bottleneck a stage (4 groups, of 2 channels in the first), for computers without a GPU.
 
-    Xie et al. 2017, Aggregated Residual Transformations; group normalisation instead of batch normalisation.
+    Xie et al. 2017, Aggregated Residual Transformations.
     """
 
-    widths = (64, 128, 192, 256)
+    widths = (32, 64, 96, 128)
 
-    def __init__(self) -> None:
+    def __init__(self, norm: Norm) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 7, stride=2, padding=3, bias=False),
-            group_norm(32),
+            nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=False),
+            norm(16),
             nn.ReLU(),
             nn.MaxPool2d(3, 2, 1),
         )
         stages: list[nn.Module] = []
-        before = 32
+        before = 16
         for stage, after in enumerate(self.widths):
             stride = 1 if stage == 0 else 2
-            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), group_norm(after))
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), norm(after))
             stages.append(
                 models.resnet.Bottleneck(
-                    before, after // 4, stride, shortcut, groups=8, base_width=8, norm_layer=group_norm
+                    before, after // 4, stride, shortcut, groups=4, base_width=16, norm_layer=norm
                 )
             )
             before = after
@@ -65,9 +66,9 @@ class ResNeXt50(nn.Module):
 
     widths = (256, 512, 1024, 2048)
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, norm: Norm) -> None:
         super().__init__()
-        net = models.resnext50_32x4d(weights=None)
+        net = models.resnext50_32x4d(weights=None, norm_layer=norm)
         if weights != "none":
             net.load_state_dict(read_weights(weights))
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
@@ -114,18 +115,18 @@ def _shapes(state: Mapping[str, object]) -> dict[str, tuple[int, ...] | None]:
 class GlobalPath(nn.Module):
     """Encoder, grey-to-RGB adapter and feature pyramid (Lin et al. 2017, FPN): one slice in, logits out."""
 
-    def __init__(self, *, backbone: str, weights: str, prior: float) -> None:
+    def __init__(self, *, backbone: str, weights: str, norm: Norm, prior: float) -> None:
         super().__init__()
         makers: dict[str, Callable[[], ResNeXt14 | ResNeXt50]] = {
-            "resnext14_8x2d": ResNeXt14,
-            "resnext50_32x4d": lambda: ResNeXt50(weights),
+            "resnext14_4x2d": lambda: ResNeXt14(norm),
+            "resnext50_32x4d": lambda: ResNeXt50(weights, norm),
         }
         channels = PYRAMID_CHANNELS[backbone]
         self.adapter = grey_adapter()
         self.encoder = makers[backbone]()
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in self.encoder.widths)
         self.smooth = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), group_norm(channels), nn.SiLU()
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels), nn.ReLU(inplace=True)
         )
         self.head = nn.Conv2d(channels, 1, 1)
         init_prior(self.head, prior)

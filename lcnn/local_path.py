@@ -1,9 +1,15 @@
 """The local path: SEAN, a symmetry-enhanced attention network over 2T + 1 aligned slices.
 
 A 3D encoder that pools only in the plane, symmetry attention at its deepest level, and a 2D decoder for the
-centre slice. Each skip connection gathers its depth by a learned convolution, so every slice takes part.
+centre slice. Each skip connection gathers its depth by a learned convolution, so every slice takes part. Pixels
+are folded into channels at the start and unfolded at the end (Shi et al. 2016, sub-pixel convolution): no detail is
+lost, and the many convolutions run at half the resolution, where they cost a quarter. Two small ones at full
+resolution draw the outline, back in the picture's own space and beside its own pixels, which no warping has blurred.
 
-Legend: B stacks, C channels, D = 2T + 1 slices, H rows, W columns.
+Everything lies in memory with the channels last, and the slices of a stack one after the other: there the planes of
+all slices are one batch of pictures, and the depth of all pixels is one picture of D rows, without a copy.
+
+Legend: B stacks, C channels, D = 2T + 1 slices, N = B * D planes, H rows, W columns.
 """
 
 from collections.abc import Sequence
@@ -13,103 +19,134 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcnn.attention import SymmetryAttention
+from lcnn.norms import Norm
+
+FOLD = 2
+"""Side of the square of pixels that is folded into channels."""
+DRAFT = 4
+"""Channels of the draft that the decoder hands over to the outline."""
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with groups of at least four channels: independent of the batch's make-up."""
-    groups = next(g for g in (8, 4, 2, 1) if channels % g == 0 and channels // g >= 4)
-    return nn.GroupNorm(groups, channels)
+def conv_norm(before: int, after: int, kernel: tuple[int, int], norm: Norm) -> nn.Sequential:
+    """Convolution that keeps the size, normalisation, activation."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=False),
+        norm(after),
+        nn.ReLU(inplace=True),
+    )
 
 
 class ConvBlock3d(nn.Module):
-    """In-plane 3x3 and through-plane 3 convolutions, each normalised: a factorised 3x3x3."""
+    """In-plane 3x3 convolutions and one through-plane of 3: factorised 3D, as in P3D (Qiu et al. 2017)."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, slices: int, norm: Norm, *, in_plane: int) -> None:
         super().__init__()
-        self.plane = nn.Conv3d(before, after, (1, 3, 3), padding=(0, 1, 1), bias=False)
-        self.norm1 = group_norm(after)
-        self.depth = nn.Conv2d(after, after, (3, 1), padding=(1, 0), bias=False)
-        self.norm2 = group_norm(after)
+        self.slices = slices
+        inputs = [before, *[after] * (in_plane - 1)]
+        self.plane = nn.Sequential(*(conv_norm(channels, after, (3, 3), norm) for channels in inputs))
+        self.depth = conv_norm(after, after, (3, 1), norm)
 
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        """(B, before, D, H, W) to (B, after, D, H, W)."""
-        x = F.silu(self.norm1(self.plane(x_BCDHW)))
-        # A 3x1x1 convolution, written in two dimensions: CPUs have no fast kernel for the 3D form.
-        mixed = self.depth(x.flatten(3)).view_as(x)
-        return F.silu(self.norm2(mixed))
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, before, H, W) to (N, after, H, W)."""
+        x = self.plane(x_NCHW)
+        return planes(self.depth(columns(x, self.slices)), x.shape)
 
 
-class ConvBlock2d(nn.Module):
-    """Two 3x3 convolutions, each normalised."""
+def columns(x_NCHW: Tensor, slices: int) -> Tensor:
+    """The planes of each stack as one picture (B, C, D, H * W), whose columns are the pixels' depths."""
+    return x_NCHW.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, (-1, slices)).permute(0, 3, 1, 2)
 
-    def __init__(self, before: int, after: int) -> None:
+
+def planes(x_BCDP: Tensor, shape: torch.Size) -> Tensor:
+    """The reverse of ``columns``: (N, C, H, W) of the given shape."""
+    return x_BCDP.permute(0, 2, 3, 1).flatten(0, 1).unflatten(1, shape[2:]).permute(0, 3, 1, 2)
+
+
+class UpBlock(nn.Module):
+    """A coarse map, narrowed and doubled in size, is added to the skip connection and refined by two 3x3."""
+
+    def __init__(self, deep: int, skip: int, norm: Norm) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            group_norm(after),
-            nn.SiLU(),
-            nn.Conv2d(after, after, 3, padding=1, bias=False),
-            group_norm(after),
-            nn.SiLU(),
-        )
+        self.narrow = nn.Conv2d(deep, skip, 1, bias=False)
+        self.body = nn.Sequential(conv_norm(skip, skip, (3, 3), norm), conv_norm(skip, skip, (3, 3), norm))
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, before, H, W) to (B, after, H, W)."""
-        return self.body(x_BCHW)
+    def forward(self, deep_BCHW: Tensor, skip_BCHW: Tensor) -> Tensor:
+        """(B, skip, H, W) at the skip connection's size."""
+        up = F.interpolate(self.narrow(deep_BCHW), size=skip_BCHW.shape[-2:], mode="bilinear", align_corners=False)
+        return self.body(up + skip_BCHW)
 
 
 class LocalPath(nn.Module):
     """SEAN without its alignment: an aligned, normalised stack in, logits of the centre slice out.
 
+    In two steps, between which the draft can be warped: calling the module gives the draft, ``draw`` the logits.
+
     Args:
         slices: slices of the stack, 2T + 1.
         width: channels of the first level.
-        levels: resolution levels; the plane is halved between two of them.
+        levels: resolution levels, the first at half the picture's; the plane is halved between two of them.
         window: side of the attention windows at the deepest level.
         heads: attention heads.
+        norm: makes the normalisation layers.
         prior: probability of lesion that the untrained network predicts.
     """
 
-    def __init__(self, slices: int, *, width: int, levels: int, window: int, heads: int, prior: float) -> None:
+    def __init__(
+        self, slices: int, *, width: int, levels: int, window: int, heads: int, norm: Norm, prior: float
+    ) -> None:
         super().__init__()
+        self.slices = slices
+        self.multiple = FOLD * 2 ** (levels - 1)
+        """Number of pixels that the sides of a stack must be a multiple of."""
         channels = [width * 2**level for level in range(levels)]
         self.encoder = nn.ModuleList(
-            ConvBlock3d(before, after) for before, after in zip([1, *channels], channels, strict=False)
+            # The first level has the most pixels and the plainest features: one convolution is enough there.
+            ConvBlock3d(before, after, slices, norm, in_plane=1 if level == 0 else 2)
+            for level, (before, after) in enumerate(zip([FOLD**2, *channels], channels, strict=False))
         )
         self.attention = SymmetryAttention(channels[-1], slices=slices, window=window, heads=heads)
-        self.gather = nn.ModuleList(nn.Conv2d(c * slices, c, 1, bias=False) for c in channels)
+        self.gather = nn.ModuleList(nn.Conv2d(c, c, (slices, 1), bias=False) for c in channels)
         self.decoder = nn.ModuleList(
-            ConvBlock2d(deep + skip, skip) for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
+            UpBlock(deep, skip, norm) for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
-        self.head = nn.Conv2d(width, 1, 1)
+        self.draft = nn.Conv2d(width, DRAFT * FOLD**2, 1)
+        self.outline = conv_norm(DRAFT + 1, 2 * DRAFT, (3, 3), norm)
+        self.head = nn.Conv2d(2 * DRAFT, 1, 3, padding=1)
         init_prior(self.head, prior)
 
     def encode(self, x_BDHW: Tensor) -> list[Tensor]:
-        """Feature maps (B, C, D, H / 2**l, W / 2**l) of all levels, the deepest last and attended."""
+        """Feature maps (N, C, H / 2**(l + 1), W / 2**(l + 1)) of all levels l, the deepest last and attended."""
+        x = F.pixel_unshuffle(x_BDHW.flatten(0, 1).unsqueeze(1), FOLD).contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = []
-        x = x_BDHW.unsqueeze(1)
         for level, block in enumerate(self.encoder):
-            x = block(x if level == 0 else F.max_pool3d(x, (1, 2, 2), ceil_mode=True))
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
             maps.append(x)
-        maps[-1] = self.attention(maps[-1])
+        deepest = x.unflatten(0, (-1, self.slices)).transpose(1, 2)
+        maps[-1] = self.attention(deepest).transpose(1, 2).flatten(0, 1)
         return maps
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits (B, 1, H, W) of the centre slice."""
-        flat = [gather(x.flatten(1, 2)) for gather, x in zip(self.gather, maps, strict=True)]
+        """Draft (B, DRAFT, H, W) of the centre slice's lesion."""
+        flat = [
+            gather(columns(x, self.slices)).squeeze(2).unflatten(2, x.shape[2:])
+            for gather, x in zip(self.gather, maps, strict=True)
+        ]
         x = flat[-1]
         for block, skip in zip(self.decoder, reversed(flat[:-1]), strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, skip], dim=1))
-        return self.head(x)
+            x = block(x, skip)
+        return F.pixel_shuffle(self.draft(x), FOLD)
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) of the centre slice, in the space of the input."""
+        """Draft (B, DRAFT, H, W) of the centre slice's lesion, in the space of the input."""
         return self.decode(self.encode(x_BDHW))
+
+    def draw(self, draft_BCHW: Tensor, centre_B1HW: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) from a draft and the centre slice that it belongs to, both in one space."""
+        return self.head(self.outline(torch.cat([draft_BCHW, centre_B1HW], dim=1)))
 
 
 def init_prior(head: nn.Conv2d, prior: float) -> None:
-    """Bias of a one-channel head such that the untrained network predicts ``prior`` everywhere.
+    """Bias of a head such that the untrained network predicts ``prior`` everywhere.
 
     Keeps the first steps on rare lesions from being spent on learning that most pixels are background
     (Lin et al. 2017, Focal Loss, section 4.1).

@@ -1,6 +1,6 @@
 """LCNN: the local path on the aligned stack, fused with the global path on the centre slice.
 
-Legend: B stacks, D = 2T + 1 slices, H rows, W columns (H == W).
+Legend: B stacks, D = 2T + 1 slices, C = OVERVIEW + D channels, H rows, W columns (H == W).
 """
 
 from typing import NamedTuple
@@ -13,6 +13,8 @@ from lcnn.alignment import AlignmentNetwork, Pose, align, soften_gradient, symme
 from lcnn.config import TrainConfig
 from lcnn.global_path import GlobalPath
 from lcnn.local_path import LocalPath
+from lcnn.norms import NORMS
+from lcnn.stacks import OVERVIEW
 
 PRIOR = 0.01
 """Probability of lesion that an untrained network predicts."""
@@ -62,17 +64,33 @@ class LCNN(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation.mean))
         self.register_buffer("std", torch.tensor(normalisation.std))
 
-    def forward(self, grey_BDHW: Tensor) -> Prediction:
-        """Segment the centre slice of each stack of grey values 0..255."""
-        if grey_BDHW.shape[1] != self.slices:
-            raise ValueError(f"the network takes stacks of {self.slices} slices and got {grey_BDHW.shape[1]}")
-        unit = grey_BDHW / 255
+    def forward(self, grey_BCHW: Tensor, jitter: Pose | None = None) -> Prediction:
+        """Segment the centre slice of each stack of grey values 0..255.
+
+        Args:
+            grey_BCHW: the patients' overviews and the stacks, as `lcnn.stacks.StackSource` gives them.
+            jitter: error to add to the poses that are found before the stacks are aligned. In training, the local path
+                would otherwise see every head at one and the same pose, however the stacks were augmented, and learn
+                them by heart.
+        """
+        if grey_BCHW.shape[1] != OVERVIEW + self.slices:
+            raise ValueError(
+                f"the network takes {OVERVIEW} pictures of an overview and {self.slices} slices, "
+                f"and got {grey_BCHW.shape[1]} channels"
+            )
+        grey_BDHW = grey_BCHW[:, OVERVIEW:]
+        unit = grey_BCHW / 255
         pose = self.alignment(unit)
         warp = soften_gradient(pose, SEGMENTATION_SHARE)
+        if jitter is not None:
+            warp = Pose(*(found + error for found, error in zip(warp, jitter, strict=True)))
+        side = grey_BDHW.shape[-1]
+        # On a canvas that halves evenly at every level, the midline stays in the middle of all maps.
+        canvas = -(-side // self.local.multiple) * self.local.multiple
         # Air must be 0 while warping, so that what comes into view is air; hence normalise afterwards.
-        local_logits = unalign(self.local(self.normalise(align(grey_BDHW, warp))), warp)
-        centre = grey_BDHW[:, self.slices // 2].unsqueeze(1)
-        global_logits = self.global_path(self.normalise(centre)).float()
+        draft = unalign(self.local(self.normalise(align(grey_BDHW, warp, canvas))), warp, side)
+        centre = self.normalise(grey_BDHW[:, self.slices // 2].unsqueeze(1))
+        local_logits, global_logits = self.local.draw(draft, centre).float(), self.global_path(centre).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
         # Validation and prediction have no use for the loss and need not pay for it.
         symmetry = symmetry_loss(unit, pose) if self.training else unit.new_zeros(())
@@ -99,10 +117,13 @@ def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
             levels=model.levels,
             window=model.window,
             heads=model.heads,
+            norm=NORMS[model.norm],
             prior=PRIOR,
         ),
-        global_path=GlobalPath(backbone=model.global_backbone, weights=model.weights, prior=PRIOR),
-        alignment=AlignmentNetwork(slices, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),
+        global_path=GlobalPath(
+            backbone=model.global_backbone, weights=model.weights, norm=NORMS[model.norm], prior=PRIOR
+        ),
+        alignment=AlignmentNetwork(OVERVIEW + slices, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),
         local_share=config.fusion.local,
         normalisation=normalisation,
     )

@@ -1,10 +1,13 @@
 """Stacks of neighbouring slices out of the store, and which of them an epoch shows.
 
-Legend: B stacks, D = 2T + 1 slices, S side of the stored picture.
+A stack comes with an overview of its patient's whole volume, for what one stack cannot show: how the head lies.
+
+Legend: B stacks, C = OVERVIEW + D channels, D = 2T + 1 slices, Z slices of a patient, S side of the stored picture.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,6 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.store import Store
+
+
+OVERVIEW = 3
+"""Pictures of an overview."""
+
+
+def channels(half_width: int) -> int:
+    """Channels of a stack with its overview, for slices on each side of the centre."""
+    return OVERVIEW + 2 * half_width + 1
+
+
+def overview(image_ZSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mean pictures (OVERVIEW, S, S) of the lower, middle and upper part of a patient's slices."""
+    ends = np.linspace(0, len(image_ZSS), OVERVIEW + 1).round().astype(int)
+    parts = [image_ZSS[min(start, len(image_ZSS) - 1) : max(stop, start + 1)] for start, stop in pairwise(ends)]
+    return np.stack([part.mean(axis=0).round().astype(np.uint8) for part in parts])
 
 
 def neighbours(
@@ -51,6 +70,8 @@ class StackSource:
         first = np.array([entry.start for entry in entries])[self.owner]
         last = np.array([entry.stop - 1 for entry in entries])[self.owner]
         self._neighbours = neighbours(self.centres, half_width, first, last)
+        self._entries = entries
+        self._overviews: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -60,10 +81,21 @@ class StackSource:
         return self._store.lesion_N[self.centres]
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Grey values (B, D, S, S) and lesion shares (B, S, S), both uint8 0..255, of slices by position."""
-        grey = self._store.images_NSS[self._neighbours[positions]]
+        """Grey values (B, C, S, S) and lesion shares (B, S, S), both uint8 0..255, of slices by position.
+
+        The channels are the overview's pictures, then the stack's slices.
+        """
+        overviews = np.stack([self._overview(owner) for owner in self.owner[positions]])
+        stacks = self._store.images_NSS[self._neighbours[positions]]
         lesion = self._store.masks_NSS[self.centres[positions]]
-        return torch.from_numpy(grey), torch.from_numpy(lesion)
+        return torch.from_numpy(np.concatenate([overviews, stacks], axis=1)), torch.from_numpy(lesion)
+
+    def _overview(self, owner: int) -> NDArray[np.uint8]:
+        """A patient's overview, made when it is first asked for."""
+        if owner not in self._overviews:
+            entry = self._entries[owner]
+            self._overviews[owner] = overview(self._store.images_NSS[entry.start : entry.stop])
+        return self._overviews[owner]
 
     def in_order(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
         """Positions of all slices, in order, in batches."""

@@ -15,6 +15,7 @@ from lcnn.config import TrainConfig
 from lcnn.fit import make_optimizer, predict_logits, resolve_precision
 from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
+from lcnn.stacks import channels
 from search.display import Display, minutes
 from search.prepare import find_cohort
 from search.resources import Slots, this_machine
@@ -72,7 +73,7 @@ def _time_steps(config: TrainConfig, image_size: int, device: torch.device) -> t
     optimizer = make_optimizer(model, config.optim)
     dtype = resolve_precision(config.train.precision, device)
     batch = config.train.batch_size
-    grey = torch.rand(batch, 2 * config.T + 1, image_size, image_size, generator=generator).to(device) * 255
+    grey = torch.rand(batch, channels(config.T), image_size, image_size, generator=generator).to(device) * 255
     lesion = (torch.rand(batch, image_size, image_size, generator=generator) > 0.99).float().to(device)
 
     def forward() -> torch.Tensor:

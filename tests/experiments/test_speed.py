@@ -41,7 +41,7 @@ SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 CPU = torch.device("cpu")
 CONFIG = TrainConfig.model_validate(
     {
-        "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_8x2d"},
+        "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
         "train": {"batch_size": 2},
     }
 )

@@ -43,7 +43,7 @@ def test_json_keeps_every_value(schedule):
         (ModelConfig, "heads", 1, 0),
         (ModelConfig, "max_angle_deg", 90.0, 0.0),
         (ModelConfig, "max_shift", 0.1, 0.0),
-        (ModelConfig, "global_backbone", "resnext14_8x2d", "resnet18"),
+        (ModelConfig, "global_backbone", "resnext14_4x2d", "resnet18"),
         (FusionConfig, "local", 0.0, -0.1),
         (FusionConfig, "local", 1.0, 1.1),
         (LossConfig, "dice", 1.0, 1.1),

@@ -693,7 +693,7 @@ def test_the_backbone_and_its_weights_reach_the_network(make_config, normalisati
         torch.manual_seed(0)
         return build_model(make_config(changes), normalisation).global_path.encoder.stem[0].weight
 
-    small = first_kernel({"model.global_backbone": "resnext14_8x2d"})
+    small = first_kernel({"model.global_backbone": "resnext14_4x2d"})
     large = first_kernel({"model.global_backbone": "resnext50_32x4d"})
     loaded = first_kernel({"model.global_backbone": "resnext50_32x4d", "model.weights": str(weights_file)})
     assert small.shape != large.shape

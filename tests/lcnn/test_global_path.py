@@ -28,7 +28,7 @@ def test_maps_have_the_widths_that_are_announced_at_a_quarter_to_a_thirty_second
 @torch.no_grad()
 def test_logits_have_the_size_of_the_slice_and_start_at_the_prior(side):
     torch.manual_seed(0)
-    path = GlobalPath(backbone="resnext14_8x2d", weights="none", prior=0.01).eval()
+    path = GlobalPath(backbone="resnext14_4x2d", weights="none", prior=0.01).eval()
     logits = path(torch.randn(2, 1, side, side))
     assert logits.shape == (2, 1, side, side)
     assert 0.004 < torch.sigmoid(logits).median() < 0.025
@@ -36,7 +36,7 @@ def test_logits_have_the_size_of_the_slice_and_start_at_the_prior(side):
 
 def test_every_level_of_the_pyramid_takes_part():
     torch.manual_seed(0)
-    path = GlobalPath(backbone="resnext14_8x2d", weights="none", prior=0.01)
+    path = GlobalPath(backbone="resnext14_4x2d", weights="none", prior=0.01)
     path(torch.randn(1, 1, 64, 64)).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in path.parameters())
 

@@ -217,7 +217,7 @@ def test_heads_that_do_not_divide_are_refused_by_key(make_config):
 
 @pytest.mark.parametrize("weights", ["imagenet", "/some/file.pth"])
 def test_weights_for_the_small_backbone_are_refused_by_key(make_config, weights):
-    with pytest.raises(ValidationError, match=r"weights: .* is for resnext50_32x4d; set none for resnext14_8x2d"):
+    with pytest.raises(ValidationError, match=r"weights: .* is for resnext50_32x4d; set none for resnext14_4x2d"):
         make_config({"model.weights": weights})
 
 

@@ -93,7 +93,7 @@ BAD_FILES = {
     "profile in the file": ("profile: gpu", ["profile: chosen with --profile"]),
     "heads that do not divide": ("model: {heads: 3}", ["model", "heads: 3 does not divide the 64 channels"]),
     "weights of another backbone": (
-        "model: {weights: imagenet, global_backbone: resnext14_8x2d}",
+        "model: {weights: imagenet, global_backbone: resnext14_4x2d}",
         ["model", "weights: imagenet is for resnext50_32x4d"],
     ),
     "enormous seed": ("train: {seed: 99999999999}", ["train.seed", "less than"]),
