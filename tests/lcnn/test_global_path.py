@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 import torch
+from torch import nn
 
 from data_prep.errors import InputError
 from lcnn.global_path import GlobalPath, ResNeXt14, ResNeXt50, grey_adapter, read_weights
@@ -14,7 +15,11 @@ from lcnn.torchvision_models import models
 WEIGHTS = models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2
 
 
-@pytest.mark.parametrize("encoder", [ResNeXt14, lambda: ResNeXt50("none")], ids=["resnext14", "resnext50"])
+@pytest.mark.parametrize(
+    "encoder",
+    [lambda: ResNeXt14(nn.BatchNorm2d), lambda: ResNeXt50("none", nn.BatchNorm2d)],
+    ids=["resnext14", "resnext50"],
+)
 @torch.no_grad()
 def test_maps_have_the_widths_that_are_announced_at_a_quarter_to_a_thirty_second(encoder):
     net = encoder().eval()
@@ -28,7 +33,7 @@ def test_maps_have_the_widths_that_are_announced_at_a_quarter_to_a_thirty_second
 @torch.no_grad()
 def test_logits_have_the_size_of_the_slice_and_start_at_the_prior(side):
     torch.manual_seed(0)
-    path = GlobalPath(backbone="resnext14_4x2d", weights="none", prior=0.01).eval()
+    path = GlobalPath(backbone="resnext14_4x2d", weights="none", norm=nn.BatchNorm2d, prior=0.01).eval()
     logits = path(torch.randn(2, 1, side, side))
     assert logits.shape == (2, 1, side, side)
     assert 0.004 < torch.sigmoid(logits).median() < 0.025
@@ -36,7 +41,7 @@ def test_logits_have_the_size_of_the_slice_and_start_at_the_prior(side):
 
 def test_every_level_of_the_pyramid_takes_part():
     torch.manual_seed(0)
-    path = GlobalPath(backbone="resnext14_4x2d", weights="none", prior=0.01)
+    path = GlobalPath(backbone="resnext14_4x2d", weights="none", norm=nn.BatchNorm2d, prior=0.01)
     path(torch.randn(1, 1, 64, 64)).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in path.parameters())
 
@@ -49,7 +54,7 @@ def test_grey_becomes_three_equal_channels():
 @torch.no_grad()
 def test_weights_from_a_file_reach_the_encoder(weights_file):
     state = torch.load(weights_file, weights_only=True)
-    path = GlobalPath(backbone="resnext50_32x4d", weights=str(weights_file), prior=0.01).eval()
+    path = GlobalPath(backbone="resnext50_32x4d", weights=str(weights_file), norm=nn.BatchNorm2d, prior=0.01).eval()
     net = models.resnext50_32x4d(weights=None).eval()
     net.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
@@ -122,7 +127,7 @@ def more_entries(path):
 
 def test_a_file_of_the_right_names_and_shapes_is_taken(tmp_path):
     torch.save(entries(models.resnext50_32x4d), tmp_path / "zeros.pth")
-    path = GlobalPath(backbone="resnext50_32x4d", weights=str(tmp_path / "zeros.pth"), prior=0.01)
+    path = GlobalPath(backbone="resnext50_32x4d", weights=str(tmp_path / "zeros.pth"), norm=nn.BatchNorm2d, prior=0.01)
     assert all((parameter == 0).all() for parameter in path.encoder.parameters())
 
 
@@ -143,7 +148,7 @@ def test_a_foreign_file_is_refused_by_key(tmp_path, write):
     file = tmp_path / "foreign.pth"
     write(file)
     with pytest.raises(InputError, match=r"model\.weights"):
-        GlobalPath(backbone="resnext50_32x4d", weights=str(file), prior=0.01)
+        GlobalPath(backbone="resnext50_32x4d", weights=str(file), norm=nn.BatchNorm2d, prior=0.01)
     file.unlink()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcnn.stacks import LesionAwareSampler, StackSource
+from lcnn.stacks import OVERVIEW, LesionAwareSampler, StackSource, channels, overview
 
 NAMES = ("e", "a", "f")
 
@@ -19,15 +19,38 @@ def test_a_stack_holds_the_neighbours_and_repeats_the_end_slices(store, T):
     slices = [(name, z) for name in NAMES for z in range(store.patients[name].slice_count)]
     assert len(source) == len(slices) == 6 + 5 + 3
     grey, lesion = source.batch(np.arange(len(source)))
-    assert grey.shape == (14, 2 * T + 1, 32, 32)
+    assert grey.shape == (14, OVERVIEW + 2 * T + 1, 32, 32) == (14, channels(T), 32, 32)
     assert lesion.shape == (14, 32, 32)
     assert grey.dtype == lesion.dtype == torch.uint8
     for position, (name, z) in enumerate(slices):
         last = store.patients[name].slice_count - 1
         wanted = [min(max(z + offset, 0), last) for offset in range(-T, T + 1)]
         expected = np.stack([picture(store, name, neighbour) for neighbour in wanted])
-        assert np.array_equal(grey[position].numpy(), expected)
+        assert np.array_equal(grey[position, OVERVIEW:].numpy(), expected)
         assert np.array_equal(lesion[position].numpy(), store.masks_NSS[store.patients[name].start + z])
+
+
+def test_every_stack_comes_with_the_overview_of_its_own_patient(store):
+    source = StackSource(store, NAMES, 1)
+    grey, _ = source.batch(np.arange(14)[::-1].copy())
+    for row, owner in zip(grey, source.owner[::-1], strict=True):
+        entry = store.patients[NAMES[owner]]
+        assert np.array_equal(row[:OVERVIEW].numpy(), overview(store.images_NSS[entry.start : entry.stop]))
+
+
+def test_an_overview_is_the_mean_of_the_lower_middle_and_upper_part():
+    levels = np.array([10, 20, 40, 50, 100, 203], dtype=np.uint8)
+    image_ZSS = np.broadcast_to(levels[:, None, None], (6, 4, 4))
+    assert overview(image_ZSS)[:, 0, 0].tolist() == [15, 45, 152]  # 151.5, rounded to the even number
+    assert overview(image_ZSS).dtype == np.uint8
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4, 5])
+def test_a_short_volume_has_an_overview_too(slices):
+    image_ZSS = np.arange(slices, dtype=np.uint8)[:, None, None] * np.ones((1, 3, 3), dtype=np.uint8)
+    parts = overview(image_ZSS)
+    assert parts.shape == (OVERVIEW, 3, 3)
+    assert parts[0].max() <= parts[1].max() <= parts[2].max() <= slices - 1
 
 
 def test_positions_may_come_in_any_order_and_twice(store):
