@@ -43,7 +43,7 @@ class Baseline(nn.Module):
         """Segment the centre slice of each stack of grey values 0..255."""
         logits = self.net((grey_BDHW - self.mean) / self.std).float()
         nothing_B = logits.new_zeros(len(logits))
-        return Prediction(logits.squeeze(1), nothing_B.sum(), Pose(nothing_B, nothing_B))
+        return Prediction(logits.squeeze(1), nothing_B, nothing_B, Pose(nothing_B, nothing_B))
 
 
 def unet(slices: int, width: int) -> nn.Module:

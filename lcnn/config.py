@@ -142,6 +142,8 @@ class LoopConfig(Settings):
     """Full budget of one training, in epochs; the learning-rate schedule's horizon."""
     batch_size: int = Field(8, ge=1)
     """Stacks a step."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that a step's stacks are cut into, to fit memory; the step computes the same."""
     stacks_per_epoch: int | None = Field(None, ge=1)
     """Stacks of one epoch; None: as many as it takes to show every lesion slice once."""
     lesion_share: float = Field(0.75, ge=0, le=1)
@@ -154,6 +156,11 @@ class LoopConfig(Settings):
     """Epochs without a better validation Dice after which training ends, counted once Dice has left 0."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, order of stacks and augmentation."""
+
+    @property
+    def stacks_at_once(self) -> int:
+        """Stacks of the largest micro-batch: as many go through the network at a time, in validation too."""
+        return -(-self.batch_size // self.accumulation)
 
 
 class TrainConfig(Settings):

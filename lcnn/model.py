@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.split import Normalisation
-from lcnn.alignment import AlignmentNetwork, Pose, align, soften_gradient, symmetry_loss, unalign
+from lcnn.alignment import AlignmentNetwork, Pose, align, asymmetry, soften_gradient, unalign
 from lcnn.config import TrainConfig
 from lcnn.global_path import GlobalPath
 from lcnn.local_path import LocalPath
@@ -26,8 +26,10 @@ class Prediction(NamedTuple):
 
     logits_BHW: Tensor
     """Log-odds of lesion in the picture's own space."""
-    symmetry: Tensor
-    """Asymmetry of the aligned stacks as a share of the untouched ones'; the alignment loss. 0 in evaluation mode."""
+    asymmetry_B: Tensor
+    """Mean absolute difference between each aligned head and its mirror image; 0 in evaluation mode."""
+    untouched_B: Tensor
+    """The same without alignment; no gradient."""
     pose: Pose
     """The midlines that were found."""
 
@@ -75,8 +77,15 @@ class LCNN(nn.Module):
         global_logits = self.global_path(self.normalise(centre)).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
         # Validation and prediction have no use for the loss and need not pay for it.
-        symmetry = symmetry_loss(unit, pose) if self.training else unit.new_zeros(())
-        return Prediction(logits.squeeze(1), symmetry, pose)
+        nothing_B = unit.new_zeros(len(unit))
+        aligned_B, untouched_B = self._asymmetries(unit, pose) if self.training else (nothing_B, nothing_B)
+        return Prediction(logits.squeeze(1), aligned_B, untouched_B, pose)
+
+    @staticmethod
+    def _asymmetries(unit_BDHW: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            untouched_B = asymmetry(unit_BDHW, None)
+        return asymmetry(unit_BDHW, pose), untouched_B
 
     def normalise(self, grey: Tensor) -> Tensor:
         """(x - mean) / std with the training patients' statistics."""

@@ -26,8 +26,9 @@ def predict_volume(model: TrainedModel, image_ZHW: NDArray[np.uint8]) -> NDArray
     stack_ZD = neighbours(np.arange(slices), model.config.T, 0, slices - 1)
     dtype = resolve_precision(model.config.train.precision, model.device)
     probability: list[NDArray[np.float32]] = []
-    for start in range(0, slices, model.config.train.batch_size):
-        grey_BDSS = torch.from_numpy(stored_ZSS[stack_ZD[start : start + model.config.train.batch_size]])
+    at_once = model.config.train.stacks_at_once
+    for start in range(0, slices, at_once):
+        grey_BDSS = torch.from_numpy(stored_ZSS[stack_ZD[start : start + at_once]])
         logits_BSS = predict_logits(model.net, grey_BDSS.to(model.device), dtype)
         probability += list(torch.sigmoid(logits_BSS).cpu().numpy())
     return np.stack([to_native(p_SS, box, (height, width)) for p_SS in probability])
