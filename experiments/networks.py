@@ -40,11 +40,11 @@ class Baseline(nn.Module):
         if last.out_channels == 1 and last.bias is not None:
             init_prior(last, PRIOR)
 
-    def forward(self, grey_BCHW: Tensor, jitter: Pose | None = None) -> Prediction:
-        """Segment the centre slice of each stack of grey values 0..255; there is no pose to jitter."""
+    def forward(self, grey_BCHW: Tensor) -> Prediction:
+        """Segment the centre slice of each stack of grey values 0..255; the overview in front of it is for LCNN."""
         logits = self.net((grey_BCHW[:, OVERVIEW:] - self.mean) / self.std).float()
         nothing_B = logits.new_zeros(len(logits))
-        return Prediction(logits.squeeze(1), nothing_B.sum(), Pose(nothing_B, nothing_B))
+        return Prediction(logits.squeeze(1), nothing_B, nothing_B, Pose(nothing_B, nothing_B))
 
 
 def unet(slices: int, width: int) -> nn.Module:

@@ -105,10 +105,11 @@ def unalign(x_BCHW: Tensor, pose: Pose, side: int | None = None) -> Tensor:
 
 
 def asymmetry(unit_BDHW: Tensor, pose: Pose | None) -> Tensor:
-    """Mean absolute difference between the aligned head and its mirror image, in grey values of 0..1.
+    """Mean absolute difference between each aligned head (B) and its mirror image, in grey values of 0..1.
 
     The mean runs over the head or its mirror image, whichever is present, so that neither black background
-    dilutes the difference nor moving the head out of view removes it. Without a pose: of the picture as it is.
+    dilutes the difference nor moving the head out of view removes it; 0 where there is no head. Without a pose:
+    of the picture as it is.
     """
     small = pose_view(unit_BDHW).float()
     aligned = small if pose is None else align(small, pose)
@@ -117,19 +118,10 @@ def asymmetry(unit_BDHW: Tensor, pose: Pose | None) -> Tensor:
         whole = (small > HEAD_GREY / 255).float()
         head = whole if pose is None else align(whole, pose)
         either = torch.maximum(head, head.flip(-1))
-        lost = (whole.sum() - head.sum()).clamp_min(0.0)
+        size_B = either.sum(dim=(1, 2, 3))
+        lost_B = (whole - head).sum(dim=(1, 2, 3)).clamp_min(0.0)
     # What of the head has left the view counts as wholly asymmetric.
-    return ((difference * either).sum() + lost) / (either.sum() + lost).clamp_min(1.0)
-
-
-def symmetry_loss(unit_BDHW: Tensor, pose: Pose) -> Tensor:
-    """Asymmetry that the alignment leaves, as a share of what there was without it: below 1 it helps.
-
-    A share, so that its weight means the same for every window and contrast of the pictures.
-    """
-    with torch.no_grad():
-        untouched = asymmetry(unit_BDHW, None)
-    return asymmetry(unit_BDHW, pose) / untouched.clamp_min(1e-3)
+    return ((difference * either).sum(dim=(1, 2, 3)) + lost_B) / (size_B + lost_B).clamp_min(1.0)
 
 
 def soften_gradient(pose: Pose, share: float) -> Pose:

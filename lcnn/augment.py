@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcnn.alignment import Pose
 from lcnn.config import AugmentConfig
 
 
@@ -26,12 +25,6 @@ def draw_affine(config: AugmentConfig, count: int, generator: torch.Generator) -
     shift_x, shift_y = (unit[:, 3:] * 2 * config.shift).unbind(1)  # the normalised picture is 2 wide
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     return torch.stack([mirror * cos, -mirror * sin, shift_x, sin, cos, shift_y], dim=1).view(-1, 2, 3)
-
-
-def draw_jitter(config: AugmentConfig, count: int, generator: torch.Generator) -> Pose:
-    """Errors of ``count`` poses: angle and shift, each uniform within plus or minus its range."""
-    angle, shift = (torch.rand(2, count, generator=generator) * 2 - 1).unbind()
-    return Pose(angle * math.radians(config.pose_deg), shift * 2 * config.pose_shift)
 
 
 def augment(grey_BDSS: Tensor, lesion_BSS: Tensor, matrix_B23: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class ModelConfig(Settings):
     """The network's fixed size."""
 
     width: int = Field(32, ge=4, le=256, multiple_of=4)
-    """Channels of the local path's first level, at half the input's resolution; each further level has twice as many."""
+    """Channels of the local path's first level, at half the resolution; each further level has twice as many."""
     levels: int = Field(4, ge=2, le=6)
     """Levels of the local path; the deepest one is 2**levels times coarser than the input."""
     window: int = Field(8, ge=1, le=64)
@@ -66,7 +66,9 @@ class ModelConfig(Settings):
         if self.weights != "none" and self.global_backbone != "resnext50_32x4d":
             raise ValueError(f"weights: {self.weights} is for resnext50_32x4d; set none for {self.global_backbone}")
         if self.weights != "none" and self.norm != "batch":
-            raise ValueError(f"weights: {self.weights} comes with batch normalisation; set norm: batch, or weights: none")
+            raise ValueError(
+                f"weights: {self.weights} comes with batch normalisation; set norm: batch, or weights: none"
+            )
         return self
 
 
@@ -137,10 +139,6 @@ class AugmentConfig(Settings):
     """Shift along both axes, uniform within plus or minus this share of the side."""
     scale: Annotated[tuple[Positive, Positive], AfterValidator(_in_order)] = (0.9, 1.1)
     """Range of the magnification, uniform."""
-    pose_deg: float = Field(5.0, ge=0, le=45)
-    """Error added to the angle at which a head is aligned, uniform within plus or minus this many degrees."""
-    pose_shift: float = Field(0.02, ge=0, le=0.5)
-    """Error added to its left-right shift, uniform within plus or minus this share of the side."""
 
 
 class LoopConfig(Settings):
@@ -150,6 +148,8 @@ class LoopConfig(Settings):
     """Full budget of one training, in epochs; the learning-rate schedule's horizon."""
     batch_size: int = Field(8, ge=1)
     """Stacks a step."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that a step's stacks are cut into, to fit memory; the step computes the same."""
     stacks_per_epoch: int | None = Field(None, ge=1)
     """Stacks of one epoch; None: as many as it takes to show every lesion slice once."""
     lesion_share: float = Field(0.75, ge=0, le=1)
@@ -162,6 +162,11 @@ class LoopConfig(Settings):
     """Epochs without a better validation Dice after which training ends, counted once Dice has left 0."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, order of stacks and augmentation."""
+
+    @property
+    def stacks_at_once(self) -> int:
+        """Stacks of the largest micro-batch: as many go through the network at a time, in validation too."""
+        return -(-self.batch_size // self.accumulation)
 
 
 class TrainConfig(Settings):

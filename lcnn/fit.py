@@ -26,8 +26,8 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.split import Normalisation
 from data_prep.store import Store
-from lcnn.alignment import Pose
-from lcnn.augment import augment, draw_affine, draw_jitter
+from lcnn.accumulation import forward
+from lcnn.augment import augment, draw_affine
 from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import OptimConfig, TrainConfig
 from lcnn.loss import lcnn_loss
@@ -208,9 +208,7 @@ class _Training:
         grey, lesion = (x.to(self.device, non_blocking=True).float() for x in self.source.batch(positions))
         matrix = draw_affine(self.config.augment, len(positions), generator)
         grey, lesion = augment(grey, lesion / 255, matrix)
-        jitter = Pose(*(part.to(self.device) for part in draw_jitter(self.config.augment, len(positions), generator)))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            prediction = self.model(grey, jitter)
+        prediction = forward(self.model, grey, self.dtype, self.config.train.accumulation)
         loss = lcnn_loss(prediction, lesion, self.config.loss)
         if not math.isfinite(loss.total.item()):
             raise _Diverged
@@ -232,7 +230,7 @@ class _Training:
             self.model,
             self.val_source,
             len(self.data.val),
-            batch_size=self.config.train.batch_size,
+            batch_size=self.config.train.stacks_at_once,
             dtype=self.dtype,
         )
         dice = mean_defined([patient.dice for patient in counts])
@@ -312,8 +310,7 @@ def count_patients(
 
 def predict_logits(model: nn.Module, grey_BDSS: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits (B, S, S) in float32 of uint8 stacks that lie on the model's device."""
-    with torch.autocast(grey_BDSS.device.type, dtype, enabled=dtype != torch.float32):
-        return model(grey_BDSS.float()).logits_BHW.float()
+    return forward(model, grey_BDSS.float(), dtype).logits_BHW.float()
 
 
 def history_csv(history: Sequence[EpochResult]) -> str:

@@ -49,9 +49,7 @@ class ResNeXt14(nn.Module):
             stride = 1 if stage == 0 else 2
             shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), norm(after))
             stages.append(
-                models.resnet.Bottleneck(
-                    before, after // 4, stride, shortcut, groups=4, base_width=16, norm_layer=norm
-                )
+                models.resnet.Bottleneck(before, after // 4, stride, shortcut, groups=4, base_width=16, norm_layer=norm)
             )
             before = after
         self.stages = nn.ModuleList(stages)

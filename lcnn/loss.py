@@ -15,6 +15,9 @@ from lcnn.model import Prediction
 SMOOTH = 1.0
 """Added to both sides of the Dice fraction, in pixels: keeps a batch without lesion defined and learnable."""
 
+LEAST_ASYMMETRY = 1e-3
+"""Mean asymmetry without alignment, in grey values of 0..1, below which the symmetry loss is no longer a share."""
+
 
 class Loss(NamedTuple):
     """The loss and what it is made of, unweighted."""
@@ -51,9 +54,19 @@ def weighted_cross_entropy(logits_BHW: Tensor, lesion_BHW: Tensor, weights: tupl
     return values / weight.sum()
 
 
+def symmetry_loss(asymmetry_B: Tensor, untouched_B: Tensor) -> Tensor:
+    """Asymmetry that the alignment leaves, as a share of what there was without it: below 1 it helps.
+
+    A share, so that its weight means the same for every window and contrast of the pictures; of sums over the
+    batch, so that a stack that was symmetric already, or shows no head, does not outweigh the others.
+    """
+    return asymmetry_B.mean() / untouched_B.mean().clamp_min(LEAST_ASYMMETRY)
+
+
 def lcnn_loss(prediction: Prediction, lesion_BHW: Tensor, config: LossConfig) -> Loss:
     """The loss of a forward pass against the lesion shares (0..1) of the centre slices."""
     dice = dice_loss(prediction.logits_BHW, lesion_BHW)
     cross_entropy = weighted_cross_entropy(prediction.logits_BHW, lesion_BHW, config.class_weights)
-    total = config.dice * dice + (1 - config.dice) * cross_entropy + config.alignment * prediction.symmetry
-    return Loss(total, dice, cross_entropy, prediction.symmetry)
+    alignment = symmetry_loss(prediction.asymmetry_B, prediction.untouched_B)
+    total = config.dice * dice + (1 - config.dice) * cross_entropy + config.alignment * alignment
+    return Loss(total, dice, cross_entropy, alignment)

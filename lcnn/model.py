@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.split import Normalisation
-from lcnn.alignment import AlignmentNetwork, Pose, align, soften_gradient, symmetry_loss, unalign
+from lcnn.alignment import AlignmentNetwork, Pose, align, asymmetry, soften_gradient, unalign
 from lcnn.config import TrainConfig
 from lcnn.global_path import GlobalPath
 from lcnn.local_path import LocalPath
@@ -28,8 +28,10 @@ class Prediction(NamedTuple):
 
     logits_BHW: Tensor
     """Log-odds of lesion in the picture's own space."""
-    symmetry: Tensor
-    """Asymmetry of the aligned stacks as a share of the untouched ones'; the alignment loss. 0 in evaluation mode."""
+    asymmetry_B: Tensor
+    """Mean absolute difference between each aligned head and its mirror image; 0 in evaluation mode."""
+    untouched_B: Tensor
+    """The same without alignment; no gradient."""
     pose: Pose
     """The midlines that were found."""
 
@@ -64,14 +66,10 @@ class LCNN(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation.mean))
         self.register_buffer("std", torch.tensor(normalisation.std))
 
-    def forward(self, grey_BCHW: Tensor, jitter: Pose | None = None) -> Prediction:
+    def forward(self, grey_BCHW: Tensor) -> Prediction:
         """Segment the centre slice of each stack of grey values 0..255.
 
-        Args:
-            grey_BCHW: the patients' overviews and the stacks, as `lcnn.stacks.StackSource` gives them.
-            jitter: error to add to the poses that are found before the stacks are aligned. In training, the local path
-                would otherwise see every head at one and the same pose, however the stacks were augmented, and learn
-                them by heart.
+        A stack comes behind its patient's overview, as `lcnn.stacks.StackSource` gives it.
         """
         if grey_BCHW.shape[1] != OVERVIEW + self.slices:
             raise ValueError(
@@ -82,8 +80,6 @@ class LCNN(nn.Module):
         unit = grey_BCHW / 255
         pose = self.alignment(unit)
         warp = soften_gradient(pose, SEGMENTATION_SHARE)
-        if jitter is not None:
-            warp = Pose(*(found + error for found, error in zip(warp, jitter, strict=True)))
         side = grey_BDHW.shape[-1]
         # On a canvas that halves evenly at every level, the midline stays in the middle of all maps.
         canvas = -(-side // self.local.multiple) * self.local.multiple
@@ -93,8 +89,15 @@ class LCNN(nn.Module):
         local_logits, global_logits = self.local.draw(draft, centre).float(), self.global_path(centre).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
         # Validation and prediction have no use for the loss and need not pay for it.
-        symmetry = symmetry_loss(unit, pose) if self.training else unit.new_zeros(())
-        return Prediction(logits.squeeze(1), symmetry, pose)
+        nothing_B = unit.new_zeros(len(unit))
+        aligned_B, untouched_B = self._asymmetries(unit, pose) if self.training else (nothing_B, nothing_B)
+        return Prediction(logits.squeeze(1), aligned_B, untouched_B, pose)
+
+    @staticmethod
+    def _asymmetries(unit_BDHW: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            untouched_B = asymmetry(unit_BDHW, None)
+        return asymmetry(unit_BDHW, pose), untouched_B
 
     def normalise(self, grey: Tensor) -> Tensor:
         """(x - mean) / std with the training patients' statistics."""

@@ -28,8 +28,9 @@ def predict_volume(model: TrainedModel, image_ZHW: NDArray[np.uint8]) -> NDArray
     overview_VSS = overview(stored_ZSS)
     dtype = resolve_precision(model.config.train.precision, model.device)
     probability: list[NDArray[np.float32]] = []
-    for start in range(0, slices, model.config.train.batch_size):
-        stacks_BDSS = stored_ZSS[stack_ZD[start : start + model.config.train.batch_size]]
+    at_once = model.config.train.stacks_at_once
+    for start in range(0, slices, at_once):
+        stacks_BDSS = stored_ZSS[stack_ZD[start : start + at_once]]
         overviews_BVSS = np.broadcast_to(overview_VSS, (len(stacks_BDSS), *overview_VSS.shape))
         grey_BCSS = torch.from_numpy(np.concatenate([overviews_BVSS, stacks_BDSS], axis=1))
         logits_BSS = predict_logits(model.net, grey_BCSS.to(model.device), dtype)

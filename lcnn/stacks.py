@@ -16,7 +16,6 @@ from torch import Tensor
 
 from data_prep.store import Store
 
-
 OVERVIEW = 3
 """Pictures of an overview."""
 

@@ -10,6 +10,7 @@ import torch
 
 from data_prep.cohort import IMAGE_FOLDERS
 from data_prep.split import Normalisation
+from lcnn.accumulation import forward
 from lcnn.augment import augment, draw_affine
 from lcnn.config import TrainConfig
 from lcnn.fit import make_optimizer, predict_logits, resolve_precision
@@ -76,20 +77,19 @@ def _time_steps(config: TrainConfig, image_size: int, device: torch.device) -> t
     grey = torch.rand(batch, channels(config.T), image_size, image_size, generator=generator).to(device) * 255
     lesion = (torch.rand(batch, image_size, image_size, generator=generator) > 0.99).float().to(device)
 
-    def forward() -> torch.Tensor:
+    def loss() -> torch.Tensor:
         moved, target = augment(grey, lesion, draw_affine(config.augment, batch, generator))
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            prediction = model(moved)
+        prediction = forward(model, moved, dtype, config.train.accumulation)
         return lcnn_loss(prediction, target, config.loss).total
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        forward().backward()
+        loss().backward()
         optimizer.step()
 
     def validate() -> None:
         with torch.inference_mode():
-            predict_logits(model, grey, dtype)
+            predict_logits(model, grey[: config.train.stacks_at_once], dtype)
 
     step_s = _mean_time(step, device)
     model.eval()
@@ -118,8 +118,8 @@ def estimate_time(spec: Spec, slots: Slots, load: Workload) -> TimeEstimate:
     A search over T costs more than this where larger T are drawn often; the estimate names the order.
     """
     step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots)
-    batch = spec.train.batch_size
-    epoch_s = math.ceil(load.train_stacks / batch) * step_s + math.ceil(load.val_slices / batch) * val_s
+    steps, val_batches = load.train_stacks / spec.train.batch_size, load.val_slices / spec.train.stacks_at_once
+    epoch_s = math.ceil(steps) * step_s + math.ceil(val_batches) * val_s
     per_trial = expected_epochs(spec.scheduler, spec.train.epochs)
     # Trial 0 runs to its end whatever the scheduler says.
     epochs = spec.train.epochs + (spec.budget.trials - 1) * per_trial

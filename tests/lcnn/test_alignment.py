@@ -17,10 +17,9 @@ from lcnn.alignment import (
     asymmetry,
     pose_view,
     soften_gradient,
-    symmetry_loss,
     unalign,
 )
-from lcnn.loss import dice_loss, weighted_cross_entropy
+from lcnn.loss import dice_loss, symmetry_loss, weighted_cross_entropy
 from lcnn.model import build_model
 
 
@@ -55,6 +54,11 @@ def draw_head(angle_deg=0.0, shift=0.0, *, side=96, lesion=False):
 
 def pose(angle_deg=0.0, shift=0.0):
     return Pose(torch.tensor([math.radians(angle_deg)]), torch.tensor([float(shift)]))
+
+
+def share_left(unit_BDHW, pose):
+    """The symmetry loss of a pose."""
+    return symmetry_loss(asymmetry(unit_BDHW, pose), asymmetry(unit_BDHW, None))
 
 
 POSES = [(12.0, 0.0), (-12.0, 0.0), (0.0, 0.2), (0.0, -0.2), (20.0, 0.15), (-9.0, 0.1)]
@@ -172,20 +176,20 @@ def test_the_pose_and_its_loss_are_float32_under_autocast(network):
     picture = draw_head(9.0, lesion=True)
     with torch.autocast("cpu", torch.bfloat16):
         found = nudge(network)(picture.expand(1, 3, -1, -1))
-        rest, loss = asymmetry(picture, pose(9.0)), symmetry_loss(picture, pose(9.0))
+        rest, loss = asymmetry(picture, pose(9.0)), share_left(picture, pose(9.0))
     assert found.angle_rad_B.dtype == found.shift_B.dtype == torch.float32
     assert torch.equal(rest, asymmetry(picture, pose(9.0)))
-    assert torch.equal(loss, symmetry_loss(picture, pose(9.0)))
+    assert torch.equal(loss, share_left(picture, pose(9.0)))
 
 
 @pytest.mark.parametrize("side", [48, 96, 120, 192])
 @pytest.mark.parametrize(("angle_deg", "shift"), POSES)
 def test_the_right_pose_has_the_lowest_symmetry_loss(angle_deg, shift, side):
     head = draw_head(angle_deg, shift, side=side)
-    right = symmetry_loss(head, pose(angle_deg, shift))
+    right = share_left(head, pose(angle_deg, shift))
     wrong = [(0, 0), (-angle_deg, -shift), (angle_deg + 4, shift), (angle_deg - 4, shift)]
     wrong += [(angle_deg, shift + 0.05), (angle_deg, shift - 0.05), (2 * angle_deg, 2 * shift)]
-    assert right < 0.5 * min(symmetry_loss(head, pose(*other)) for other in wrong)
+    assert right < 0.5 * min(share_left(head, pose(*other)) for other in wrong)
 
 
 def test_a_symmetric_head_has_no_asymmetry_and_a_lesion_on_one_side_has():
@@ -207,15 +211,15 @@ def test_asymmetry_is_the_mean_difference_over_the_head():
 @pytest.mark.parametrize(("angle_deg", "shift"), POSES)
 def test_the_symmetry_loss_is_the_share_of_the_asymmetry_that_is_left(angle_deg, shift):
     head = draw_head(angle_deg, shift, lesion=True)
-    assert symmetry_loss(head, pose()).item() == pytest.approx(1, abs=1e-6)  # resampling in place rounds
-    right = symmetry_loss(head, pose(angle_deg, shift))
+    assert share_left(head, pose()).item() == pytest.approx(1, abs=1e-6)  # resampling in place rounds
+    right = share_left(head, pose(angle_deg, shift))
     share = asymmetry(head, pose(angle_deg, shift)) / asymmetry(head, pose())
     assert right.item() == pytest.approx(share.item())
     assert right < 0.8
-    assert symmetry_loss(0.5 * head, pose(angle_deg, shift)).item() == pytest.approx(right.item(), rel=0.2)
+    assert share_left(0.5 * head, pose(angle_deg, shift)).item() == pytest.approx(right.item(), rel=0.2)
 
 
-@pytest.mark.parametrize("measure", [asymmetry, symmetry_loss])
+@pytest.mark.parametrize("measure", [asymmetry, share_left])
 @pytest.mark.parametrize("direction", [-1, 1])
 def test_moving_the_head_out_of_view_does_not_lower_the_loss(direction, measure):
     head = draw_head(lesion=True)
@@ -225,11 +229,23 @@ def test_moving_the_head_out_of_view_does_not_lower_the_loss(direction, measure)
 
 
 def test_a_head_wholly_out_of_view_does_not_lower_the_loss():
-    assert symmetry_loss(draw_head(lesion=True), pose(shift=2.0)) >= symmetry_loss(draw_head(lesion=True), pose())
+    assert share_left(draw_head(lesion=True), pose(shift=2.0)) >= share_left(draw_head(lesion=True), pose())
 
 
 def test_a_stack_without_a_head_has_a_finite_loss():
-    assert symmetry_loss(torch.zeros(2, 3, 48, 48), Pose(torch.zeros(2), torch.zeros(2))) == 0
+    assert share_left(torch.zeros(2, 3, 48, 48), Pose(torch.zeros(2), torch.zeros(2))) == 0
+
+
+def test_each_stack_has_the_asymmetry_that_it_has_alone():
+    heads = [draw_head(9.0, lesion=True), torch.zeros(1, 1, 96, 96), draw_head(0.0, 0.2), draw_head(-5.0, 0.1)]
+    poses = [pose(9.0), pose(3.0, 0.1), pose(), pose(0.0, 1.5)]  # the last one moves half the head out of view
+    together = Pose(*(torch.cat(parts) for parts in zip(*poses, strict=True)))
+    for given, alone in ((together, poses), (None, [None] * 4)):
+        found = asymmetry(torch.cat(heads), given)
+        expected = torch.cat([asymmetry(*each) for each in zip(heads, alone, strict=True)])
+        assert torch.allclose(found, expected, rtol=1e-5)
+        assert found[1] == 0
+        assert (found[[0, 2, 3]] > 0).all()
 
 
 def test_a_softened_pose_is_the_same_but_moves_less():
@@ -253,7 +269,7 @@ def test_following_the_symmetry_loss_finds_the_pose():
     head = draw_head(10.0, 0.12, lesion=True)
     for _ in range(60):
         optimizer.zero_grad()
-        symmetry_loss(head, Pose(angle, shift)).backward()
+        share_left(head, Pose(angle, shift)).backward()
         optimizer.step()
     assert math.degrees(angle.item()) == pytest.approx(10, abs=1)
     assert shift.item() == pytest.approx(0.12, abs=0.02)
@@ -267,7 +283,7 @@ def _alignment_gradients(model, term):
     terms = {
         "dice": lambda: dice_loss(prediction.logits_BHW, lesion),
         "cross-entropy": lambda: weighted_cross_entropy(prediction.logits_BHW, lesion, (0.1, 0.9)),
-        "symmetry": lambda: prediction.symmetry,
+        "symmetry": lambda: symmetry_loss(prediction.asymmetry_B, prediction.untouched_B),
     }
     terms[term]().backward()
     return {name: p.grad.abs().sum().item() for name, p in model.alignment.named_parameters()}

@@ -61,6 +61,7 @@ def test_json_keeps_every_value(schedule):
         (AugmentConfig, "shift", 0.5, 0.6),
         (LoopConfig, "epochs", 1, 0),
         (LoopConfig, "batch_size", 1, 0),
+        (LoopConfig, "accumulation", 1, 0),
         (LoopConfig, "stacks_per_epoch", None, 0),
         (LoopConfig, "lesion_share", 0.0, -0.1),
         (LoopConfig, "precision", "bf16", "fp64"),
@@ -114,3 +115,8 @@ def test_settings_cannot_be_changed_in_place():
         config.T = 2
     with pytest.raises(ValidationError, match="frozen"):
         config.optim.lr = 0.1
+
+
+@pytest.mark.parametrize(("batch", "cut", "at_once"), [(8, 1, 8), (8, 2, 4), (8, 3, 3), (5, 4, 2), (2, 9, 1)])
+def test_the_largest_micro_batch_is_what_goes_through_at_once(batch, cut, at_once):
+    assert LoopConfig(batch_size=batch, accumulation=cut).stacks_at_once == at_once

@@ -30,7 +30,7 @@ class Truthful(nn.Module):
     def forward(self, grey_BDHW):
         logits = (grey_BDHW[:, grey_BDHW.shape[1] // 2] - self.threshold) / 10
         nothing = torch.zeros(len(grey_BDHW))
-        return Prediction(logits, torch.tensor(0.0), Pose(nothing, nothing))
+        return Prediction(logits, nothing, nothing, Pose(nothing, nothing))
 
 
 @pytest.fixture(params=["none", "head"])

@@ -637,6 +637,7 @@ SHOWN_ELSEWHERE = {
     "model.global_backbone": "test_the_backbone_and_its_weights_reach_the_network",
     "model.weights": "test_the_backbone_and_its_weights_reach_the_network",
     "train.early_stopping": "test_the_patience_is_the_one_that_is_set",
+    "train.accumulation": "test_micro_batches_are_smaller_and_the_training_is_the_same",
 }
 
 
@@ -709,3 +710,68 @@ def test_the_patience_is_the_one_that_is_set(tmp_path, make_config, data, patien
     results, outcome = drain(fit(config, data, folder=tmp_path))
     assert outcome is Outcome.COMPLETED
     assert len(results) == 1 + patience
+
+
+@pytest.fixture(scope="module")
+def plainly_descended(make_config, data, tmp_path_factory):
+    """An epoch in micro-batches: stacks of each forward pass, the result, and the weights.
+
+    By plain gradient descent: AdamW makes a full step even of a gradient that is zero but for rounding.
+    """
+
+    def descend(accumulation):
+        folder = tmp_path_factory.mktemp("descended")
+        changes = {"train.accumulation": accumulation, "train.stacks_per_epoch": 10, "train.batch_size": 5}
+        config = make_config({**changes, "optim.lr": 1e-2, "loss.alignment": 1.0})
+        passes = []
+        forward = LCNN.forward
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LCNN, "forward", lambda model, grey: (passes.append(len(grey)), forward(model, grey))[1])
+            patch.setattr(lcnn.fit, "make_optimizer", lambda net, c: torch.optim.SGD(net.parameters(), lr=c.lr))
+            (result,), outcome = drain(fit(config, dataclasses.replace(data, val=()), folder=folder, epochs=1))
+        assert outcome is Outcome.COMPLETED
+        return passes, result, load_checkpoint(folder / "last.pt")["model"]
+
+    whole = descend(1)
+    assert whole[0] == [5, 5]
+    return lambda accumulation: (*whole[1:], *descend(accumulation))
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "step"), [(2, [3, 2, 2, 3]), (3, [2, 2, 1, 1, 2, 2]), (4, [2, 1, 1, 1, 1, 1, 1, 2]), (9, [1] * 10)]
+)
+def test_micro_batches_are_smaller_and_the_training_is_the_same(plainly_descended, accumulation, step):
+    whole, weights, passes, result, same_weights = plainly_descended(accumulation)
+    assert passes == 2 * step  # each once forward and once going back, in each of the two steps
+    for name in ("loss", "dice_loss", "cross_entropy", "alignment_loss", "lr"):
+        assert getattr(result, name) == pytest.approx(getattr(whole, name), rel=1e-5)
+    for name, value in weights.items():
+        assert torch.allclose(same_weights[name], value, rtol=1e-5, atol=1e-6), name
+
+
+def test_validation_has_no_more_stacks_at_once_than_a_micro_batch(make_config, data, monkeypatch):
+    passes = []
+    forward = LCNN.forward
+    monkeypatch.setattr(LCNN, "forward", lambda model, grey: (passes.append(len(grey)), forward(model, grey))[1])
+    drain(fit(make_config({"train.accumulation": 2}), data, epochs=1))
+    assert set(passes) == {2}  # patient b has four slices
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_training_in_micro_batches_resumes_as_if_it_had_never_stopped(tmp_path, make_config, data, precision):
+    config = make_config({"train.accumulation": 2, "train.precision": precision, "train.epochs": 2})
+    whole, _ = drain(fit(config, data, folder=tmp_path / "whole"))
+    next(fit(config, data, folder=tmp_path / "cut"))
+    again, outcome = drain(fit(config, data, folder=tmp_path / "cut"))
+    assert outcome is Outcome.COMPLETED
+    assert untimed(again) == untimed(whole)
+    assert_same_training(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("value", "precision"), [(math.nan, "fp32"), (1e30, "fp32"), (math.nan, "fp16")])
+def test_micro_batches_that_are_no_numbers_end_it_as_diverged(tmp_path, make_config, data, value, precision):
+    config = make_config({"train.accumulation": 2, "train.precision": precision, "train.epochs": 2})
+    drain(fit(config, data, folder=tmp_path, epochs=1))
+    damaged(tmp_path, "local.head.weight", value)
+    results, outcome = drain(fit(config, data, folder=tmp_path))
+    assert (len(results), outcome) == (1, Outcome.DIVERGED)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lcnn.alignment import Pose
 from lcnn.config import LossConfig
-from lcnn.loss import dice_loss, lcnn_loss, weighted_cross_entropy
+from lcnn.loss import dice_loss, lcnn_loss, symmetry_loss, weighted_cross_entropy
 from lcnn.model import Prediction
 
 SURE = 50.0
@@ -106,9 +106,27 @@ def test_downhill_raises_lesion_and_lowers_background(part):
     assert (logits.grad[lesion == 0] > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("asymmetry", "untouched", "share"),
+    [
+        ([0.02], [0.08], 0.25),
+        ([0.02, 0.06], [0.02, 0.14], 0.5),
+        ([0.02, 0.0], [0.08, 0.0], 0.25),  # a stack without head
+        ([0.04, 1e-6], [0.08, 1e-9], 0.5),  # a head that is symmetric already
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([5e-4, 5e-4], [1e-9, 1e-9], 0.5),
+    ],
+)
+def test_symmetry_by_hand(asymmetry, untouched, share):
+    found = symmetry_loss(torch.tensor(asymmetry), torch.tensor(untouched))
+    assert found.item() == pytest.approx(share, rel=1e-3)
+
+
 def prediction(seed=0):
     logits, lesion = batch(seed)
-    return Prediction(logits, torch.tensor(0.37), Pose(torch.zeros(3), torch.zeros(3))), lesion
+    nothing = torch.zeros(3)
+    asymmetry, untouched = torch.tensor([0.01, 0.07, 0.03]), torch.tensor([0.05, 0.05, 0.1])
+    return Prediction(logits, asymmetry, untouched, Pose(nothing, nothing)), lesion
 
 
 @pytest.mark.parametrize("config", [LossConfig(), LossConfig(dice=0.2, alignment=2.0, class_weights=(0.3, 0.7))])
@@ -117,8 +135,8 @@ def test_the_total_is_the_weighted_sum_of_its_parts(config):
     loss = lcnn_loss(forward, lesion, config)
     assert loss.dice == dice_loss(forward.logits_BHW, lesion)
     assert loss.cross_entropy == weighted_cross_entropy(forward.logits_BHW, lesion, config.class_weights)
-    assert loss.alignment == forward.symmetry
-    expected = config.dice * loss.dice + (1 - config.dice) * loss.cross_entropy + config.alignment * 0.37
+    assert loss.alignment.item() == pytest.approx(0.11 / 0.2)
+    expected = config.dice * loss.dice + (1 - config.dice) * loss.cross_entropy + config.alignment * 0.11 / 0.2
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -50,7 +50,7 @@ def test_logits_have_the_size_of_the_picture(build, T, side):
     prediction = build({"T": T, "model.levels": 3})(grey(2 * T + 1, side))
     assert prediction.logits_BHW.shape == (2, side, side)
     assert prediction.logits_BHW.isfinite().all()
-    assert prediction.symmetry.shape == ()
+    assert prediction.asymmetry_B.shape == prediction.untouched_B.shape == (2,)
     assert prediction.pose.angle_rad_B.shape == prediction.pose.shift_B.shape == (2,)
 
 
@@ -82,7 +82,7 @@ def test_every_weight_takes_part(build, T):
     for zeroed in (model.local.attention.out, model.alignment.regressor[-1]):
         nn.init.normal_(zeroed.weight, std=0.1)  # zero at first, it lets nothing through
     prediction = model(grey(2 * T + 1, side=48))
-    (prediction.logits_BHW.square().mean() + prediction.symmetry).backward()
+    (prediction.logits_BHW.square().mean() + prediction.asymmetry_B.sum()).backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0}
     # A constant pose is none of the alignment's business, so a bias of its head would cancel.
     assert idle == set()
@@ -144,7 +144,7 @@ def test_logits_lie_in_the_space_of_the_picture_whatever_the_pose(build):
     stack = blob.expand(1, 3, -1, -1)
     still = model(stack).logits_BHW
     turn(model)
-    moved, _, pose = model(stack)
+    moved, _, _, pose = model(stack)
     expected = unalign(model.normalise(align(stack, pose)), pose)[:, 1]
     assert torch.allclose(moved, expected, atol=1e-4)
     assert (moved - still).abs().max() < 0.1 * (still.max() - still.min())
@@ -157,9 +157,22 @@ def test_the_symmetry_is_measured_at_the_pose_that_was_found(build):
     model = build()
     stack = torch.zeros(1, 3, 96, 96)
     stack[..., 20:76, 30:76] = 120  # the midline lies 5 pixels to the right of the centre
-    assert model(stack).symmetry > 0.05
+    before = model(stack)
+    assert before.asymmetry_B > 0.05
     turn(model, angle_deg=0.0, shift=10 / 96)
-    assert model(stack).symmetry < 0.01
+    after = model(stack)
+    assert after.asymmetry_B < 0.01 * before.asymmetry_B
+    assert torch.equal(after.untouched_B, before.untouched_B)
+
+
+def test_the_symmetry_is_for_training_alone_and_what_was_untouched_teaches_nothing(build):
+    model, stack = build(), grey()
+    trained = model(stack)
+    assert trained.asymmetry_B.requires_grad
+    assert not trained.untouched_B.requires_grad
+    assert (trained.untouched_B > 0).all()
+    for part in (model.eval()(stack).asymmetry_B, model(stack).untouched_B):
+        assert torch.equal(part, torch.zeros(2))
 
 
 @pytest.mark.parametrize("T", [0, 2])
@@ -207,7 +220,8 @@ def test_half_precision_gives_nearly_the_same_logits_in_float32(build, precision
         half = model(grey())
     assert half.logits_BHW.dtype == torch.float32
     assert torch.allclose(half.logits_BHW, exact.logits_BHW, atol=0.1)
-    assert half.symmetry.item() == pytest.approx(exact.symmetry.item(), rel=0.02)
+    assert half.asymmetry_B.tolist() == pytest.approx(exact.asymmetry_B.tolist(), rel=0.02)
+    assert torch.equal(half.untouched_B, exact.untouched_B)
 
 
 def test_heads_that_do_not_divide_are_refused_by_key(make_config):
