@@ -13,6 +13,7 @@ from lcnn.alignment import Pose
 from lcnn.config import LossConfig
 from lcnn.loss import lcnn_loss
 from lcnn.model import LCNN, Prediction, build_model
+from lcnn.stacks import channels
 
 LOSS = LossConfig(alignment=1.0)
 
@@ -20,7 +21,8 @@ LOSS = LossConfig(alignment=1.0)
 @pytest.fixture
 def model(make_config, normalisation):
     torch.manual_seed(0)
-    model = build_model(make_config(), normalisation)
+    # Independent of the batch's make-up, unlike batch normalisation.
+    model = build_model(make_config({"model.norm": "group"}), normalisation)
     for zeroed in (model.local.attention.out, model.alignment.regressor[-1]):
         nn.init.normal_(zeroed.weight, std=0.1)  # zero at first, it lets nothing through
     return model
@@ -29,8 +31,8 @@ def model(make_config, normalisation):
 def stacks(count=5, side=32, seed=0):
     """Heads of very different brightness, one picture of air alone, and lesions in some: no two parts are alike."""
     generator = torch.Generator().manual_seed(seed)
-    grey = torch.zeros(count, 3, side, side)
-    grey[:, :, 4:-4, 6:-8] = 255 * torch.rand(count, 3, side - 8, side - 14, generator=generator)
+    grey = torch.zeros(count, channels(1), side, side)
+    grey[:, :, 4:-4, 6:-8] = 255 * torch.rand(count, channels(1), side - 8, side - 14, generator=generator)
     grey *= torch.linspace(0, 1, count).view(-1, 1, 1, 1)
     lesion = torch.zeros(count, side, side)
     lesion[::2, 8:14, 9:16] = 1
@@ -140,14 +142,14 @@ class Layered(nn.Module):
         super().__init__()
         self.layer, self.weight = layer, nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, grey_BDHW):
-        logits = self.weight * self.layer(grey_BDHW / 255)[:, 1]
-        nothing = torch.zeros(len(grey_BDHW))
+    def forward(self, grey_BCHW):
+        logits = self.weight * self.layer(grey_BCHW / 255)[:, 1]
+        nothing = torch.zeros(len(grey_BCHW))
         return Prediction(logits, nothing, nothing, Pose(nothing, nothing))
 
 
 def test_a_network_without_alignment_can_be_cut_too():
-    model = Layered(nn.Conv2d(3, 3, 3, padding=1))
+    model = Layered(nn.Conv2d(channels(1), 3, 3, padding=1))
     _, _, gradients = step(model, 1)
     assert_close(step(model, 2)[2], gradients, 1e-4)
 
@@ -160,7 +162,7 @@ def test_chance_within_the_network_is_the_same_going_back():
 
 
 def test_running_statistics_move_once_a_micro_batch():
-    cut, plain = Layered(nn.BatchNorm2d(3)), Layered(nn.BatchNorm2d(3))
+    cut, plain = (Layered(nn.BatchNorm2d(channels(1))) for _ in range(2))
     step(cut, 2)
     for part in stacks()[0].tensor_split(2):
         plain(part)
@@ -172,8 +174,8 @@ def test_running_statistics_move_once_a_micro_batch():
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_frozen_statistics_stay_whatever_happens_within(momentum):
-    layer = nn.BatchNorm2d(3, momentum=momentum)
-    model = nn.Sequential(layer, nn.BatchNorm2d(3, track_running_stats=False))
+    layer = nn.BatchNorm2d(channels(1), momentum=momentum)
+    model = nn.Sequential(layer, nn.BatchNorm2d(channels(1), track_running_stats=False))
     model(stacks()[0])
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     model.append(nn.Linear(1, 1))  # which the stacks do not fit

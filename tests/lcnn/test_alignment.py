@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from lcnn.alignment import (
+    POSE_SIDE,
     AlignmentNetwork,
     Pose,
     align,
@@ -21,6 +22,7 @@ from lcnn.alignment import (
 )
 from lcnn.loss import dice_loss, symmetry_loss, weighted_cross_entropy
 from lcnn.model import build_model
+from lcnn.stacks import channels
 
 
 def coordinates(side):
@@ -198,13 +200,14 @@ def test_a_symmetric_head_has_no_asymmetry_and_a_lesion_on_one_side_has():
 
 
 def test_asymmetry_is_the_mean_difference_over_the_head():
-    head = torch.zeros(1, 1, 96, 96)
-    head[..., 20:60, 10:86] = 0.5
+    side = POSE_SIDE
+    head = torch.zeros(1, 1, side, side)
+    head[..., 20:60, 10 : side - 10] = 0.5
     head[..., 20:40, 10:20] = 0.7
-    # Of 76 columns by 40 rows, 10 by 20 pixels and their mirror images differ by 0.2.
-    expected = pytest.approx(0.2 * 400 / (76 * 40), rel=1e-5)
+    # Of the head's columns by 40 rows, 10 by 20 pixels and their mirror images differ by 0.2.
+    expected = pytest.approx(0.2 * 400 / ((side - 20) * 40), rel=1e-5)
     assert asymmetry(head, pose()).item() == expected
-    surrounded = F.pad(head, (48, 48, 48, 48))
+    surrounded = F.pad(head, [side // 2] * 4)
     assert asymmetry(surrounded, pose()).item() == expected
 
 
@@ -260,7 +263,7 @@ def test_a_softened_pose_is_the_same_but_moves_less():
 
 @pytest.mark.parametrize("side", [40, 96, 97, 250])
 def test_the_pose_is_estimated_at_one_size(side):
-    assert pose_view(torch.rand(2, 3, side, side)).shape == (2, 3, 96, 96)
+    assert pose_view(torch.rand(2, 3, side, side)).shape == (2, 3, POSE_SIDE, POSE_SIDE)
 
 
 def test_following_the_symmetry_loss_finds_the_pose():
@@ -276,7 +279,7 @@ def test_following_the_symmetry_loss_finds_the_pose():
 
 
 def _alignment_gradients(model, term):
-    grey = 255 * draw_head(8.0, 0.1, side=48, lesion=True).expand(1, 3, -1, -1)
+    grey = 255 * draw_head(8.0, 0.1, side=48, lesion=True).expand(1, channels(1), -1, -1)
     lesion = torch.zeros(1, 48, 48)
     lesion[:, 25:32, 30:36] = 1
     prediction = model(grey)

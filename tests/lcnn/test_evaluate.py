@@ -15,7 +15,7 @@ from lcnn.evaluate import evaluate, score_patient
 from lcnn.model import Prediction, build_model
 from lcnn.model_file import TrainedModel
 from lcnn.predict import predict_volume
-from lcnn.stacks import StackSource
+from lcnn.stacks import OVERVIEW, StackSource
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 
@@ -27,7 +27,8 @@ class Truthful(nn.Module):
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(threshold))
 
-    def forward(self, grey_BDHW):
+    def forward(self, grey_BCHW):
+        grey_BDHW = grey_BCHW[:, OVERVIEW:]
         logits = (grey_BDHW[:, grey_BDHW.shape[1] // 2] - self.threshold) / 10
         nothing = torch.zeros(len(grey_BDHW))
         return Prediction(logits, nothing, nothing, Pose(nothing, nothing))
@@ -64,9 +65,9 @@ def test_the_network_sees_what_it_was_trained_on(config, picture, cohort, cohort
     seen = []
 
     class Watching(Truthful):
-        def forward(self, grey_BDHW):
-            seen.append(grey_BDHW)
-            return super().forward(grey_BDHW)
+        def forward(self, grey_BCHW):
+            seen.append(grey_BCHW)
+            return super().forward(grey_BCHW)
 
     store = compile_store(cohort, cohort_root, tmp_path, image_size=picture.image_size, crop=picture.crop)
     for name in NAMES:

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from data_prep.split import Normalisation
-from lcnn.alignment import Pose, align, unalign
+from lcnn.alignment import POSE_SIDE, Pose, align, unalign
 from lcnn.config import TrainConfig
 from lcnn.model import build_model
+from lcnn.stacks import OVERVIEW, channels
 
 
 @pytest.fixture
@@ -22,9 +23,21 @@ def build(make_config, normalisation):
     return make
 
 
-def grey(slices=3, side=32, batch=2, seed=0):
+def grey(T=1, side=32, batch=2, seed=0):
+    """Stacks behind their overviews."""
     generator = torch.Generator().manual_seed(seed)
-    return 255 * torch.rand(batch, slices, side, side, generator=generator)
+    return 255 * torch.rand(batch, channels(T), side, side, generator=generator)
+
+
+def centre(T=1):
+    """Channel of the centre slice."""
+    return OVERVIEW + T
+
+
+def wake(*layers):
+    """Lift layers off zero, which they are at first and let nothing through."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=0.1)
 
 
 class FixedPose(nn.Module):
@@ -47,7 +60,7 @@ def turn(model, angle_deg=12.0, shift=0.1):
 @pytest.mark.parametrize("T", [0, 1, 2, 3])
 @torch.no_grad()
 def test_logits_have_the_size_of_the_picture(build, T, side):
-    prediction = build({"T": T, "model.levels": 3})(grey(2 * T + 1, side))
+    prediction = build({"T": T, "model.levels": 3})(grey(T, side))
     assert prediction.logits_BHW.shape == (2, side, side)
     assert prediction.logits_BHW.isfinite().all()
     assert prediction.asymmetry_B.shape == prediction.untouched_B.shape == (2,)
@@ -62,26 +75,52 @@ def test_any_number_of_levels_fits_any_size(build, levels):
         assert model(grey(side=side)).logits_BHW.shape == (2, side, side)
 
 
-@pytest.mark.parametrize("slices", [1, 2, 5])
-def test_stacks_of_another_size_are_refused(build, slices):
-    with pytest.raises(ValueError, match=f"stacks of 3 slices and got {slices}"):
-        build()(grey(slices))
+@pytest.mark.parametrize("given", [1, 3, channels(0), channels(1) - 1, channels(2)])
+def test_stacks_of_another_size_are_refused(build, given):
+    with pytest.raises(ValueError, match=f"3 pictures of an overview and 3 slices, and got {given} channels"):
+        build()(torch.zeros(1, given, 32, 32))
 
 
 @pytest.mark.parametrize("T", [0, 1, 2, 3])
-def test_every_slice_influences_the_logits(build, T):
+def test_every_slice_influences_the_logits_and_the_overview_does_not_but_by_the_pose(build, T):
     model = build({"T": T})
-    stack = grey(2 * T + 1, batch=1).requires_grad_()
+    stack = grey(T, side=48).requires_grad_()
+    model(stack).logits_BHW.square().sum().backward()
+    reached = stack.grad.abs().sum(dim=(0, 2, 3))
+    assert (reached[OVERVIEW:] > 1e-6).all()
+    assert (reached[:OVERVIEW] == 0).all()  # an untrained alignment network finds the same pose everywhere
+    wake(model.alignment.regressor[-1])
     model(stack).logits_BHW.square().sum().backward()
     assert (stack.grad.abs().sum(dim=(0, 2, 3)) > 1e-6).all()
 
 
 @pytest.mark.parametrize("T", [0, 1, 2])
+def test_every_picture_of_the_overview_and_every_slice_reaches_the_pose(build, T):
+    model = build({"T": T})
+    wake(model.alignment.regressor[-1])
+    stack = grey(T).requires_grad_()
+    sum(part.sum() for part in model(stack).pose).backward()
+    assert (stack.grad.abs().sum(dim=(0, 2, 3)) > 0).all()
+
+
+@torch.no_grad()
+def test_another_overview_is_another_pose_and_so_another_prediction(build):
+    model = build().eval()
+    wake(model.alignment.regressor[-1])
+    stack, other = grey(), grey()
+    other[:, :OVERVIEW] = grey(seed=1)[:, :OVERVIEW]
+    one, another = model(stack), model(other)
+    assert (one.pose.angle_rad_B != another.pose.angle_rad_B).all()
+    assert not torch.equal(one.logits_BHW, another.logits_BHW)
+    turn(model)
+    assert torch.equal(model(stack).logits_BHW, model(other).logits_BHW)
+
+
+@pytest.mark.parametrize("T", [0, 1, 2])
 def test_every_weight_takes_part(build, T):
     model = build({"T": T, "model.levels": 3})
-    for zeroed in (model.local.attention.out, model.alignment.regressor[-1]):
-        nn.init.normal_(zeroed.weight, std=0.1)  # zero at first, it lets nothing through
-    prediction = model(grey(2 * T + 1, side=48))
+    wake(model.local.attention.out, model.alignment.regressor[-1])
+    prediction = model(grey(T, side=48))
     (prediction.logits_BHW.square().mean() + prediction.asymmetry_B.sum()).backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0}
     # A constant pose is none of the alignment's business, so a bias of its head would cancel.
@@ -89,7 +128,13 @@ def test_every_weight_takes_part(build, T):
 
 
 def test_stacks_of_a_batch_do_not_influence_each_other(build):
-    model = build()
+    # Batch normalisation is what it says, but only while training.
+    for model in (build({"model.norm": "group"}), build().eval()):
+        _assert_independent(model)
+
+
+def _assert_independent(model):
+    wake(model.alignment.regressor[-1])
     stack = grey().requires_grad_()
     model(stack).logits_BHW[0].sum().backward()
     assert stack.grad[0].abs().sum() > 0
@@ -122,44 +167,55 @@ def test_the_global_path_sees_the_centre_slice_alone(build):
     model = build({"fusion.local": 0.0})
     stack = grey()
     before = model(stack).logits_BHW
-    stack[:, [0, 2]] = 0
+    stack[:, [c for c in range(channels(1)) if c != centre()]] = 0
     assert torch.equal(model(stack).logits_BHW, before)
-    stack[:, 1] = 0
+    stack[:, centre()] = 0
     assert not torch.equal(model(stack).logits_BHW, before)
 
 
 class CentreSlice(nn.Module):
     """A local path that gives its input back: logits are the normalised grey values of the centre slice."""
 
+    def __init__(self, multiple):
+        super().__init__()
+        self.multiple = multiple
+
     def forward(self, x_BDHW):
+        assert x_BDHW.shape[-1] % self.multiple == 0
         return x_BDHW[:, x_BDHW.shape[1] // 2].unsqueeze(1)
 
+    def draw(self, draft_BCHW, centre_B1HW):
+        assert draft_BCHW.shape == centre_B1HW.shape
+        return draft_BCHW
 
+
+@pytest.mark.parametrize(("multiple", "canvas"), [(1, 48), (16, 48), (20, 60)])
 @torch.no_grad()
-def test_logits_lie_in_the_space_of_the_picture_whatever_the_pose(build):
+def test_logits_lie_in_the_space_of_the_picture_whatever_the_pose(build, multiple, canvas):
     model = build({"fusion.local": 1.0})
-    model.local = CentreSlice()
+    model.local = CentreSlice(multiple)
     row, column = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     blob = 200 * torch.exp(-((row - 20) ** 2 + (column - 29) ** 2) / 60)
-    stack = blob.expand(1, 3, -1, -1)
+    stack = blob.expand(1, channels(1), -1, -1)
     still = model(stack).logits_BHW
     turn(model)
     moved, _, _, pose = model(stack)
-    expected = unalign(model.normalise(align(stack, pose)), pose)[:, 1]
+    expected = unalign(model.normalise(align(stack, pose, canvas)), pose, 48)[:, centre()]
     assert torch.allclose(moved, expected, atol=1e-4)
     assert (moved - still).abs().max() < 0.1 * (still.max() - still.min())
-    shifted = model.normalise(align(stack, pose))[:, 1]
+    shifted = model.normalise(align(stack, pose))[:, centre()]
     assert (shifted - still).abs().max() > 0.3 * (still.max() - still.min())
 
 
 @torch.no_grad()
 def test_the_symmetry_is_measured_at_the_pose_that_was_found(build):
     model = build()
-    stack = torch.zeros(1, 3, 96, 96)
-    stack[..., 20:76, 30:76] = 120  # the midline lies 5 pixels to the right of the centre
+    side = 2 * POSE_SIDE
+    stack = torch.zeros(1, channels(1), side, side)
+    stack[..., 20:100, side // 2 - 24 : side // 2 + 40] = 120  # the midline lies 8 pixels to the right of the centre
     before = model(stack)
     assert before.asymmetry_B > 0.05
-    turn(model, angle_deg=0.0, shift=10 / 96)
+    turn(model, angle_deg=0.0, shift=2 * 8 / side)
     after = model(stack)
     assert after.asymmetry_B < 0.01 * before.asymmetry_B
     assert torch.equal(after.untouched_B, before.untouched_B)
@@ -178,18 +234,19 @@ def test_the_symmetry_is_for_training_alone_and_what_was_untouched_teaches_nothi
 @pytest.mark.parametrize("T", [0, 2])
 @torch.no_grad()
 def test_an_untrained_network_predicts_the_prior(build, T):
-    probability = torch.sigmoid(build({"T": T})(grey(2 * T + 1)).logits_BHW)
-    assert 0.005 < probability.median() < 0.02
-    assert probability.max() < 0.1
+    for model in (build({"T": T}), build({"T": T}).eval(), build({"T": T, "model.norm": "group"})):
+        probability = torch.sigmoid(model(grey(T)).logits_BHW)
+        assert 0.005 < probability.median() < 0.02
+        assert probability.max() < 0.1
 
 
 @torch.no_grad()
 def test_the_normalisation_is_applied_and_saved_with_the_weights(build, make_config):
-    model = build()
+    model = build().eval()
     state = model.state_dict()
     assert (state["mean"], state["std"]) == (110, 30)
     assert torch.equal(model.normalise(torch.tensor([80.0, 110.0, 170.0])), torch.tensor([-1.0, 0.0, 2.0]))
-    other = build_model(make_config(), Normalisation(mean=20.0, std=5.0))
+    other = build_model(make_config(), Normalisation(mean=20.0, std=5.0)).eval()
     assert not torch.allclose(other(grey()).logits_BHW, model(grey()).logits_BHW)
     other.load_state_dict(state)
     assert torch.equal(other(grey()).logits_BHW, model(grey()).logits_BHW)
@@ -198,7 +255,7 @@ def test_the_normalisation_is_applied_and_saved_with_the_weights(build, make_con
 @pytest.mark.parametrize("share", [1.0, 0.0])
 @torch.no_grad()
 def test_the_normalisation_reaches_both_paths(build, share):
-    model = build({"fusion.local": share})
+    model = build({"fusion.local": share}).eval()  # batch normalisation would undo a change of all pixels
     before = model(grey()).logits_BHW
     model.mean += 50
     assert not torch.allclose(model(grey()).logits_BHW, before, atol=1e-4)
