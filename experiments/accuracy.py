@@ -203,16 +203,14 @@ def compare(tables: Sequence[tuple[Job, Path]], names: Sequence[str]) -> dict[st
 
 def report(study: Study, planned: dict[str, Any], summary: dict[str, Any], seeds: int) -> None:
     """Print what came out."""
-    label = " (SYNTHETIC)" if planned["synthetic"] else ""
     print(
-        f"{planned['cohort']}{label}: {len(study.split.test)} test patients, {seeds} seeds, "
+        f"{planned['cohort']}: {len(study.split.test)} test patients, {seeds} seeds, "
         f"{planned['seconds']:g} s of one thread a training, {study.picture.image_size} pixels"
     )
     for name, metrics in summary["mean"].items():
         print(
             f"{name:<15} {planned['parameters'][name] / 1e3:.0f} k parameters, {planned['steps'][name]} steps; "
-            f"Dice {Estimate(**metrics['dice']).text()}, precision {metrics['precision']['mean']:.3f}, "
-            f"recall {metrics['recall']['mean']:.3f}"
+            + ", ".join(f"{metric} {Estimate(**metrics[metric]).text()}" for metric in METRICS)
         )
     for name, metrics in summary["lcnn_minus"].items():
         print(f"lcnn - {name:<15} Dice {Estimate(**metrics['dice']).text()}")
