@@ -562,7 +562,10 @@ def test_dice_is_the_mean_over_patients_with_lesion_on_all_slices(make_config, s
             says, is_so = (logits > 0).numpy(), store.masks_NSS[z] > 127
             both, predicted, true = both + (says & is_so).sum(), predicted + says.sum(), true + is_so.sum()
         assert (counts.both, counts.predicted, counts.true) == (both, predicted, true)
-    assert all(0.1 * 1024 < counts.predicted / store.patients[n].slice_count < 0.9 * 1024 for counts, n in zip(found, "ace", strict=True))
+    assert all(
+        0.1 * 1024 < counts.predicted / store.patients[n].slice_count < 0.9 * 1024
+        for counts, n in zip(found, "ace", strict=True)
+    )
     assert not model.training
 
 

@@ -8,12 +8,13 @@ from lcnn.checkpoint import save_checkpoint
 from lcnn.config import PictureConfig
 from lcnn.model import build_model
 from lcnn.model_file import TrainedModel, load_model, save_model
+from lcnn.stacks import channels
 
 PICTURE = PictureConfig(image_size=40, crop="none")
 
 
-def grey(slices=3):
-    return 255 * torch.rand(1, slices, 32, 32, generator=torch.Generator().manual_seed(0))
+def grey(T=1):
+    return 255 * torch.rand(1, channels(T), 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def trained(config, normalisation):
@@ -23,7 +24,7 @@ def trained(config, normalisation):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
-        model.train()(grey(2 * config.T + 1).expand(2, -1, -1, -1))
+        model.train()(grey(config.T).expand(2, -1, -1, -1))
     return model.eval()
 
 
@@ -39,7 +40,7 @@ def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, 
     found = loaded.net
     assert (loaded.config, loaded.picture) == (config, PICTURE)
     assert not found.training
-    stack = grey(2 * config.T + 1)
+    stack = grey(config.T)
     assert torch.equal(found(stack).logits_BHW, model(stack).logits_BHW)
     assert torch.equal(found(stack).pose.angle_rad_B, model(stack).pose.angle_rad_B)
 
