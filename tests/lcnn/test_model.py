@@ -208,6 +208,19 @@ def test_logits_lie_in_the_space_of_the_picture_whatever_the_pose(build, multipl
 
 
 @torch.no_grad()
+def test_the_outline_is_drawn_beside_the_centre_slice_as_it_lies_in_the_picture(build, monkeypatch):
+    model = build({"T": 2}).eval()
+    turn(model)
+    given = []
+    draw = model.local.draw
+    monkeypatch.setattr(model.local, "draw", lambda draft, slice_: (given.append(slice_), draw(draft, slice_))[1])
+    stack = grey(2)
+    model(stack)
+    (drawn_beside,) = given
+    assert torch.equal(drawn_beside, model.normalise(stack[:, centre(2)]).unsqueeze(1))
+
+
+@torch.no_grad()
 def test_the_symmetry_is_measured_at_the_pose_that_was_found(build):
     model = build()
     side = 2 * POSE_SIDE
