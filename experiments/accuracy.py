@@ -97,7 +97,7 @@ def run_job(study: Study, job: Job) -> Path:
     table = folder / "patients.csv"
     if table.exists():
         return table
-    stacks = max(1, job.steps // EPOCHS) * study.config.train.batch_size
+    stacks = job.steps // EPOCHS * study.config.train.batch_size
     config = study.with_loop(epochs=EPOCHS, stacks_per_epoch=stacks, seed=job.seed)
     data, build = study.data(), network(job.network)
     training = fit(config, data, folder=folder, build=build)
@@ -174,6 +174,9 @@ def plan(study: Study, names: Sequence[str], seconds: float) -> dict[str, Any]:
         return kept
     normalisation = study.data().normalisation
     measured = step_seconds(study, names)
+    least = EPOCHS * max(measured.values())
+    if seconds < least:
+        raise InputError(f"--seconds {seconds:g}: the slowest network needs {least:.1f} for one step in each epoch")
     kept = {
         **asked,
         "parameters": {name: parameters(network(name)(study.config, normalisation)) for name in names},

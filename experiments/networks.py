@@ -71,7 +71,7 @@ WIDEST = 128
 
 BASELINES: Mapping[str, tuple[Callable[[int, int], nn.Module], int]] = {
     "unet": (unet, 1),
-    "attention_unet": (attention_unet, 1),
+    "attention_unet": (attention_unet, 2),
     "swin_unetr": (swin_unetr, 12),
 }
 """Maker of each network, and the number of which its width must be a multiple."""
@@ -104,8 +104,8 @@ def network(name: str) -> Build:
         slices = 2 * config.T + 1
         state = torch.get_rng_state()
         size = parameters(build_model(config, normalisation))
-        torch.set_rng_state(state)
         width, _ = baseline_of_size(name, slices, size)
+        torch.set_rng_state(state)
         return Baseline(make(slices, width), normalisation)
 
     return build

@@ -162,7 +162,7 @@ def _marked_training(timeline: Timeline) -> Iterator[None]:
         (lcnn.fit, "augment", Part.AUGMENTATION, Part.OTHER),
         (lcnn.model, "align", Part.ALIGNMENT, None),
         (lcnn.model, "unalign", Part.ALIGNMENT, None),
-        (lcnn.model, "symmetry_loss", Part.ALIGNMENT, None),
+        (lcnn.model, "asymmetry", Part.ALIGNMENT, None),
         (lcnn.fit, "lcnn_loss", Part.LOSS, None),
         (nn.utils, "clip_grad_norm_", Part.OPTIMIZER, None),
     ]
@@ -188,15 +188,15 @@ def _marked_build(timeline: Timeline) -> Build:
 
     def build(config: TrainConfig, normalisation: Normalisation) -> nn.Module:
         model = lcnn.model.build_model(config, normalisation)
-        modules: list[tuple[nn.Module, Part, Part | None]] = [
-            (model, Part.OTHER, None),
-            (model.alignment, Part.ALIGNMENT, None),
-            (model.local, Part.ENCODER, None),
-            (model.local.attention, Part.ATTENTION, Part.DECODER),
-            (model.global_path, Part.GLOBAL_PATH, Part.FUSION),
+        methods: list[tuple[nn.Module, str, Part, Part | None]] = [
+            (model, "forward", Part.OTHER, None),
+            (model.alignment, "forward", Part.ALIGNMENT, None),
+            (model.local, "forward", Part.ENCODER, None),
+            (model.local.attention, "forward", Part.ATTENTION, Part.DECODER),
+            (model.local, "draw", Part.DECODER, None),
+            (model.global_path, "forward", Part.GLOBAL_PATH, Part.FUSION),
         ]
-        name = "forward"
-        for module, part, then in modules:
+        for module, name, part, then in methods:
             setattr(module, name, timeline.wrap(part, getattr(module, name), then))
         return model
 

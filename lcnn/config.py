@@ -182,6 +182,12 @@ class TrainConfig(Settings):
     augment: AugmentConfig = AugmentConfig()
     train: LoopConfig = LoopConfig()
 
+    @model_validator(mode="after")
+    def _batch_has_statistics(self) -> "TrainConfig":
+        if self.model.norm == "batch" and 1 in (self.train.stacks_at_once, self.train.stacks_per_epoch):
+            raise ValueError("model.norm: batch needs two stacks at once for its statistics; set norm: group")
+        return self
+
 
 class TrainingConfig(TrainConfig):
     """A training together with the pictures it is made for: what ``best_config.yaml`` holds."""

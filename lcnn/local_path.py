@@ -137,7 +137,13 @@ class LocalPath(nn.Module):
         return F.pixel_shuffle(self.draft(x), FOLD)
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
-        """Draft (B, DRAFT, H, W) of the centre slice's lesion, in the space of the input."""
+        """Draft (B, DRAFT, H, W) of the centre slice's lesion, in the space of the input.
+
+        Raises:
+            ValueError: the sides are no multiple of ``multiple``.
+        """
+        if any(side % self.multiple for side in x_BDHW.shape[2:]):
+            raise ValueError(f"the sides must be multiples of {self.multiple}, not {tuple(x_BDHW.shape[2:])}")
         return self.decode(self.encode(x_BDHW))
 
     def draw(self, draft_BCHW: Tensor, centre_B1HW: Tensor) -> Tensor:

@@ -220,11 +220,22 @@ def test_a_step_is_measured_for_every_network(
     monkeypatch.undo()
     for name, value in (("EPOCHS", 2), ("TIMED_ROUNDS", 1), ("TIMED_STEPS", 2), ("CACHE", tmp_path)):
         monkeypatch.setattr(experiments.accuracy, name, value)
-    # Less than a step's time is still a training.
-    assert study(cohort_root, tmp_path / "out", "--seconds", "1e-6", "--seeds", "1") == 0
+    assert study(cohort_root, tmp_path / "out", "--seconds", "1", "--seeds", "1") == 0
     measured = json.loads((tmp_path / "out" / "study.json").read_text())["step_seconds"]
     assert set(measured) == set(NETWORKS)
     assert all(0 < seconds < 60 for seconds in measured.values())
+
+
+def test_a_budget_below_one_step_an_epoch_is_refused(
+    cohort_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        experiments.accuracy, "step_seconds", lambda *_: {"lcnn": 0.1, "unet": 0.02, "attention_unet": 0.2}
+    )
+    monkeypatch.setattr(experiments.accuracy, "EPOCHS", 2)
+    assert study(cohort_root, tmp_path / "out", "--seconds", "0.3", "--seeds", "1") == 2
+    assert capsys.readouterr().err == "error: --seconds 0.3: the slowest network needs 0.4 for one step in each epoch\n"
+    assert not (tmp_path / "out" / "study.json").exists()
 
 
 def table(folder: Path, name: str, seed: int, dice: list[float | None]) -> tuple[Job, Path]:

@@ -107,7 +107,6 @@ def test_the_seed_decides_the_weights(name: str) -> None:
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.xfail(strict=True, reason="the state is restored before the widths are tried; drop this mark once after")
 @pytest.mark.parametrize("name", BASELINES)
 def test_measuring_sizes_takes_nothing_from_the_random_numbers(name: str) -> None:
     model = build(name)

@@ -95,13 +95,10 @@ def test_a_draft_has_the_size_of_the_stack(T, width, levels):
     ]
 
 
-UNCHECKED = pytest.mark.xfail(strict=True, reason="LocalPath checks FOLD alone; drop this mark once it refuses")
-
-
-@pytest.mark.parametrize("side", [13, pytest.param(14, marks=UNCHECKED), pytest.param(20, marks=UNCHECKED)])
+@pytest.mark.parametrize("side", [13, 14, 20])
 def test_a_side_that_is_no_multiple_is_refused(side):
     path = make(levels=3).eval()
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises(ValueError, match="multiples of 8"):
         path(torch.randn(1, 3, side, side))
 
 
