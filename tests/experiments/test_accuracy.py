@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-import experiments.accuracy
+import experiments.study
 from data_prep.split import SplitConfig
-from experiments.accuracy import METRICS, Job, compare, main
+from experiments.accuracy import main
+from experiments.study import METRICS, Contender, Job, compare
+from lcnn.model import build_model
 
 SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 TINY = [
@@ -35,13 +37,13 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Two pieces a training, timed for a moment, and a cache of its own."""
-    monkeypatch.setattr(experiments.accuracy, "EPOCHS", 2)
-    monkeypatch.setattr(experiments.accuracy, "TIMED_ROUNDS", 1)
-    monkeypatch.setattr(experiments.accuracy, "TIMED_STEPS", 1)
-    monkeypatch.setattr(experiments.accuracy, "SPLIT", SplitConfig(train=0.4, val=0.2, test=0.4))
-    monkeypatch.setattr(experiments.accuracy, "CACHE", tmp_path_factory.getbasetemp() / "accuracy-cache")
+    monkeypatch.setattr(experiments.study, "EPOCHS", 2)
+    monkeypatch.setattr(experiments.study, "TIMED_ROUNDS", 1)
+    monkeypatch.setattr(experiments.study, "TIMED_STEPS", 1)
+    monkeypatch.setattr(experiments.study, "SPLIT", SplitConfig(train=0.4, val=0.2, test=0.4))
+    monkeypatch.setattr(experiments.study, "CACHE", tmp_path_factory.getbasetemp() / "accuracy-cache")
     # A budget in seconds would depend on the machine.
-    monkeypatch.setattr(experiments.accuracy, "step_seconds", lambda _, names: dict.fromkeys(names, 0.25))
+    monkeypatch.setattr(experiments.study, "step_seconds", lambda _, contenders: {c.name: 0.25 for c in contenders})
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +102,9 @@ def finished() -> list[Path]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders in which the study calls for a training."""
     folders: list[Path] = []
-    fit: Callable[..., Any] = experiments.accuracy.fit
+    fit: Callable[..., Any] = experiments.study.fit
     monkeypatch.setattr(
-        experiments.accuracy,
+        experiments.study,
         "fit",
         lambda *given, **named: (folders.append(named["folder"]), fit(*given, **named))[1],
     )
@@ -123,7 +125,7 @@ def assert_refused(code: int, message: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_one_command_trains_tests_and_compares(done: Path) -> None:
     kept = json.loads((done / "study.json").read_text())
-    assert kept["networks"] == list(NETWORKS)
+    assert kept["contenders"] == {"lcnn": {}, "unet": {}}
     assert kept["steps"] == {"lcnn": 4, "unet": 4}  # a second in steps of a quarter of it
     assert kept["parameters"]["unet"] == pytest.approx(kept["parameters"]["lcnn"], rel=0.2)
     test = json.loads((done / "split.json").read_text())["test"]
@@ -135,7 +137,7 @@ def test_one_command_trains_tests_and_compares(done: Path) -> None:
         assert len((done / job / "history.csv").read_text().splitlines()) == 1 + 2
     summary = json.loads((done / "summary.json").read_text())
     assert set(summary["mean"]) == set(summary["dice_by_seed"]) == set(NETWORKS)
-    assert set(summary["lcnn_minus"]) == {"unet"}
+    assert set(summary["first_minus"]) == {"unet"}
     assert summary["mean"]["lcnn"]["dice"]["patients"] == 4
 
 
@@ -175,7 +177,7 @@ def test_a_further_seed_trains_that_seed_alone(done: Path, cohort_root: Path, tr
     ("more", "what"),
     [
         (("--seconds", "2"), "seconds"),
-        (("--networks", "lcnn"), "networks"),
+        (("--networks", "lcnn"), "contenders"),
         (("--set", "loss.dice=0.6"), "config"),
         (("--set", "cohort.image_size=96"), "picture"),
     ],
@@ -205,7 +207,7 @@ def test_an_unknown_cohort_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_training_that_diverges_is_told_in_one_line(
     cohort_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(experiments.accuracy, "LEARNING_RATE", 1e30)
+    monkeypatch.setattr(experiments.study, "LEARNING_RATE", 1e30)
     assert study(cohort_root, tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert said.startswith("failed: ")
@@ -219,7 +221,7 @@ def test_a_step_is_measured_for_every_network(
 ) -> None:
     monkeypatch.undo()
     for name, value in (("EPOCHS", 2), ("TIMED_ROUNDS", 1), ("TIMED_STEPS", 2), ("CACHE", tmp_path)):
-        monkeypatch.setattr(experiments.accuracy, name, value)
+        monkeypatch.setattr(experiments.study, name, value)
     assert study(cohort_root, tmp_path / "out", "--seconds", "1", "--seeds", "1") == 0
     measured = json.loads((tmp_path / "out" / "study.json").read_text())["step_seconds"]
     assert set(measured) == set(NETWORKS)
@@ -230,11 +232,13 @@ def test_a_budget_below_one_step_an_epoch_is_refused(
     cohort_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        experiments.accuracy, "step_seconds", lambda *_: {"lcnn": 0.1, "unet": 0.02, "attention_unet": 0.2}
+        experiments.study, "step_seconds", lambda *_: {"lcnn": 0.1, "unet": 0.02, "attention_unet": 0.2}
     )
-    monkeypatch.setattr(experiments.accuracy, "EPOCHS", 2)
+    monkeypatch.setattr(experiments.study, "EPOCHS", 2)
     assert study(cohort_root, tmp_path / "out", "--seconds", "0.3", "--seeds", "1") == 2
-    assert capsys.readouterr().err == "error: --seconds 0.3: the slowest network needs 0.4 for one step in each epoch\n"
+    assert (
+        capsys.readouterr().err == "error: --seconds 0.3: the slowest contender needs 0.4 for one step in each epoch\n"
+    )
     assert not (tmp_path / "out" / "study.json").exists()
 
 
@@ -243,7 +247,7 @@ def table(folder: Path, name: str, seed: int, dice: list[float | None]) -> tuple
     path = folder / f"{name}-{seed}.csv"
     rows = {"model": name, "patient": list("pqr")[: len(dice)]} | dict.fromkeys(METRICS, dice)
     pd.DataFrame(rows).to_csv(path, index=False)
-    return Job(name, seed, 1), path
+    return Job(Contender(name, build_model), seed, 1), path
 
 
 def test_figures_are_means_over_seeds_first_and_then_over_patients(tmp_path: Path) -> None:
@@ -253,13 +257,13 @@ def test_figures_are_means_over_seeds_first_and_then_over_patients(tmp_path: Pat
         table(tmp_path, "unet", 0, [0.5, 0.4, None]),
         table(tmp_path, "unet", 1, [0.3, 0.0, 0.9]),
     ]
-    found = compare(tables, NETWORKS)
+    found = compare(tables)
     # Patients' means over the seeds: 0.7, 0.2 and none; 0.4, 0.2 and 0.9.
     assert found["mean"]["lcnn"]["dice"]["mean"] == pytest.approx((0.7 + 0.2) / 2)
     assert found["mean"]["unet"]["hd95"]["mean"] == pytest.approx((0.4 + 0.2 + 0.9) / 3)
     assert [found["mean"][name]["recall"]["patients"] for name in NETWORKS] == [2, 3]
     # Paired: 0.7 - 0.4 and 0.2 - 0.2; the third patient has no pair.
-    difference = found["lcnn_minus"]["unet"]["precision"]
+    difference = found["first_minus"]["unet"]["precision"]
     assert difference["mean"] == pytest.approx((0.3 + 0.0) / 2)
     assert difference["patients"] == 2
     assert difference["low"] == pytest.approx(0.0)
