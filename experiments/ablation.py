@@ -2,7 +2,7 @@
 
     python -m experiments.ablation --cohort phantom                        synthetic, 96 pixels
     python -m experiments.ablation --cohort FOLDER --profile cpu_real      your own slices, 160 pixels
-    python -m experiments.ablation --cohort phantom --only group_norm averaged
+    python -m experiments.ablation --cohort phantom --only batch_norm averaged
 
 All variants get the same seconds, so that what costs time must earn it; see experiments/study.py for the rules.
 "lcnn - X" above zero: LCNN as it is beats variant X.
@@ -111,7 +111,7 @@ def _with_mirror_difference(model: Any) -> None:
 
 NO_ALIGNMENT = {"loss.alignment": 0.0, "model.max_angle_deg": 1e-3, "model.max_shift": 1e-6}
 VARIANTS = (
-    Contender("group_norm", build_model, {"model.norm": "group"}),
+    Contender("batch_norm", build_model, {"model.norm": "batch"}),
     Contender("no_alignment", build_model, NO_ALIGNMENT),
     Contender("no_attention", changed(_without_attention)),
     Contender("local_path_alone", build_model, {"fusion.local": 1.0}),

@@ -47,8 +47,8 @@ class ModelConfig(Settings):
     """Side of the attention windows at the deepest level, in its pixels."""
     heads: int = Field(4, ge=1, le=16)
     """Attention heads; must divide the deepest level's channels."""
-    norm: Literal["batch", "group"] = "batch"
-    """Normalisation of both paths: over the batch, or over groups of channels, for batches too small for statistics."""
+    norm: Literal["batch", "group"] = "group"
+    """Normalisation of both paths: over groups of channels, or over the batch, which initial weights come with."""
     max_angle_deg: float = Field(25.0, gt=0, le=90)
     """Largest in-plane rotation that the alignment network can undo, in degrees."""
     max_shift: float = Field(0.15, gt=0, le=1)
@@ -56,7 +56,7 @@ class ModelConfig(Settings):
     global_backbone: Backbone = "resnext50_32x4d"
     """Encoder of the global path; the small one is for computers without a GPU."""
     weights: str = "none"
-    """Start of the global path: ``none``, ``imagenet`` (fetched by torchvision), or a path to a file of weights."""
+    """Start of the global path: ``none``, or with ``norm: batch`` ``imagenet`` (fetched by torchvision) or a path."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "ModelConfig":

@@ -21,8 +21,7 @@ LOSS = LossConfig(alignment=1.0)
 @pytest.fixture
 def model(make_config, normalisation):
     torch.manual_seed(0)
-    # Independent of the batch's make-up, unlike batch normalisation.
-    model = build_model(make_config({"model.norm": "group"}), normalisation)
+    model = build_model(make_config(), normalisation)
     for zeroed in (model.local.attention.out, model.alignment.regressor[-1]):
         nn.init.normal_(zeroed.weight, std=0.1)  # zero at first, it lets nothing through
     return model

@@ -622,7 +622,7 @@ TRAINED = {
     "model.levels": ({}, {"model.levels": 3}),
     "model.window": ({}, {"model.window": 8}),
     "model.heads": ({}, {"model.heads": 4}),
-    "model.norm": ({}, {"model.norm": "group"}),
+    "model.norm": ({}, {"model.norm": "batch"}),
     "model.max_angle_deg": ({}, {"model.max_angle_deg": 10.0}),
     "model.max_shift": ({}, {"model.max_shift": 0.05}),
     "fusion.local": ({}, {"fusion.local": 0.5}),
@@ -713,7 +713,8 @@ def test_the_backbone_and_its_weights_reach_the_network(make_config, normalisati
 
     small = first_kernel({"model.global_backbone": "resnext14_4x2d"})
     large = first_kernel({"model.global_backbone": "resnext50_32x4d"})
-    loaded = first_kernel({"model.global_backbone": "resnext50_32x4d", "model.weights": str(weights_file)})
+    weights = {"model.norm": "batch", "model.weights": str(weights_file)}
+    loaded = first_kernel({"model.global_backbone": "resnext50_32x4d", **weights})
     assert small.shape != large.shape
     assert not torch.equal(loaded, large)
     assert torch.equal(loaded, torch.load(weights_file, weights_only=True, mmap=True)["conv1.weight"])
@@ -739,8 +740,7 @@ def plainly_descended(make_config, data, tmp_path_factory):
     def descend(accumulation):
         folder = tmp_path_factory.mktemp("descended")
         changes = {"train.accumulation": accumulation, "train.stacks_per_epoch": 10, "train.batch_size": 5}
-        # Batch normalisation would normalise by the statistics of a micro-batch.
-        config = make_config({**changes, "optim.lr": 1e-2, "loss.alignment": 1.0, "model.norm": "group"})
+        config = make_config({**changes, "optim.lr": 1e-2, "loss.alignment": 1.0})
         passes = []
         forward = LCNN.forward
         with pytest.MonkeyPatch.context() as patch:

@@ -129,7 +129,7 @@ def test_every_weight_takes_part(build, T):
 
 def test_stacks_of_a_batch_do_not_influence_each_other(build):
     # Batch normalisation is what it says, but only while training.
-    for model in (build({"model.norm": "group"}), build().eval()):
+    for model in (build(), build({"model.norm": "batch"}).eval()):
         _assert_independent(model)
 
 
@@ -247,7 +247,11 @@ def test_the_symmetry_is_for_training_alone_and_what_was_untouched_teaches_nothi
 @pytest.mark.parametrize("T", [0, 2])
 @torch.no_grad()
 def test_an_untrained_network_predicts_the_prior(build, T):
-    for model in (build({"T": T}), build({"T": T}).eval(), build({"T": T, "model.norm": "group"})):
+    for model in (
+        build({"T": T}),
+        build({"T": T, "model.norm": "batch"}),
+        build({"T": T, "model.norm": "batch"}).eval(),
+    ):
         probability = torch.sigmoid(model(grey(T)).logits_BHW)
         assert 0.005 < probability.median() < 0.02
         assert probability.max() < 0.1
@@ -303,6 +307,22 @@ def test_heads_that_do_not_divide_are_refused_by_key(make_config):
 def test_weights_for_the_small_backbone_are_refused_by_key(make_config, weights):
     with pytest.raises(ValidationError, match=r"weights: .* is for resnext50_32x4d; set none for resnext14_4x2d"):
         make_config({"model.weights": weights})
+
+
+def test_weights_come_with_batch_normalisation(make_config):
+    weights = {"model.global_backbone": "resnext50_32x4d", "model.weights": "imagenet"}
+    with pytest.raises(ValidationError, match=r"weights: imagenet comes with batch normalisation; set norm: batch"):
+        make_config(weights)
+    assert make_config({**weights, "model.norm": "batch"}).model.weights == "imagenet"
+
+
+@pytest.mark.parametrize(
+    "loop", [{"train.batch_size": 1}, {"train.batch_size": 4, "train.accumulation": 4}, {"train.stacks_per_epoch": 1}]
+)
+def test_batch_normalisation_of_a_single_stack_is_refused(make_config, loop):
+    with pytest.raises(ValidationError, match=r"model.norm: batch needs two stacks at once .*; set norm: group"):
+        make_config({"model.norm": "batch", **loop})
+    assert make_config(loop).model.norm == "group"
 
 
 @torch.no_grad()
