@@ -47,7 +47,7 @@ def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, 
 
 @torch.no_grad()
 def test_the_initial_weights_need_not_be_at_hand(tmp_path, make_config, normalisation):
-    big = {"model.global_backbone": "resnext50_32x4d"}
+    big = {"model.global_backbone": "resnext50_32x4d", "model.norm": "batch"}
     model = trained(make_config(big), normalisation)
     config = make_config({**big, "model.weights": str(tmp_path / "long_gone.pth")})
     save_model(tmp_path / "model.pt", TrainedModel(model, config, PICTURE))
