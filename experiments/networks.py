@@ -8,6 +8,7 @@ Legend: B stacks, D = 2T + 1 slices, C = OVERVIEW + D channels, H rows, W column
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
@@ -82,6 +83,7 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@cache
 def baseline_of_size(name: str, slices: int, size: int) -> tuple[int, int]:
     """Width of the named network whose number of parameters is nearest to ``size``, and that number."""
     make, step = BASELINES[name]

@@ -160,6 +160,7 @@ def _marked_training(timeline: Timeline) -> Iterator[None]:
         (StackSource, "batch", Part.DATA, Part.DATA),
         (lcnn.fit, "draw_affine", Part.AUGMENTATION, Part.OTHER),
         (lcnn.fit, "augment", Part.AUGMENTATION, Part.OTHER),
+        (lcnn.model, "pose_view", Part.ALIGNMENT, None),
         (lcnn.model, "align", Part.ALIGNMENT, None),
         (lcnn.model, "unalign", Part.ALIGNMENT, None),
         (lcnn.model, "asymmetry", Part.ALIGNMENT, None),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.split import Normalisation
-from lcnn.alignment import AlignmentNetwork, Pose, align, asymmetry, soften_gradient, unalign
+from lcnn.alignment import AlignmentNetwork, Pose, align, asymmetry, pose_view, soften_gradient, unalign
 from lcnn.config import TrainConfig
 from lcnn.global_path import GlobalPath
 from lcnn.local_path import LocalPath
@@ -77,8 +77,9 @@ class LCNN(nn.Module):
                 f"and got {grey_BCHW.shape[1]} channels"
             )
         grey_BDHW = grey_BCHW[:, OVERVIEW:]
-        unit = grey_BCHW / 255
-        pose = self.alignment(unit)
+        # The pose and the symmetry share one reduced view; the full picture is averaged once.
+        small = pose_view(grey_BCHW / 255)
+        pose = self.alignment(small)
         warp = soften_gradient(pose, SEGMENTATION_SHARE)
         side = grey_BDHW.shape[-1]
         # On a canvas that halves evenly at every level, the midline stays in the middle of all maps.
@@ -89,8 +90,8 @@ class LCNN(nn.Module):
         local_logits, global_logits = self.local.draw(draft, centre).float(), self.global_path(centre).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
         # Validation and prediction have no use for the loss and need not pay for it.
-        nothing_B = unit.new_zeros(len(unit))
-        aligned_B, untouched_B = self._asymmetries(unit, pose) if self.training else (nothing_B, nothing_B)
+        nothing_B = small.new_zeros(len(small))
+        aligned_B, untouched_B = self._asymmetries(small, pose) if self.training else (nothing_B, nothing_B)
         return Prediction(logits.squeeze(1), aligned_B, untouched_B, pose)
 
     @staticmethod
