@@ -5,7 +5,7 @@
 
 The network is trained alone by its symmetry loss, on augmented stacks of the training and validation patients, and
 its angle is compared with the true in-plane angle of the test patients: of every stack, and of every volume (the mean
-over its stacks). Beside it: doing nothing, and a network that does not see the overview of the volume.
+over its stacks). Beside it: doing nothing, and a network that sees the slices of a stack in place of the overview.
 """
 
 import argparse
@@ -30,9 +30,10 @@ from lcnn.alignment import AlignmentNetwork, asymmetry
 from lcnn.augment import augment, draw_affine
 from lcnn.config import AugmentConfig, ModelConfig
 from lcnn.loss import symmetry_loss
-from lcnn.stacks import OVERVIEW, StackSource, channels
+from lcnn.stacks import OVERVIEW, StackSource
 
 HALF_WIDTH = 1
+"""With it a stack has as many slices as an overview has pictures, and one network fits both."""
 BATCH = 8
 LEARNING_RATE = 2e-3
 CACHE = Path("results/.cache")
@@ -55,7 +56,7 @@ def train_alignment(store: Store, patients: Sequence[str], *, steps: int, seed: 
     torch.manual_seed(seed)
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     model = ModelConfig()
-    network = AlignmentNetwork(channels(HALF_WIDTH), max_angle_deg=model.max_angle_deg, max_shift=model.max_shift)
+    network = AlignmentNetwork(OVERVIEW, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     source = StackSource(store, patients, HALF_WIDTH)
@@ -73,11 +74,8 @@ def train_alignment(store: Store, patients: Sequence[str], *, steps: int, seed: 
 
 
 def seen(unit_BCHW: Tensor, with_overview: bool) -> Tensor:
-    """The channels as they are, or with the overview replaced by the stack's own slices."""
-    if with_overview:
-        return unit_BCHW
-    stack = unit_BCHW[:, OVERVIEW:]
-    return torch.cat([stack[:, :OVERVIEW], stack], dim=1)
+    """The pictures in which the pose is looked for: the overview's, or in their place the stack's own slices."""
+    return unit_BCHW[:, :OVERVIEW] if with_overview else unit_BCHW[:, -OVERVIEW:]
 
 
 @torch.inference_mode()
@@ -141,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"phantom (synthetic), {options.patients} patients, {options.steps} steps: mean absolute error in degrees")
     print(f"doing nothing                 {whole.nothing:.2f}")
-    print(f"stack and overview            {whole.stack:.2f} a stack, {whole.volume:.2f} a volume")
+    print(f"overview of the volume        {whole.stack:.2f} a stack, {whole.volume:.2f} a volume")
     print(f"stack alone                   {alone.stack:.2f} a stack, {alone.volume:.2f} a volume")
     return 0
 

@@ -1,10 +1,11 @@
 """Midline alignment: find the in-plane pose of the head, undo it, and put predictions back.
 
 Left-right mirror symmetry identifies only the in-plane angle and the left-right shift, so the network
-predicts just these two, once a stack. All geometry stays in float32: a bf16 grid is wrong by half a pixel
-at 512 pixels.
+predicts just these two. It finds them in the overview of the whole volume (`lcnn.stacks.overview`): means of many
+slices, in which noise, lesions and small asymmetries count for less than in the few slices of a stack. All geometry
+stays in float32: a bf16 grid is wrong by half a pixel at 512 pixels.
 
-Legend: B stacks, D slices of a stack, H rows, W columns (H == W). Coordinates are torch's normalised ones:
+Legend: B stacks, C pictures of a head, D slices of a stack, H rows, W columns (H == W). Coordinates are torch's normalised ones:
 -1 and 1 are the outer edges of the picture, x grows to the right of the picture, y downward.
 """
 
@@ -17,8 +18,9 @@ from torch.nn import functional as F
 
 HEAD_GREY = 24.0
 """Grey value (of 255) above which a pixel counts as head rather than air."""
-POSE_SIDE = 64
-"""Side in pixels at which the pose is estimated and the symmetry measured: beyond it only noise is added."""
+POSE_SIDE = 32
+"""Side in pixels at which the pose is estimated and the symmetry measured: 64 cost thrice the time and found the
+phantom's angle no better (docs/lcnn-attempts.md)."""
 
 
 class Pose(NamedTuple):
@@ -31,21 +33,21 @@ class Pose(NamedTuple):
 
 
 class AlignmentNetwork(nn.Module):
-    """A small convolutional regressor of the pose; predicts exactly zero at initialisation.
+    """A small convolutional regressor of the pose from so many pictures; predicts exactly zero at initialisation.
 
     It is odd under mirroring by construction: a mirrored picture has the opposite pose, and a symmetric one
     none. A pose that is the same for every picture, at which the tanh would saturate, cannot be learned.
     """
 
-    def __init__(self, slices: int, *, max_angle_deg: float, max_shift: float, channels: int = 16) -> None:
+    def __init__(self, pictures: int, *, max_angle_deg: float, max_shift: float, channels: int = 16) -> None:
         super().__init__()
-        widths = (channels, 2 * channels, 2 * channels, 4 * channels)
+        widths = (channels, 2 * channels, 4 * channels)
         layers: list[nn.Module] = []
-        for before, after in zip((slices, *widths), widths, strict=False):
+        for before, after in zip((pictures, *widths), widths, strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         # Position matters for a pose, so the map is flattened, not averaged.
-        flat = widths[-1] * (POSE_SIDE // 16) ** 2
+        flat = widths[-1] * (POSE_SIDE // 2 ** len(widths)) ** 2
         self.regressor = nn.Sequential(nn.Linear(flat, 64), nn.SiLU(), nn.Linear(64, 2, bias=False))
         self.max_angle_rad = math.radians(max_angle_deg)
         self.max_shift = 2.0 * max_shift  # the normalised picture is 2 wide
@@ -53,20 +55,20 @@ class AlignmentNetwork(nn.Module):
         assert isinstance(head, nn.Linear)
         nn.init.zeros_(head.weight)
 
-    def forward(self, unit_BDHW: Tensor) -> Pose:
-        """Pose of each stack from grey values in 0..1; each part is bounded by its maximum."""
-        small = pose_view(unit_BDHW) - 0.5
+    def forward(self, unit_BCHW: Tensor) -> Pose:
+        """Pose of each head from its pictures' grey values in 0..1; each part is bounded by its maximum."""
+        small = pose_view(unit_BCHW) - 0.5
         both = self.regressor(self.features(torch.cat([small, small.flip(-1)])).flatten(1)).float()
         own, mirrored = both.chunk(2)
         raw_B2 = torch.tanh((own - mirrored) / 2)
         return Pose(raw_B2[:, 0] * self.max_angle_rad, raw_B2[:, 1] * self.max_shift)
 
 
-def pose_view(unit_BDHW: Tensor) -> Tensor:
-    """The stack averaged (or interpolated) to POSE_SIDE pixels."""
-    if unit_BDHW.shape[-1] >= POSE_SIDE:
-        return F.adaptive_avg_pool2d(unit_BDHW, POSE_SIDE)
-    return F.interpolate(unit_BDHW, size=(POSE_SIDE, POSE_SIDE), mode="bilinear", align_corners=False)
+def pose_view(unit_BCHW: Tensor) -> Tensor:
+    """The pictures averaged (or interpolated) to POSE_SIDE pixels."""
+    if unit_BCHW.shape[-1] >= POSE_SIDE:
+        return F.adaptive_avg_pool2d(unit_BCHW, POSE_SIDE)
+    return F.interpolate(unit_BCHW, size=(POSE_SIDE, POSE_SIDE), mode="bilinear", align_corners=False)
 
 
 def _matrices(pose: Pose) -> tuple[Tensor, Tensor]:
@@ -104,14 +106,14 @@ def unalign(x_BCHW: Tensor, pose: Pose, side: int | None = None) -> Tensor:
     return _sample(x_BCHW, _matrices(pose)[1], "border", side)
 
 
-def asymmetry(unit_BDHW: Tensor, pose: Pose | None) -> Tensor:
+def asymmetry(unit_BCHW: Tensor, pose: Pose | None) -> Tensor:
     """Mean absolute difference between each aligned head (B) and its mirror image, in grey values of 0..1.
 
     The mean runs over the head or its mirror image, whichever is present, so that neither black background
     dilutes the difference nor moving the head out of view removes it; 0 where there is no head. Without a pose:
     of the picture as it is.
     """
-    small = pose_view(unit_BDHW).float()
+    small = pose_view(unit_BCHW).float()
     aligned = small if pose is None else align(small, pose)
     difference = (aligned - aligned.flip(-1)).abs()
     with torch.no_grad():

@@ -16,30 +16,32 @@ class SymmetryAttention(nn.Module):
     """Windowed attention of an aligned feature map against itself and its left-right mirror image.
 
     Windows tile the map symmetrically about the midline, so mirroring the input mirrors the output. At
-    initialisation the block is the identity: its last layer is zero.
+    initialisation the block is the identity: its last layer is zero. Attention runs in half as many channels as the
+    map has (Wang et al. 2018, Non-local Neural Networks, section 3.3), which halves its cost.
 
     Args:
-        channels: channels of the map.
+        channels: channels of the map; even.
         slices: slices that the map must have (2T + 1); fewer means that something pooled the depth away.
         window: side of a window in pixels of the map.
-        heads: attention heads; must divide ``channels``.
+        heads: attention heads; must divide half the channels.
 
     Raises:
-        ValueError: ``heads`` does not divide ``channels``.
+        ValueError: ``heads`` does not divide half the channels.
     """
 
     def __init__(self, channels: int, *, slices: int, window: int, heads: int) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"{heads} attention heads do not divide {channels} channels; choose a divisor")
+        inner = channels // 2
+        if channels % 2 or inner % heads:
+            raise ValueError(f"{heads} attention heads do not divide half of {channels} channels; choose a divisor")
         self.slices, self.window, self.heads = slices, window, heads
         self.norm = nn.GroupNorm(1, channels)
         # Queries, keys, values, and values as seen from the other side.
-        self.project = nn.Linear(channels, 4 * channels)
+        self.project = nn.Linear(channels, 4 * inner)
         # Tells a mirrored key from an own one with equal content; without it asymmetry could not be seen.
-        self.mirror_key = nn.Parameter(torch.zeros(channels))
+        self.mirror_key = nn.Parameter(torch.zeros(inner))
         nn.init.trunc_normal_(self.mirror_key, std=0.02)
-        self.out = nn.Linear(channels, channels)
+        self.out = nn.Linear(inner, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -61,7 +63,7 @@ class SymmetryAttention(nn.Module):
             valid_HW = F.pad(torch.ones(height, width, dtype=torch.bool, device=x_BCDHW.device), margins)
             mask = self._key_mask(valid_HW, len(x_BCDHW), columns)
         attended = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask)
-        y = self.out(attended.transpose(1, 2).reshape(tokens.shape))
+        y = self.out(attended.transpose(1, 2).reshape(*tokens.shape[:-1], -1))
         return x_BCDHW + self._unwindow(y)[..., :height, side : side + width]
 
     def _tiling(self, height: int, width: int) -> tuple[int, int, int]:
@@ -87,7 +89,7 @@ class SymmetryAttention(nn.Module):
         return windows.permute(0, 6, 3, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4)
 
     def _heads(self, windows: Tensor) -> Tensor:
-        """(B * N, heads, L, C / heads) with L = D * rows * columns of a window."""
+        """(B * N, heads, L, channels / heads) with L = D * rows * columns of a window."""
         return windows.flatten(3, 5).flatten(0, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _key_mask(self, valid_HW: Tensor, batch: int, columns: int) -> Tensor:

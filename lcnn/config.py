@@ -46,7 +46,7 @@ class ModelConfig(Settings):
     window: int = Field(8, ge=1, le=64)
     """Side of the attention windows at the deepest level, in its pixels."""
     heads: int = Field(4, ge=1, le=16)
-    """Attention heads; must divide the deepest level's channels."""
+    """Attention heads; must divide half of the deepest level's channels."""
     norm: Literal["batch", "group"] = "group"
     """Normalisation of both paths: over groups of channels, or over the batch, which initial weights come with."""
     max_angle_deg: float = Field(25.0, gt=0, le=90)
@@ -60,9 +60,9 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "ModelConfig":
-        deepest = self.width * 2 ** (self.levels - 1)
-        if deepest % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide the {deepest} channels of the deepest level")
+        attended = self.width * 2 ** (self.levels - 1) // 2
+        if attended % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide {attended}, half the channels of the deepest level")
         if self.weights != "none" and self.global_backbone != "resnext50_32x4d":
             raise ValueError(f"weights: {self.weights} is for resnext50_32x4d; set none for {self.global_backbone}")
         if self.weights != "none" and self.norm != "batch":

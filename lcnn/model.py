@@ -77,8 +77,8 @@ class LCNN(nn.Module):
                 f"and got {grey_BCHW.shape[1]} channels"
             )
         grey_BDHW = grey_BCHW[:, OVERVIEW:]
-        # The pose and the symmetry share one reduced view; the full picture is averaged once.
-        small = pose_view(grey_BCHW / 255)
+        # The pose and the symmetry share one reduced view, which is made once.
+        small = pose_view(grey_BCHW[:, :OVERVIEW] / 255)
         pose = self.alignment(small)
         warp = soften_gradient(pose, SEGMENTATION_SHARE)
         side = grey_BDHW.shape[-1]
@@ -95,10 +95,10 @@ class LCNN(nn.Module):
         return Prediction(logits.squeeze(1), aligned_B, untouched_B, pose)
 
     @staticmethod
-    def _asymmetries(unit_BDHW: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
+    def _asymmetries(overview_BCHW: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            untouched_B = asymmetry(unit_BDHW, None)
-        return asymmetry(unit_BDHW, pose), untouched_B
+            untouched_B = asymmetry(overview_BCHW, None)
+        return asymmetry(overview_BCHW, pose), untouched_B
 
     def normalise(self, grey: Tensor) -> Tensor:
         """(x - mean) / std with the training patients' statistics."""
@@ -127,7 +127,7 @@ def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
         global_path=GlobalPath(
             backbone=model.global_backbone, weights=model.weights, norm=NORMS[model.norm], prior=PRIOR
         ),
-        alignment=AlignmentNetwork(OVERVIEW + slices, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),
+        alignment=AlignmentNetwork(OVERVIEW, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),
         local_share=config.fusion.local,
         normalisation=normalisation,
     )

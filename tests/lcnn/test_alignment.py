@@ -109,11 +109,11 @@ def test_a_mirrored_picture_has_the_opposite_pose_and_a_symmetric_one_none(netwo
         assert part.abs() < 1e-4
 
 
-def test_the_pose_sees_every_slice(network):
-    stack = torch.rand(1, 3, 64, 64, requires_grad=True)
-    found = nudge(network)(stack)
+def test_the_pose_sees_every_picture(network):
+    pictures = torch.rand(1, 3, 64, 64, requires_grad=True)
+    found = nudge(network)(pictures)
     (found.angle_rad_B + found.shift_B).sum().backward()
-    assert (stack.grad.abs().sum(dim=(0, 2, 3)) > 0).all()
+    assert (pictures.grad.abs().sum(dim=(0, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize(("angle_deg", "shift"), POSES)
@@ -200,12 +200,12 @@ def test_a_symmetric_head_has_no_asymmetry_and_a_lesion_on_one_side_has():
 
 
 def test_asymmetry_is_the_mean_difference_over_the_head():
-    side = POSE_SIDE
+    side, unit = POSE_SIDE, POSE_SIDE // 8
     head = torch.zeros(1, 1, side, side)
-    head[..., 20:60, 10 : side - 10] = 0.5
-    head[..., 20:40, 10:20] = 0.7
-    # Of the head's columns by 40 rows, 10 by 20 pixels and their mirror images differ by 0.2.
-    expected = pytest.approx(0.2 * 400 / ((side - 20) * 40), rel=1e-5)
+    head[..., 2 * unit : 7 * unit, unit : 7 * unit] = 0.5
+    head[..., 2 * unit : 4 * unit, unit : 2 * unit] = 0.7
+    # Of a head of 5 by 6 units, 2 units and their mirror images differ by 0.2.
+    expected = pytest.approx(0.2 * 4 / 30, rel=1e-5)
     assert asymmetry(head, pose()).item() == expected
     surrounded = F.pad(head, [side // 2] * 4)
     assert asymmetry(surrounded, pose()).item() == expected

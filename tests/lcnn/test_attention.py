@@ -6,7 +6,7 @@ import torch
 from lcnn.attention import SymmetryAttention
 
 
-def make(channels=4, slices=3, window=4, heads=2, *, random_out=True):
+def make(channels=8, slices=3, window=4, heads=2, *, random_out=True):
     torch.manual_seed(0)
     attention = SymmetryAttention(channels, slices=slices, window=window, heads=heads)
     if random_out:
@@ -32,14 +32,15 @@ def at_each_voxel(layer, x_BCDHW):
 def by_loops(attention, x):
     """The definition, one query at a time: its own window and the mirror image's, over all slices."""
     batch, channels, depth, height, width = x.shape
+    inner = channels // 2
     rows = attention.window
     columns = rows + 1 if rows % 2 == 0 and width % 2 == 1 else rows
-    size = channels // attention.heads
+    size = inner // attention.heads
     normed = attention.norm(x)
     query, key, value, mirror_value = at_each_voxel(attention.project, normed).chunk(4, dim=1)
     mirror_key = key.flip(-1) + attention.mirror_key.view(1, -1, 1, 1, 1)
     mirror_value = mirror_value.flip(-1)
-    attended = torch.full_like(x, float("nan"))
+    attended = torch.full((batch, inner, depth, height, width), float("nan"))
     for b in range(batch):
         for top in range(0, height, rows):
             for left in window_starts(width, columns):
@@ -81,7 +82,7 @@ def by_loops(attention, x):
 @torch.no_grad()
 def test_equals_a_loop_over_windows_and_queries(height, width, window, slices, heads):
     attention = make(slices=slices, window=window, heads=heads)
-    x = torch.randn(2, 4, slices, height, width)
+    x = torch.randn(2, 8, slices, height, width)
     expected = by_loops(attention, x)
     assert torch.allclose(attention(x), expected, atol=1e-4)
     assert (expected - x).abs().max() > 0.1
@@ -92,7 +93,7 @@ def test_equals_a_loop_over_windows_and_queries(height, width, window, slices, h
 @torch.no_grad()
 def test_mirroring_the_input_mirrors_the_output(width, window):
     attention = make(slices=1, window=window)
-    x = torch.randn(1, 4, 1, 6, width)
+    x = torch.randn(1, 8, 1, 6, width)
     assert torch.allclose(attention(x.flip(-1)), attention(x).flip(-1), atol=1e-4)
 
 
@@ -100,7 +101,7 @@ def test_mirroring_the_input_mirrors_the_output(width, window):
 def test_a_pixel_sees_its_mirror_image_and_not_the_rest():
     attention = make(slices=1, window=4)
     attention.norm = torch.nn.Identity()  # it would spread a change over the whole map
-    x = torch.randn(1, 4, 1, 8, 16)
+    x = torch.randn(1, 8, 1, 8, 16)
     changed = x.clone()
     changed[..., 1, 2] += 3
     moved = ((attention(changed) - attention(x)).abs().amax(dim=(0, 1, 2)) > 1e-6).nonzero().tolist()
@@ -113,7 +114,7 @@ def test_a_pixel_sees_its_mirror_image_and_not_the_rest():
 def test_every_slice_is_attended():
     attention = make(slices=3, window=4)
     attention.norm = torch.nn.Identity()
-    x = torch.randn(1, 4, 3, 4, 4)
+    x = torch.randn(1, 8, 3, 4, 4)
     for other in range(3):
         changed = x.clone()
         changed[:, :, other] += 1
@@ -124,7 +125,7 @@ def test_every_slice_is_attended():
 def test_asymmetry_is_visible_even_where_keys_are_equal():
     # On a mirror-symmetric map own and mirrored keys coincide; only the mirror marks can tell them apart.
     attention = make(slices=1, window=4)
-    half = torch.randn(1, 4, 1, 4, 4)
+    half = torch.randn(1, 8, 1, 4, 4)
     symmetric = torch.cat([half, half.flip(-1)], dim=-1)
     before = attention(symmetric)
     attention.mirror_key.zero_()
@@ -132,23 +133,23 @@ def test_asymmetry_is_visible_even_where_keys_are_equal():
 
 
 def test_an_untrained_block_is_the_identity():
-    x = torch.randn(2, 4, 3, 6, 7)
+    x = torch.randn(2, 8, 3, 6, 7)
     assert torch.equal(make(random_out=False)(x), x)
 
 
 def test_the_first_step_can_move_an_untrained_block():
     attention = make(random_out=False)
-    attention(torch.randn(1, 4, 3, 4, 4)).square().sum().backward()
+    attention(torch.randn(1, 8, 3, 4, 4)).square().sum().backward()
     assert attention.out.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_another_number_of_slices_is_refused(depth):
     with pytest.raises(ValueError, match=f"built for 3 slices and got {depth}"):
-        make(slices=3)(torch.randn(1, 4, depth, 4, 4))
+        make(slices=3)(torch.randn(1, 8, depth, 4, 4))
 
 
-@pytest.mark.parametrize(("channels", "heads"), [(4, 3), (6, 4), (4, 8)])
+@pytest.mark.parametrize(("channels", "heads"), [(8, 3), (12, 4), (8, 8), (5, 1)])
 def test_heads_that_do_not_divide_the_channels_are_refused(channels, heads):
-    with pytest.raises(ValueError, match=f"{heads} attention heads do not divide {channels} channels"):
+    with pytest.raises(ValueError, match=f"{heads} attention heads do not divide half of {channels} channels"):
         SymmetryAttention(channels, slices=1, window=4, heads=heads)
