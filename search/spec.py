@@ -37,16 +37,27 @@ class BudgetConfig(Settings):
 
     trials: int = Field(64, ge=1)
     """Configurations to try, the defaults included."""
+    epochs: int | None = Field(None, ge=1)
+    """Epochs of training over all trials, or no limit."""
     hours: float | None = Field(None, gt=0)
     """Wall-clock hours of searching over all sittings, or no limit."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Hours of training, each weighted with the trial's share of a GPU, or no limit."""
+    target: float | None = Field(None, gt=0, le=1)
+    """Validation Dice at which the search is content, or no target."""
+    plateau: int | None = Field(None, ge=1)
+    """Trials in a row that may end without a new best before the search ends, or no limit."""
 
 
 class SamplerConfig(Settings):
     """Who proposes configurations."""
 
-    name: Literal["tpe", "random"] = "tpe"
+    name: Literal["tpe", "random", "cmaes", "gp", "grid"] = "tpe"
+    """Tree-structured Parzen estimator, random search, CMA-ES, Gaussian process, or every point of a grid."""
     startup: int = Field(12, ge=1)
-    """Random trials before TPE starts to model."""
+    """Random trials before tpe, cmaes or gp start to model."""
+    points: int = Field(3, ge=2)
+    """Values that a grid takes of a range of real numbers, its ends included."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed; every trial draws from its own stream, so a resumed search proposes what it would have."""
 
@@ -54,11 +65,37 @@ class SamplerConfig(Settings):
 class SchedulerConfig(Settings):
     """Who stops trials early."""
 
-    name: Literal["asha", "none"] = "asha"
+    name: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """Successive halving, several brackets of it, the median rule, or no early stopping."""
     grace: int = Field(5, ge=1)
     """Epochs that every trial gets."""
     reduction: int = Field(3, ge=2)
-    """One trial in this many goes on from each rung to the next."""
+    """One trial in this many goes on from each rung to the next; the median rule has no use for it."""
+
+
+class ConfirmConfig(Settings):
+    """Trainings that decide between the best trials before a winner is named."""
+
+    top: int = Field(3, ge=0)
+    """Best trials to confirm, beside the defaults; 0: the best trial wins unconfirmed."""
+    seeds: int = Field(3, ge=1)
+    """Trainings of each, with different seeds, at the full budget."""
+
+
+class ObjectiveConfig(Settings):
+    """What the sampler weighs against validation Dice."""
+
+    second: Literal["none", "seconds", "memory"] = "none"
+    """Training seconds an epoch, or peak memory of a training in bytes; none: Dice alone."""
+
+
+class StorageConfig(Settings):
+    """Where a run that outgrows one machine keeps its truth."""
+
+    study: str | None = None
+    """URL of the study's database, such as postgresql://user@host/db; None: study.db in the run folder."""
+    checkpoints: str | None = None
+    """Folder or URL, as pyarrow reads it, that all nodes share; None: the run folder."""
 
 
 class ResourcesConfig(Settings):
@@ -68,8 +105,8 @@ class ResourcesConfig(Settings):
     """Trials running at the same time; None: as many as fit the GPUs, else the cores."""
     threads: int = Field(1, ge=1)
     """CPU threads of a trial; also reserves that many cores."""
-    trials_per_gpu: int = Field(2, ge=1)
-    """Trials that share one GPU."""
+    trials_per_gpu: int | None = Field(None, ge=1)
+    """Trials that share one GPU; None: as many as their measured memory allows."""
     gpus: int | None = Field(None, ge=0)
     """GPUs to use; None: all there are, 0: train on the CPU."""
 
@@ -87,6 +124,9 @@ class Spec(TrainConfig):
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    confirm: ConfirmConfig = ConfirmConfig()
+    storage: StorageConfig = StorageConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
     @property
