@@ -8,9 +8,10 @@ python run_search.py --retrain results/lcnn-cpu --trial 3  train and test one tr
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from data_prep.errors import InputError
 
@@ -60,15 +61,40 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="change a setting, for example train.epochs=20; may be given several times; search.KEY=null fixes a range",
     )
     parser.add_argument("--name", metavar="NAME", help="name of the run folder (default: the space file's name)")
-    parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (budget.trials)")
-    parser.add_argument("--hours", type=float, metavar="H", help="stop searching after so long (budget.hours)")
+    parser.add_argument(
+        "--trials", metavar="N", help="configurations to try (budget.trials); +N: so many more, for a finished run"
+    )
+    parser.add_argument(
+        "--hours",
+        metavar="H",
+        help="stop searching after so long (budget.hours); +H: so much longer, for a finished run",
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
     options = parser.parse_args(arguments)
     if options.trial is not None and options.retrain is None:
         parser.error("--trial goes with --retrain RUN")
     if options.retrain and (options.dry_run or options.set or options.trials or options.hours or options.name):
         parser.error("--retrain takes a run as it is: only --trial and --results go with it")
+    options.trials, options.more_trials = _amount(parser, "--trials", options.trials, int)
+    options.hours, options.more_hours = _amount(parser, "--hours", options.hours, float)
     return options
+
+
+def _amount(
+    parser: argparse.ArgumentParser, name: str, text: str | None, number: Callable[[str], float]
+) -> tuple[Any, Any]:
+    """A number as an amount in all, or with a plus in front as an amount on top; the other is None or 0."""
+    if text is None:
+        return None, 0
+    try:
+        value = number(text.removeprefix("+"))
+    except ValueError:
+        parser.error(f"{name}: {text} is not a number; write {name} 20, or {name} +20 for so much more")
+    if not text.startswith("+"):
+        return value, 0
+    if not value > 0:
+        parser.error(f"{name}: {text} adds nothing; give a number above 0")
+    return None, value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from search import plan, retrain, runner  # noqa: PLC0415
     from search.display import Display  # noqa: PLC0415
     from search.errors import RunFailed  # noqa: PLC0415
-    from search.spec import Overrides, load_spec  # noqa: PLC0415
+    from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
     display = Display()
     try:
@@ -90,8 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
         spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-        command = plan.dry_run if options.dry_run else runner.run_search
-        command(spec, str(options.space), options.results, display)
+        if options.dry_run:
+            plan.dry_run(spec, str(options.space), options.results, display)
+        else:
+            extension = Extension(options.more_trials, options.more_hours)
+            runner.run_search(spec, str(options.space), options.results, display, extension)
     except InputError as error:
         display.clear()
         print(f"error: {error}", file=sys.stderr)

@@ -14,11 +14,12 @@ from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from lcnn.settings_file import describe
+from search.budget import Limit, Tally, reached
 from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.scheduler import Decision, Scheduler
 from search.space import SearchSpace
+from search.spec import BudgetConfig
 
-OUT_OF_TIME = "out of time"
 MOST_CRASHES = 3
 """After so many crashes in a row without an epoch between them the machine is taken for broken."""
 
@@ -49,9 +50,9 @@ class Conductor:
         ledger: the study.
         space: its space.
         scheduler: who stops trials; filled here from the study.
-        trials: how many trials the search has in all.
+        budget: when the search ends.
         epochs: full budget of one trial.
-        out_of_time: whether the wall-clock budget is spent; then nothing new starts and what runs is stopped.
+        seconds: wall-clock time spent searching so far, over all sittings.
         on_event: told of everything that happens.
     """
 
@@ -61,19 +62,21 @@ class Conductor:
         space: SearchSpace,
         scheduler: Scheduler,
         *,
-        trials: int,
+        budget: BudgetConfig,
         epochs: int,
-        out_of_time: Callable[[], bool] = lambda: False,
+        seconds: Callable[[], float] = lambda: 0.0,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._ledger, self._space, self._scheduler = ledger, space, scheduler
-        self._trials, self._epochs = trials, epochs
-        self._out_of_time, self._on_event = out_of_time, on_event
+        self._budget, self._epochs = budget, epochs
+        self._seconds_searched, self._on_event = seconds, on_event
         self._curves: dict[int, list[float]] = {}
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
         self._crashes = 0
-        for trial in ledger.trials():
+        trials = ledger.trials()
+        self._tally = Tally(trials)
+        for trial in trials:
             scheduler.recall(trial.number, trial.curve)
             if trial.outcome is None:
                 self._curves[trial.number] = list(trial.curve)
@@ -106,7 +109,7 @@ class Conductor:
         self._seconds[number] += result.seconds
         self._ledger.record_epoch(number, result.epoch, result.val_dice, self._seconds[number])
         curve.append(result.val_dice)
-        self._on_event(Event(self._ledger.trial(number), "epoch"))
+        self._tell(number, "epoch")
         return self._decide(number)
 
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
@@ -115,7 +118,21 @@ class Conductor:
             return
         self._crashes += outcome == Outcome.CRASHED
         self._ledger.finish(number, outcome, reason)
-        self._on_event(Event(self._ledger.trial(number), "finished"))
+        self._tell(number, "finished")
+
+    def reached(self) -> Limit | None:
+        """The limit that the search has come to; None where it may go on."""
+        return reached(self._budget, self._tally, self._seconds_searched())
+
+    def _tell(self, number: int, kind: str) -> None:
+        trial = self._ledger.trial(number)
+        self._tally.update(trial)
+        self._on_event(Event(trial, kind))
+
+    def _must_stop(self) -> Limit | None:
+        """The limit for which what runs is stopped as well."""
+        limit = self.reached()
+        return limit if limit and limit.stops_running else None
 
     def _decide(self, number: int) -> Decision:
         curve = self._curves[number]
@@ -126,8 +143,8 @@ class Conductor:
             # The yardstick runs to its end: what the search gained is measured against a full training.
             decision = Decision.CONTINUE
         reason = None
-        if self._out_of_time():
-            decision, reason = Decision.STOP, OUT_OF_TIME
+        if limit := self._must_stop():
+            decision, reason = Decision.STOP, limit.value
         if decision == Decision.STOP:
             self.finish(number, Outcome.PRUNED, reason)
             return Decision.STOP
@@ -141,14 +158,13 @@ class Conductor:
             return False
         if curve and self._decide(number) == Decision.STOP:
             return False
-        if self._out_of_time():
-            self.finish(number, Outcome.PRUNED, OUT_OF_TIME)
+        if limit := self._must_stop():
+            self.finish(number, Outcome.PRUNED, limit.value)
             return False
         return True
 
     def _is_over(self) -> bool:
-        spent = self._ledger.counted() >= self._trials
-        return spent or self._out_of_time() or self._crashes >= MOST_CRASHES
+        return self.reached() is not None or self._crashes >= MOST_CRASHES
 
     def _propose(self, number: int) -> Proposal | None:
         """The trial's proposal; None where its settings exclude each other, which is recorded as infeasible."""
@@ -158,5 +174,5 @@ class Conductor:
         except ValidationError as error:
             self.finish(number, Outcome.INFEASIBLE, describe(error, TrainConfig))
             return None
-        self._on_event(Event(self._ledger.trial(number), "started"))
+        self._tell(number, "started")
         return Proposal(number, config, len(self._curves[number]))

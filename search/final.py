@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import ray
 import yaml
 
-from data_prep.errors import last_line
 from data_prep.files import write_text_atomically
 from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
@@ -17,7 +16,8 @@ from search.ledger import TrialRecord
 from search.prepare import Prepared
 from search.run_folder import RunFolder
 from search.space import SearchSpace
-from search.trial import OUTCOME_KEY, TrialContext, stream_training
+from search.trainings import Training, run_trainings
+from search.trial import TrialContext
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,31 @@ class FinalJob:
     """The trial whose settings it uses."""
     config: TrainConfig
     epochs: int
-    """The trial's best epoch by validation Dice: chosen before any test patient is seen."""
+    """Best epoch by validation Dice: chosen before any test patient is seen."""
 
 
-def final_job(trial: TrialRecord, space: SearchSpace) -> FinalJob:
-    """The final training of a trial's settings.
+def final_job(trial: TrialRecord, space: SearchSpace, epochs: int | None = None) -> FinalJob:
+    """The final training of a trial's settings, for the trial's own best epoch unless another number is given.
 
     Raises:
         RunFailed: the trial has no epoch to go by.
     """
-    if trial.best_epoch is None:
+    epochs = epochs or trial.best_epoch
+    if epochs is None:
         raise RunFailed(f"trial {trial.number} ended {trial.outcome} before its first epoch")
-    return FinalJob(trial.number, space.config(trial.params), trial.best_epoch)
+    return FinalJob(trial.number, space.config(trial.params), epochs)
 
 
 def train_final(
-    jobs: Sequence[FinalJob], context: TrialContext, on_epoch: Callable[[FinalJob, int], None]
+    jobs: Sequence[FinalJob], context: TrialContext, folder: Path, on_epoch: Callable[[int], None]
 ) -> dict[int, Outcome]:
     """Run the trainings side by side on a started Ray; those that were interrupted go on where they stopped.
 
     Args:
         jobs: what to train.
-        context: a trial's context, of which train and validation patients are joined.
-        on_epoch: told of every epoch.
+        context: a trial's context, of which training and validation patients are joined.
+        folder: where each keeps its state, by its number.
+        on_epoch: told the number of epochs done.
 
     Returns:
         How each training ended, by number.
@@ -58,28 +60,9 @@ def train_final(
     Raises:
         RunFailed: a worker broke more often than it is retried.
     """
-    joined = replace(context, train=(*context.train, *context.val), val=())
-    task = ray.remote(stream_training).options(
-        num_returns="streaming",
-        num_cpus=joined.slots.threads,
-        num_gpus=joined.slots.gpu_share,
-        max_retries=2,
-    )
-    streams = {task.remote(joined, job.number, job.config.model_dump_json(), job.epochs): job for job in jobs}
-    outcomes: dict[int, Outcome] = {}
-    while streams:
-        (stream, *_), _ = ray.wait(list(streams), num_returns=1)
-        job = streams[stream]
-        try:
-            result = ray.get(next(stream))
-        except ray.exceptions.RayError as error:
-            raise RunFailed(f"the final training of trial {job.number} broke off ({last_line(error)})") from error
-        if OUTCOME_KEY in result:
-            outcomes[job.number] = Outcome(result[OUTCOME_KEY])
-            del streams[stream]
-        else:
-            on_epoch(job, result["epoch"])
-    return outcomes
+    joined = replace(context, folder=folder.resolve(), train=(*context.train, *context.val), val=())
+    trained = run_trainings([Training(str(job.number), job.config, job.epochs) for job in jobs], joined, on_epoch)
+    return {job.number: trained[str(job.number)].outcome for job in jobs}
 
 
 def export_winner(run: RunFolder, job: FinalJob) -> None:

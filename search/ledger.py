@@ -7,7 +7,6 @@ studies (optuna-dashboard) work on any run.
 
 import logging
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ CONSTRAINT = "can be trained"
 OUTCOME = "outcome"
 REASON = "reason"
 SECONDS = "seconds"
+GPU_SHARE = "gpu_share"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
 
@@ -44,6 +44,8 @@ class TrialRecord:
     """None while it is unfinished."""
     seconds: float
     """Training time so far."""
+    gpu_share: float = 0.0
+    """Share of a GPU that it has; 0 on a CPU."""
     reason: str | None = None
     """Why it ended, where the outcome does not say it all."""
 
@@ -104,16 +106,20 @@ class Ledger:
         """Trials that the budget has paid for; a crash is the machine's fault and costs none."""
         return sum(trial.outcome != Outcome.CRASHED for trial in self.trials())
 
-    def winner(self, without: Collection[int] = ()) -> TrialRecord | None:
-        """The best completed trial; where none completed, the best that was pruned; None where none has a value."""
-        finished = [trial for trial in self.trials() if trial.is_usable and trial.number not in without]
-        completed = [t for t in finished if t.outcome == Outcome.COMPLETED]
-        return max(completed or finished, key=lambda t: (t.best or 0.0, -t.number), default=None)
+    def ranking(self) -> list[TrialRecord]:
+        """Trials that ended well, the best first; all that completed come before those that were pruned."""
+        usable = [trial for trial in self.trials() if trial.is_usable]
+        return sorted(usable, key=lambda t: (t.outcome != Outcome.COMPLETED, -(t.best or 0.0), t.number))
 
     @property
     def search_seconds(self) -> float:
         """Wall-clock seconds spent searching, over all sittings."""
         return float(self.study.user_attrs.get(SEARCH_SECONDS, 0.0))
+
+    def busy_share(self, slots: int) -> float | None:
+        """Share of the search's wall-clock time that its slots spent training; None before any time was kept."""
+        seconds = self.search_seconds
+        return sum(trial.seconds for trial in self.trials()) / (slots * seconds) if seconds else None
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -158,9 +164,9 @@ class Ledger:
             self.study.tell(number, state=TrialState.PRUNED)
         del self._live[number]
 
-    def add_search_seconds(self, seconds: float) -> None:
-        """Add to the wall-clock time spent searching."""
-        self.study.set_user_attr(SEARCH_SECONDS, self.search_seconds + seconds)
+    def set_search_seconds(self, seconds: float) -> None:
+        """Keep the wall-clock time spent searching, over all sittings."""
+        self.study.set_user_attr(SEARCH_SECONDS, seconds)
 
     def _trial(self, number: int) -> optuna.Trial:
         """The open trial; one that an earlier process opened is taken up with the sampler it was opened with."""
@@ -201,5 +207,6 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         curve=tuple(trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)),
         outcome=Outcome(outcome) if outcome and trial.state.is_finished() else None,
         seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
+        gpu_share=float(trial.user_attrs.get(GPU_SHARE, 0.0)),
         reason=trial.user_attrs.get(REASON),
     )

@@ -13,9 +13,10 @@ from search.final import final_job, test_models
 from search.ledger import Ledger, TrialRecord
 from search.resources import this_machine
 from search.run_folder import RunFolder
-from search.runner import open_ledger, prepare_cohort, train, trial_context
+from search.runner import open_ledger, prepare_cohort, read_evaluation, trial_context
 from search.space import SearchSpace
 from search.tune_search import ray_running
+from search.winner import train
 
 
 def retrain(run_root: Path, number: int | None, results: Path, display: Display) -> None:
@@ -67,13 +68,11 @@ def pick_trial(run: RunFolder, ledger: Ledger, number: int | None) -> TrialRecor
     Raises:
         InputError: there is none of that number, or none that can be retrained.
     """
-    usable = [trial.number for trial in ledger.trials() if trial.is_usable]
+    usable = sorted(trial.number for trial in ledger.ranking())
     if not usable:
         raise InputError(f"{run.root}: no finished trial to retrain; let the search go on first")
     if number is None:
-        winner = ledger.winner()
-        assert winner is not None
-        return winner
+        number = read_evaluation(run)["winner"] if run.evaluation.exists() else ledger.ranking()[0].number
     if number not in usable:
         shown = ", ".join(str(n) for n in usable[:20])
         raise InputError(f"--trial {number}: not a finished trial of {run.root}; choose from {shown}")

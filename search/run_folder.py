@@ -24,8 +24,9 @@ from search.spec import Spec, validate_spec
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
 LOCK = ".lock"
-RESUMABLE_KEYS = ("budget", "resources")
-"""Sections that may change between two sittings of one search: they decide how long and how wide, not what."""
+RESUMABLE_KEYS = ("budget", "confirm", "resources")
+"""Sections that may change between two sittings of one search: they decide how long, how wide and how sure, not what
+is searched."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,16 @@ class RunFolder:
     def trials_table(self) -> Path:
         """All trials as CSV."""
         return self.root / "trials.csv"
+
+    @property
+    def confirm(self) -> Path:
+        """A folder a confirming training, named by trial and seed: last.pt, history.csv."""
+        return self.root / "confirm"
+
+    @property
+    def confirmation(self) -> Path:
+        """The confirming trainings as CSV."""
+        return self.root / "confirm.csv"
 
     @property
     def final(self) -> Path:

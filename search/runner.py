@@ -1,13 +1,9 @@
 """The stages of a run, in order: prepare, search, train finally, test, sum up. Each picks up where it stopped."""
 
 import json
-import math
-import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,28 +13,27 @@ from data_prep.split import Normalisation
 from lcnn.evaluation import summarise, write_evaluation, write_patients
 from lcnn.model import build_model
 from lcnn.model_file import load_model
-from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
-from search.conductor import MOST_CRASHES, Conductor, Event
-from search.display import Display, SearchProgress
-from search.errors import RunFailed
-from search.final import FinalJob, export_winner, final_job, test_models, train_final
-from search.ledger import DEFAULTS, Ledger
+from search.confirm import Confirmed, confirmation_summary
+from search.display import Display
+from search.final import FinalJob, export_winner, test_models
+from search.ledger import Ledger
 from search.prepare import Prepared, find_cohort, prepare
 from search.resources import Slots, this_machine
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
-from search.scheduler import build_scheduler, expected_epochs
+from search.searching import limit_reached, search
 from search.space import SearchSpace
-from search.spec import Spec
+from search.spec import Extension, Spec
 from search.summary import closing_summary, write_trials_table
 from search.trial import TrialContext
-from search.tune_search import ray_running, run_trials
+from search.tune_search import ray_running
+from search.winner import finalists, train_winner
 
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
 
 
-def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
+def run_search(spec: Spec, where: str, results: Path, display: Display, extension: Extension = Extension()) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
     Args:
@@ -46,6 +41,7 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         where: its name, for messages.
         results: folder of all runs.
         display: where to report.
+        extension: what a finished run gets on top.
 
     Raises:
         InputError: something the user can mend.
@@ -59,9 +55,15 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
     run = run_folder(results, spec)
     with run.locked():
         resumed = check_spec(run, spec)
-        if resumed and is_finished(spec, run, space):
-            show_finished(spec, run, open_ledger(run, spec, space), display)
-            return
+        if extension and not resumed:
+            raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
+        if resumed:
+            ledger = open_ledger(run, spec, space)
+            if extension:
+                spec = extended(spec, run, ledger, extension, display)
+            if is_finished(spec, run, ledger):
+                show_finished(run, ledger, display)
+                return
         slots = this_machine(spec.resources)
         announce(spec, run, slots, display, resumed=resumed)
         # The cohort comes first: where it is refused, no half-made run is left behind.
@@ -74,8 +76,9 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         with ray_running(slots):
             search(spec, space, ledger, context, display)
             write_trials_table(run.trials_table, ledger.trials())
-            jobs = train_winner(run, ledger, space, context, display)
-        finish(spec, run, ledger, jobs, prepared, slots, display)
+            ranked, confirmation = finalists(spec, run, ledger, space, context, display)
+            jobs = train_winner(ranked, run, space, context, display)
+        finish(spec, run, ledger, jobs, confirmation, prepared, slots, display)
 
 
 def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
@@ -90,32 +93,35 @@ def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
         raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
 
 
-def show_finished(spec: Spec, run: RunFolder, ledger: Ledger, display: Display) -> None:
+def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
-    display.say(
-        f"{run.root} is finished; nothing is run again. To extend it: --trials {2 * ledger.counted()}"
-        + (f" --hours {2 * spec.budget.hours:g}" if spec.budget.hours else "")
-    )
+    display.say(f"{run.root} is finished; nothing is run again. To extend it: --trials +{len(ledger)} or --hours +1")
     display.say(closing_summary(run, ledger))
 
 
-def is_finished(spec: Spec, run: RunFolder, space: SearchSpace) -> bool:
-    """Whether the search has nothing left to do and the run's evaluation is of its winner."""
-    if not run.evaluation.exists():
+def extended(spec: Spec, run: RunFolder, ledger: Ledger, extension: Extension, display: Display) -> Spec:
+    """The spec with the budget that a finished run gets; an unfinished run goes on to the budget that it has.
+
+    So the same command can be given again after an interruption without extending the run twice.
+    """
+    kept = spec.model_copy(update={"budget": run.read_spec().budget})
+    if not is_finished(kept, run, ledger):
+        display.say("The run is unfinished, so it goes on to the budget it has; an extension is for a finished run")
+        return kept
+    changes: dict[str, Any] = {}
+    if extension.trials:
+        changes["trials"] = ledger.counted() + extension.trials
+    if extension.hours:
+        changes["hours"] = ledger.search_seconds / 3600 + extension.hours
+    return spec.model_copy(update={"budget": kept.budget.model_copy(update=changes)})
+
+
+def is_finished(spec: Spec, run: RunFolder, ledger: Ledger) -> bool:
+    """Whether the search has nothing left to do and the run's evaluation is of all its trials."""
+    if not run.evaluation.exists() or limit_reached(spec, ledger) is None:
         return False
-    ledger = open_ledger(run, spec, space)
-    winner = ledger.winner()
-    return is_searched(spec, ledger) and winner is not None and is_tested(run, final_job(winner, space))
-
-
-def is_searched(spec: Spec, ledger: Ledger) -> bool:
-    """Whether the search's budget is used up and no trial is open."""
-    spent = ledger.counted() >= spec.budget.trials or _hours_left(spec, ledger) <= 0
-    return spent and all(trial.outcome is not None for trial in ledger.trials())
-
-
-def _hours_left(spec: Spec, ledger: Ledger) -> float:
-    return math.inf if spec.budget.hours is None else spec.budget.hours - ledger.search_seconds / 3600
+    evaluation = read_evaluation(run)
+    return (evaluation["trials"], evaluation["confirm"]) == (len(ledger), spec.confirm.model_dump())
 
 
 def announce(spec: Spec, run: RunFolder, slots: Slots, display: Display, *, resumed: bool) -> None:
@@ -154,143 +160,48 @@ def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialCont
     )
 
 
-def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
-    """Run what is left of the search.
+def read_evaluation(run: RunFolder) -> dict[str, Any]:
+    """The run's evaluation.
 
     Raises:
-        RunFailed: not one trial gave a value.
+        InputError: it is damaged.
     """
-    if not is_searched(spec, ledger):
-        _search(spec, space, ledger, context, display)
-    if not is_searched(spec, ledger):
-        crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
-        if crash is None:
-            raise KeyboardInterrupt  # Tune was asked to stop from outside
-        raise RunFailed(f"{MOST_CRASHES} trials crashed in a row ({crash}); mend it, then the same command goes on")
-    if ledger.winner() is None:
-        counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
-        ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-        raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
-
-
-def _search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
-    records = ledger.trials()
-    progress = SearchProgress(
-        display,
-        trials=spec.budget.trials,
-        finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
-        best=max((trial.best for trial in records if trial.best is not None), default=None),
-        expected_epochs=partial(expected_epochs, spec.scheduler, spec.train.epochs),
-    )
-    display.say(
-        f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
-    )
-    deadline = time.monotonic() + _hours_left(spec, ledger) * 3600
-    stopwatch = Stopwatch(ledger)
-
-    def on_event(event: Event) -> None:
-        stopwatch.keep()
-        progress(event)
-
-    conductor = Conductor(
-        ledger,
-        space,
-        build_scheduler(spec.scheduler, spec.train.epochs),
-        trials=spec.budget.trials,
-        epochs=spec.train.epochs,
-        out_of_time=lambda: time.monotonic() >= deadline,
-        on_event=on_event,
-    )
     try:
-        run_trials(conductor, context)
-    finally:
-        display.clear()
-        stopwatch.keep()
+        evaluation: dict[str, Any] = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{run.evaluation}: damaged ({first_line(error)}); delete it to have it made again") from error
+    return evaluation
 
 
-class Stopwatch:
-    """Adds the time since it was last asked to the study, so that a hard kill loses at most one epoch of it."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._last = ledger, time.monotonic()
-
-    def keep(self) -> None:
-        """Add the time that has gone by."""
-        now = time.monotonic()
-        self._ledger.add_search_seconds(now - self._last)
-        self._last = now
-
-
-def train_winner(
-    run: RunFolder, ledger: Ledger, space: SearchSpace, context: TrialContext, display: Display
-) -> dict[str, FinalJob]:
-    """Train the winner and, beside it, the defaults on training and validation patients.
-
-    Where the winner does not train again, the next best takes its place; defaults that do not are left out.
-
-    Returns:
-        What was trained, by role (winner, defaults).
-
-    Raises:
-        RunFailed: no trial trained again.
-    """
-    failed: set[int] = set()
-    while (winner := ledger.winner(without=failed)) is not None:
-        roles = {"winner": winner}
-        defaults = ledger.trial(DEFAULTS)
-        if DEFAULTS not in failed | {winner.number} and defaults.is_usable:
-            roles["defaults"] = defaults
-        jobs = {role: final_job(trial, space) for role, trial in roles.items()}
-        outcomes = train(jobs, context, run, display)
-        for role, job in jobs.items():
-            if outcomes[job.number] != Outcome.COMPLETED:
-                display.say(f"The final training of the {role} (trial {job.number}) ended {outcomes[job.number]}")
-                failed.add(job.number)
-        if winner.number not in failed:
-            return {role: job for role, job in jobs.items() if job.number not in failed}
-    raise RunFailed(f"no final training completed; see {run.final}")
-
-
-def train(jobs: Mapping[str, FinalJob], context: TrialContext, run: RunFolder, display: Display) -> dict[int, Outcome]:
-    """Train every job on training and validation patients; how each ended, by number."""
-    for role, job in jobs.items():
-        display.say(
-            f"Training the {role} (trial {job.number}) on training and validation patients "
-            f"for {job.epochs} epochs, its best by validation"
-        )
-    done = dict.fromkeys((job.number for job in jobs.values()), 0)
-    total = sum(job.epochs for job in jobs.values())
-
-    def on_epoch(job: FinalJob, epoch: int) -> None:
-        done[job.number] = epoch
-        display.progress("final training, epochs", sum(done.values()), total)
-
-    try:
-        return train_final(list(jobs.values()), replace(context, folder=run.final.resolve()), on_epoch)
-    finally:
-        display.clear()
-
-
-def is_tested(run: RunFolder, winner: FinalJob) -> bool:
-    """Whether the run's evaluation is of this very training."""
+def is_tested(run: RunFolder, jobs: Mapping[str, FinalJob]) -> bool:
+    """Whether the run's evaluation is of these very trainings."""
     if not run.evaluation.exists():
         return False
-    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
-    return (evaluation["winner"], evaluation["epochs"]["winner"]) == (winner.number, winner.epochs)
+    evaluation = read_evaluation(run)
+    known = (evaluation["winner"], evaluation["epochs"])
+    return known == (jobs["winner"].number, {role: job.epochs for role, job in jobs.items()})
 
 
 def finish(
     spec: Spec,
     run: RunFolder,
     ledger: Ledger,
-    jobs: dict[str, FinalJob],
+    jobs: Mapping[str, FinalJob],
+    confirmation: Sequence[Confirmed],
     prepared: Prepared,
     slots: Slots,
     display: Display,
 ) -> None:
-    """Export the winner, test, and sum up."""
-    if is_tested(run, jobs["winner"]):
+    """Export the winner, test it unless that was done, and sum up."""
+    searched = {
+        "trials": len(ledger),
+        "confirm": spec.confirm.model_dump(),
+        "slots_busy": ledger.busy_share(slots.at_once),
+        "confirmation": confirmation_summary(confirmation) if confirmation else None,
+    }
+    if is_tested(run, jobs):
         display.say("The winner is the one that was tested before; the test patients are not opened again")
+        write_evaluation(run.evaluation, {**read_evaluation(run), **searched})
         display.say(closing_summary(run, ledger))
         return
     export_winner(run, jobs["winner"])
@@ -310,6 +221,7 @@ def finish(
             "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
             "winner": jobs["winner"].number,
             "epochs": {role: job.epochs for role, job in jobs.items()},
+            **searched,
             **summarise(results),
         },
     )

@@ -147,6 +147,17 @@ class Overrides:
     hours: float | None = None
 
 
+@dataclass(frozen=True)
+class Extension:
+    """What a finished run gets on top of what it has used."""
+
+    trials: int = 0
+    hours: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.trials or self.hours)
+
+
 def load_spec(path: Path, overrides: Overrides, *, has_gpu: bool) -> Spec:
     """Read and validate a space file.
 
