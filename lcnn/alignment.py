@@ -5,8 +5,8 @@ predicts just these two. It finds them in the overview of the whole volume (`lcn
 slices, in which noise, lesions and small asymmetries count for less than in the few slices of a stack. All geometry
 stays in float32: a bf16 grid is wrong by half a pixel at 512 pixels.
 
-Legend: B stacks, C pictures of a head, D slices of a stack, H rows, W columns (H == W). Coordinates are torch's normalised ones:
--1 and 1 are the outer edges of the picture, x grows to the right of the picture, y downward.
+Legend: B stacks, C pictures of a head, D slices of a stack, H rows, W columns (H == W). Coordinates are torch's
+normalised ones: -1 and 1 are the outer edges of the picture, x grows to the right of the picture, y downward.
 """
 
 import math
