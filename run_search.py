@@ -3,6 +3,7 @@
 python run_search.py --space spaces/lcnn.yaml              run; the same command resumes after any stop
 python run_search.py --space spaces/lcnn.yaml --dry-run    validate, show the plan, estimate the time
 python run_search.py --retrain results/lcnn-cpu --trial 3  train and test one trial of a finished search
+python run_search.py --replay results/lcnn-cpu --trial 3   run one trial again and hold it against its record
 """
 
 import argparse
@@ -45,7 +46,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="RUN",
         help="train a trial of this run folder on all training patients and test it",
     )
-    parser.add_argument("--trial", type=int, metavar="N", help="which trial --retrain takes (default: the winner)")
+    what.add_argument(
+        "--replay", type=Path, metavar="RUN", help="run a trial of this run folder again and say what differs"
+    )
+    parser.add_argument(
+        "--trial", type=int, metavar="N", help="which trial --retrain (default: the winner) or --replay takes"
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate, show the plan and an estimate of its time")
     parser.add_argument(
         "--profile",
@@ -71,10 +77,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
     options = parser.parse_args(arguments)
-    if options.trial is not None and options.retrain is None:
-        parser.error("--trial goes with --retrain RUN")
-    if options.retrain and (options.dry_run or options.set or options.trials or options.hours or options.name):
-        parser.error("--retrain takes a run as it is: only --trial and --results go with it")
+    of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
+    if options.trial is not None and of_run is None:
+        parser.error("--trial goes with --retrain RUN or --replay RUN")
+    if of_run and (options.dry_run or options.set or options.trials or options.hours or options.name):
+        parser.error(f"{of_run} takes a run as it is: only --trial and --results go with it")
+    if options.replay and options.trial is None:
+        parser.error("--replay needs --trial N")
     options.trials, options.more_trials = _amount(parser, "--trials", options.trials, int)
     options.hours, options.more_hours = _amount(parser, "--hours", options.hours, float)
     return options
@@ -104,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported after parsing: torch, Ray and MONAI take seconds, which --help need not wait for.
     import torch  # noqa: PLC0415
 
-    from search import plan, retrain, runner  # noqa: PLC0415
+    from search import plan, replay, retrain, runner  # noqa: PLC0415
     from search.display import Display  # noqa: PLC0415
     from search.errors import RunFailed  # noqa: PLC0415
     from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
@@ -113,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.retrain:
             retrain.retrain(options.retrain, options.trial, options.results, display)
+            return 0
+        if options.replay:
+            replay.replay(options.replay, options.trial, options.results, display)
             return 0
         overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
         spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())

@@ -144,6 +144,10 @@ class Ledger:
         trial.report(value, epoch)
         trial.set_user_attr(SECONDS, seconds)
 
+    def set_gpu_share(self, number: int, share: float) -> None:
+        """Keep what share of a GPU a trial has."""
+        self._trial(number).set_user_attr(GPU_SHARE, share)
+
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Keep how a trial ended.
 

@@ -41,6 +41,11 @@ class RunFolder:
         return self.root / "spec.yaml"
 
     @property
+    def environment(self) -> Path:
+        """Versions, machine and commit of every sitting."""
+        return self.root / "environment.json"
+
+    @property
     def split(self) -> Path:
         """The locked patient split."""
         return self.root / "split.json"
@@ -74,6 +79,11 @@ class RunFolder:
     def final(self) -> Path:
         """A folder per finally trained trial: last.pt, history.csv."""
         return self.root / "final"
+
+    @property
+    def replays(self) -> Path:
+        """A JSON file per replayed trial: what differs from its record."""
+        return self.root / "replays"
 
     @property
     def model(self) -> Path:
@@ -196,26 +206,39 @@ def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
         yield f"{key}: was {json.dumps(before)}, now {json.dumps(after)}"
 
 
-def write_environment(run: RunFolder) -> None:
-    """Keep what the run ran on: versions, machine, commit; a later sitting on another machine adds to it."""
-    path = run.root / "environment.json"
+def describe_environment() -> dict[str, Any]:
+    """What a command runs on: versions, machine, commit."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "commit": _commit(),
+    }
+
+
+def read_environment(run: RunFolder) -> list[dict[str, Any]]:
+    """What the run ran on, a sitting each; none before the first.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
-        sittings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        sittings: list[dict[str, Any]] = (
+            json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.exists() else []
+        )
     except ValueError as error:
-        raise InputError(f"{path}: damaged ({first_line(error)}); delete it") from error
-    sittings.append(
-        {
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv),
-            "python": platform.python_version(),
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "commit": _commit(),
-        }
-    )
-    write_text_atomically(path, json.dumps(sittings, indent=1) + "\n")
+        raise InputError(f"{run.environment}: damaged ({first_line(error)}); delete it") from error
+    return sittings
+
+
+def write_environment(run: RunFolder) -> None:
+    """Keep what the run runs on; a later sitting, perhaps on another machine, adds to it."""
+    sittings = [*read_environment(run), describe_environment()]
+    write_text_atomically(run.environment, json.dumps(sittings, indent=1) + "\n")
 
 
 def _commit() -> str | None:

@@ -33,7 +33,7 @@ CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
 
 
-def run_search(spec: Spec, where: str, results: Path, display: Display, extension: Extension = Extension()) -> None:
+def run_search(spec: Spec, where: str, results: Path, display: Display, extension: Extension) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
     Args:

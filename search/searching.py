@@ -6,6 +6,7 @@ from functools import partial
 
 from lcnn.outcome import Outcome
 from search.budget import Limit, Tally, reached
+from search.checkpoints import CheckpointKeeper
 from search.conductor import MOST_CRASHES, Conductor, Event
 from search.display import Display, SearchProgress
 from search.errors import RunFailed
@@ -60,9 +61,12 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
     )
     stopwatch = Stopwatch(ledger)
+    keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
 
     def on_event(event: Event) -> None:
         stopwatch.keep()
+        if event.kind == "finished":
+            keeper.ended(event.trial)
         progress(event)
 
     conductor = Conductor(

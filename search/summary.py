@@ -11,7 +11,7 @@ import pandas as pd
 from data_prep.files import write_text_atomically
 from lcnn.evaluation import estimate_text
 from lcnn.intervals import Estimate
-from search.display import short_params
+from search.display import minutes, short_params
 from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.run_folder import RunFolder
 
@@ -45,6 +45,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
     lines = [
         "",
         f"Search finished: {_outcomes(trials)}.",
+        *_effort(evaluation, ledger),
         f"Cohort: {evaluation['cohort']}; profile: {evaluation['profile'] or 'none'}; "
         f"{evaluation['patients']['test']} test patients.",
         "",
@@ -65,6 +66,22 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
 def _outcomes(trials: list[TrialRecord]) -> str:
     counts = Counter(trial.outcome.value if trial.outcome else "unfinished" for trial in trials)
     return f"{len(trials)} trials, " + ", ".join(f"{count} {word}" for word, count in counts.most_common())
+
+
+def _effort(evaluation: Mapping[str, Any], ledger: Ledger) -> list[str]:
+    """How long it took and how busy the trial slots were, and what the confirmation says."""
+    lines = []
+    if evaluation["slots_busy"] is not None:
+        lines.append(f"Searched for {minutes(ledger.search_seconds)}; trial slots busy {evaluation['slots_busy']:.0%}.")
+    confirmation = evaluation["confirmation"]
+    if confirmation:
+        winner, seeds = confirmation["trials"][0], confirmation["seeds"]
+        lines.append(
+            f"Confirmed with {seeds} other seed{'s' if seeds > 1 else ''}: the winner's validation Dice was "
+            f"{winner['search_val_dice']:.3f} in the search and is {winner['confirmed_val_dice']:.3f} "
+            f"(expected regression {winner['regression']:+.3f})."
+        )
+    return lines
 
 
 def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:

@@ -35,6 +35,7 @@ RUN_FILES = (
     "split.json",
     "study.db",
     "trials.csv",
+    "confirm.csv",
     "best_config.yaml",
     "training_history.csv",
     "run.log",
@@ -46,7 +47,7 @@ RUN_FILES = (
     "overlays/best.png",
     "overlays/median.png",
     "overlays/worst.png",
-    "trials/0/last.pt",
+    "trials/0/best.pt",
     "trials/0/history.csv",
 )
 pytestmark = pytest.mark.timeout(400)
@@ -67,7 +68,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "run_search.py"), *arguments]
 
 
-def search(trials: int, *more: str) -> list[str]:
+def search(trials: int | str, *more: str) -> list[str]:
     settings = [part for text in SMALL for part in ("--set", text)]
     space = str(ROOT / "spaces" / "lcnn.yaml")
     return command("--space", space, "--profile", "cpu", "--trials", str(trials), *settings, *more)
@@ -204,9 +205,39 @@ def test_changed_pixels_are_refused(place: Path) -> None:
 
 
 def test_more_trials_extend_a_finished_run(place: Path, run: Path) -> None:
-    done = execute(search(5), place)
+    done = execute(search("+1"), place)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(run / "trials.csv")) == 5
+    assert "trial slots busy" in done.stdout
+
+
+def test_the_best_are_confirmed_with_other_seeds_before_one_wins(run: Path) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(run / "confirm.csv")
+    values = table.groupby("trial").best_val_dice.mean()
+    assert 0 in values.index
+    assert evaluation["winner"] == evaluation["confirmation"]["trials"][0]["trial"]
+    assert values[evaluation["winner"]] == values.max()
+    assert set(table.seed) == {1}
+
+
+def test_a_trial_replays_bit_for_bit(place: Path, run: Path) -> None:
+    done = execute(command("--replay", str(run), "--trial", "0"), place)
+    assert done.returncode == 0, done.stderr
+    assert "all 2 epochs are identical to the record" in done.stdout
+    assert json.loads((run / "replays" / "0.json").read_text(encoding="utf-8"))["is_identical"] is True
+
+
+def test_a_replay_of_a_falsified_record_is_told(place: Path, run: Path) -> None:
+    with sqlite3.connect(run / "study.db") as study:
+        study.execute(
+            "UPDATE trial_intermediate_values SET intermediate_value = 0.123 WHERE step = 2 AND trial_id = "
+            "(SELECT trial_id FROM trials WHERE number = 0)"
+        )
+    done = execute(command("--replay", str(run), "--trial", "0"), place)
+    assert done.returncode == 1
+    assert "epoch 2: recorded 0.123000" in done.stdout
+    assert "differs from its record" in done.stderr
 
 
 def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> None:
@@ -221,7 +252,11 @@ def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> N
 BAD = {
     "no arguments": ([], "required"),
     "both": (["--space", "a", "--retrain", "b"], "not allowed with"),
-    "trial without retrain": (["--space", "a", "--trial", "1"], "--trial goes with --retrain"),
+    "trial without a run": (["--space", "a", "--trial", "1"], "--trial goes with --retrain RUN or --replay RUN"),
+    "replay without a trial": (["--replay", "a"], "--replay needs --trial N"),
+    "trials that are no number": (["--space", "a", "--trials", "many"], "--trials: many is not a number"),
+    "an extension by nothing": (["--space", "a", "--trials", "+0"], "+0 adds nothing"),
+    "an extension of no run": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--hours", "+1"], "no run to extend"),
     "missing file": (["--space", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
     "no run": (["--retrain", "nowhere"], "nowhere: not a run folder"),
     "missing cohort": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--set", "cohort.root=typo"], "cohort.root: typo"),

@@ -3,28 +3,31 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from curves import dice_after, epoch_result
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.conductor import MOST_CRASHES, OUT_OF_TIME, Conductor, Event, Proposal
+from search.budget import Limit
+from search.conductor import MOST_CRASHES, Conductor, Event, Proposal
 from search.ledger import Ledger
 from search.scheduler import Asha, Decision
 from search.space import SearchSpace
-from search.spec import SamplerConfig
+from search.spec import BudgetConfig, SamplerConfig
 
 Open = Callable[..., Ledger]
 EPOCHS, TRIALS = 9, 10
+BUDGET = BudgetConfig(trials=TRIALS)
 
 
 class Killed(Exception):
     """Stands for kill -9: nothing runs after it, not even the lines of a `finally` of ours."""
 
 
-def make(ledger: Ledger, space: SearchSpace, **settings: object) -> Conductor:
-    return Conductor(ledger, space, Asha(1, 3, EPOCHS), trials=TRIALS, epochs=EPOCHS, **settings)  # type: ignore[arg-type]
+def make(ledger: Ledger, space: SearchSpace, budget: BudgetConfig = BUDGET, **settings: Any) -> Conductor:
+    return Conductor(ledger, space, Asha(1, 3, EPOCHS), budget=budget, epochs=EPOCHS, **settings)
 
 
 def run_one_at_a_time(conductor: Conductor, die_after: int | None = None) -> None:
@@ -90,8 +93,8 @@ def test_a_search_killed_anywhere_ends_with_the_same_study(open_ledger: Open, sp
 def test_rungs_after_a_restart_equal_those_before(open_ledger: Open, space: SearchSpace) -> None:
     before, after = Asha(1, 3, EPOCHS), Asha(1, 3, EPOCHS)
     with pytest.raises(Killed):
-        run_one_at_a_time(Conductor(open_ledger(), space, before, trials=TRIALS, epochs=EPOCHS), die_after=20)
-    Conductor(open_ledger(), space, after, trials=TRIALS, epochs=EPOCHS)
+        run_one_at_a_time(Conductor(open_ledger(), space, before, budget=BUDGET, epochs=EPOCHS), die_after=20)
+    Conductor(open_ledger(), space, after, budget=BUDGET, epochs=EPOCHS)
     assert after.rungs == before.rungs
     assert any(after.rungs.values())
 
@@ -138,20 +141,62 @@ def test_messages_after_the_end_change_nothing(open_ledger: Open, space: SearchS
     assert (ledger.trial(0).outcome, ledger.trial(0).curve) == (Outcome.DIVERGED, ())
 
 
+ONE_HOUR = BudgetConfig(trials=TRIALS, hours=1.0)
+
+
 def test_out_of_time_nothing_new_starts_and_what_runs_is_stopped(open_ledger: Open, space: SearchSpace) -> None:
-    late = False
+    seconds = 0.0
     ledger = open_ledger()
-    conductor = make(ledger, space, out_of_time=lambda: late)
+    conductor = make(ledger, space, ONE_HOUR, seconds=lambda: seconds)
     conductor.next_trial()
     conductor.next_trial()
     assert conductor.report(0, epoch_result(1, 0.5)) == Decision.CONTINUE
-    late = True
+    seconds = 3600.0
     assert conductor.report(0, epoch_result(2, 0.6)) == Decision.STOP
     assert conductor.next_trial() is None
-    assert (ledger.trial(0).outcome, ledger.trial(0).reason) == (Outcome.PRUNED, OUT_OF_TIME)
+    assert (ledger.trial(0).outcome, ledger.trial(0).reason) == (Outcome.PRUNED, Limit.HOURS.value)
     # The second trial has no epoch yet; a restart after the deadline must not start it anew.
-    assert make(open_ledger(), space, out_of_time=lambda: True).next_trial() is None
+    assert make(open_ledger(), space, ONE_HOUR, seconds=lambda: 3601.0).next_trial() is None
     assert ledger.trial(1).outcome == Outcome.PRUNED
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "epochs"),
+    [
+        ({"epochs": 2}, Limit.EPOCHS, 2),
+        ({"target": 0.6}, Limit.TARGET, 2),
+        ({"gpu_hours": 1.0}, Limit.GPU_HOURS, 2),
+    ],
+)
+def test_a_spent_budget_stops_what_runs(
+    open_ledger: Open, space: SearchSpace, limits: dict[str, Any], limit: Limit, epochs: int
+) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space, BudgetConfig(trials=TRIALS, **limits))
+    conductor.next_trial()
+    ledger.set_gpu_share(0, 0.5)
+    decisions = [conductor.report(0, epoch_result(e, 0.3 * e, seconds=3600.0)) for e in range(1, epochs + 1)]
+    assert decisions == [Decision.CONTINUE] * (epochs - 1) + [Decision.STOP]
+    assert conductor.reached() == limit
+    assert conductor.next_trial() is None
+    assert ledger.trial(0).reason == limit.value
+    assert make(open_ledger(), space, BudgetConfig(trials=TRIALS, **limits)).reached() == limit
+
+
+def test_a_plateau_lets_running_trials_end_and_starts_nothing_new(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space, BudgetConfig(trials=TRIALS, plateau=2))
+    for _ in range(4):
+        assert conductor.next_trial() is not None
+    conductor.report(0, epoch_result(1, 0.9))
+    for number in (1, 2):
+        assert conductor.reached() is None
+        conductor.report(number, epoch_result(1, 0.1 * number))
+        conductor.finish(number, Outcome.DIVERGED)
+    assert conductor.reached() == Limit.PLATEAU
+    assert conductor.next_trial() is None
+    assert conductor.report(0, epoch_result(2, 0.95)) == Decision.CONTINUE
+    assert ledger.trial(3).outcome is None
 
 
 def test_everything_that_happens_is_told(open_ledger: Open, space: SearchSpace) -> None:
@@ -193,7 +238,7 @@ def test_settings_that_exclude_each_other_are_infeasible_and_the_search_goes_on(
     # 16 heads do not divide the 40 channels that width 20 has at the second level.
     space = SearchSpace(ranges, TrainConfig.model_validate({"model": {"levels": 2}}), "file")
     ledger = Ledger(f"sqlite:///{tmp_path / 'other.db'}", "search", space, SamplerConfig(startup=30))
-    run_one_at_a_time(Conductor(ledger, space, Asha(1, 3, EPOCHS), trials=16, epochs=EPOCHS))
+    run_one_at_a_time(Conductor(ledger, space, Asha(1, 3, EPOCHS), budget=BudgetConfig(trials=16), epochs=EPOCHS))
     for trial in ledger.trials():
         excluded = (trial.params["model.width"], trial.params["model.heads"]) == (20, 16)
         assert (trial.outcome == Outcome.INFEASIBLE) == excluded
@@ -206,5 +251,5 @@ def test_a_trial_at_its_last_epoch_is_completed_even_out_of_time(open_ledger: Op
     for epoch in range(1, EPOCHS + 1):
         conductor.report(0, epoch_result(epoch, 0.5))
     # Killed before it could be told complete; the time is over when the program comes back.
-    assert make(open_ledger(), space, out_of_time=lambda: True).next_trial() is None
+    assert make(open_ledger(), space, ONE_HOUR, seconds=lambda: 3601.0).next_trial() is None
     assert open_ledger().trial(0).outcome == Outcome.COMPLETED

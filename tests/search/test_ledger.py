@@ -83,17 +83,25 @@ def test_tpe_takes_a_trial_that_cannot_be_trained_for_a_bad_point(open_ledger: O
     assert sum(lr > 2e-3 for lr in last) < sum(lr > 2e-3 for lr in first)
 
 
-def test_the_winner_is_the_best_completed_trial(open_ledger: Open) -> None:
+def test_completed_trials_rank_before_pruned_ones_and_faults_not_at_all(open_ledger: Open) -> None:
     ledger = open_ledger()
-    assert ledger.winner() is None
+    assert ledger.ranking() == []
     pruned = live_through(ledger, Outcome.PRUNED, (0.9,))
     live_through(ledger, Outcome.DIVERGED, (0.95,))
-    assert ledger.winner() == ledger.trial(pruned)
+    live_through(ledger, Outcome.CRASHED, (0.95,))
     good = live_through(ledger, Outcome.COMPLETED, (0.4, 0.6))
-    live_through(ledger, Outcome.COMPLETED, (0.6, 0.5))
-    winner = ledger.winner()
-    assert winner is not None
-    assert winner.number == good  # equal values: the earlier trial
+    equal = live_through(ledger, Outcome.COMPLETED, (0.6, 0.5))
+    best = live_through(ledger, Outcome.COMPLETED, (0.7,))
+    assert [trial.number for trial in ledger.ranking()] == [best, good, equal, pruned]
+
+
+def test_slots_are_busy_while_trials_train(open_ledger: Open) -> None:
+    ledger = open_ledger()
+    assert ledger.busy_share(2) is None
+    live_through(ledger, Outcome.COMPLETED)  # six seconds
+    live_through(ledger, Outcome.PRUNED, (0.1,))  # two
+    ledger.set_search_seconds(5.0)
+    assert ledger.busy_share(2) == pytest.approx(0.8)
 
 
 def test_an_unfinished_trial_keeps_its_parameters_after_a_restart(open_ledger: Open) -> None:
@@ -134,9 +142,11 @@ def test_other_seeds_propose_other_parameters(open_ledger: Open) -> None:
 
 
 def test_search_time_adds_up_over_sittings(open_ledger: Open) -> None:
-    open_ledger().add_search_seconds(10)
-    open_ledger().add_search_seconds(5)
-    assert open_ledger().search_seconds == 15
+    assert open_ledger().search_seconds == 0
+    for _ in range(2):
+        ledger = open_ledger()
+        ledger.set_search_seconds(ledger.search_seconds + 10)
+    assert open_ledger().search_seconds == 20
 
 
 def test_an_unknown_trial_is_a_key_error(open_ledger: Open) -> None:
