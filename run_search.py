@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from search.display import Display
 
 EXAMPLES = """
 examples:
@@ -28,6 +31,8 @@ examples:
 
 exit codes: 0 done, 1 the search failed, 2 bad input (one line says what and where), 130 stopped (resumable)
 """
+
+STUDY_REMEDY = "make room on its disk or mend its database, then the same command goes on"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -111,41 +116,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     # Imported after parsing: torch, Ray and MONAI take seconds, which --help need not wait for.
-    import torch  # noqa: PLC0415
+    from optuna.exceptions import StorageInternalError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from search import plan, replay, retrain, runner  # noqa: PLC0415
     from search.display import Display  # noqa: PLC0415
     from search.errors import RunFailed  # noqa: PLC0415
-    from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
     display = Display()
     try:
-        if options.retrain:
-            retrain.retrain(options.retrain, options.trial, options.results, display)
-            return 0
-        if options.replay:
-            replay.replay(options.replay, options.trial, options.results, display)
-            return 0
-        overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
-        spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-        if options.dry_run:
-            plan.dry_run(spec, str(options.space), options.results, display)
-        else:
-            extension = Extension(options.more_trials, options.more_hours)
-            runner.run_search(spec, str(options.space), options.results, display, extension)
+        _execute(options, display)
     except InputError as error:
-        display.clear()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _end(display, 2, f"error: {error}")
     except (RunFailed, OSError) as error:
-        display.clear()
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+        return _end(display, 1, f"failed: {error}")
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = first_line(error.__cause__ or error)
+        return _end(display, 1, f"failed: the study cannot be written ({reason}); {STUDY_REMEDY}")
     except KeyboardInterrupt:
-        display.clear()
-        print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
+        return _end(display, 130, "Stopped. What is done is kept; the same command goes on from there.")
     return 0
+
+
+def _execute(options: argparse.Namespace, display: "Display") -> None:
+    import torch  # noqa: PLC0415
+
+    from search import plan, replay, retrain, runner  # noqa: PLC0415
+    from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
+
+    if options.retrain:
+        retrain.retrain(options.retrain, options.trial, options.results, display)
+        return
+    if options.replay:
+        replay.replay(options.replay, options.trial, options.results, display)
+        return
+    overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
+    spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
+    if options.dry_run:
+        plan.dry_run(spec, str(options.space), options.results, display)
+        return
+    extension = Extension(options.more_trials, options.more_hours)
+    runner.run_search(spec, str(options.space), options.results, display, extension)
+
+
+def _end(display: "Display", code: int, text: str) -> int:
+    """Say last words; the exit code."""
+    display.clear()
+    print(text, file=sys.stderr)
+    return code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,10 +1,26 @@
 """Files that are either wholly there or not there at all."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SPARE_BYTES = 32 * 2**20
+"""Room that is left on a disk for what is small and must not fail: the study, tables, logs."""
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Check that ``size`` bytes fit on the disk of ``folder`` before they are written.
+
+    Raises:
+        OSError: with the number ENOSPC, as if the disk were full already.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size + SPARE_BYTES:
+        needed = f"{(size + SPARE_BYTES) / 2**20:.0f} MiB needed, {free / 2**20:.0f} free"
+        raise OSError(errno.ENOSPC, f"No space left on device: {needed}", str(folder))
 
 
 @contextmanager

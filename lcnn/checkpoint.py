@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from data_prep.errors import InputError
-from data_prep.files import replacing
+from data_prep.files import replacing, require_room
 from lcnn.config import TrainConfig
 
 KIND = "lcnn-checkpoint"
@@ -19,7 +21,13 @@ UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, Look
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to ``path``; an interruption leaves the former file intact."""
+    """Write tensors and plain values to ``path``; an interruption leaves the former file intact.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_room(path.parent, sum(leaf.nbytes for leaf in tree_leaves(dict(content)) if isinstance(leaf, Tensor)))
     with replacing(path) as partial:
         torch.save({"kind": KIND, "format": FORMAT, **content}, partial)
 

@@ -74,6 +74,8 @@ class Conductor:
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
         self._crashes = 0
+        self.halted: str | None = None
+        """Why nothing more is started in this sitting."""
         trials = ledger.trials()
         self._tally = Tally(trials)
         for trial in trials:
@@ -85,7 +87,7 @@ class Conductor:
 
     def next_trial(self) -> Proposal | None:
         """The next trial: first those that an interruption left unfinished, then new ones; None at the end."""
-        while self._waiting:
+        while self._waiting and not self.halted:
             number = self._waiting.popleft()
             if self._pick_up(number) and (proposal := self._propose(number)) is not None:
                 return proposal
@@ -119,6 +121,10 @@ class Conductor:
         self._crashes += outcome == Outcome.CRASHED
         self._ledger.finish(number, outcome, reason)
         self._tell(number, "finished")
+
+    def halt(self, reason: str) -> None:
+        """Start nothing more in this sitting; what is unfinished stays so and goes on in the next."""
+        self.halted = self.halted or reason
 
     def reached(self) -> Limit | None:
         """The limit that the search has come to; None where it may go on."""
@@ -164,7 +170,7 @@ class Conductor:
         return True
 
     def _is_over(self) -> bool:
-        return self.reached() is not None or self._crashes >= MOST_CRASHES
+        return self.halted is not None or self.reached() is not None or self._crashes >= MOST_CRASHES
 
     def _propose(self, number: int) -> Proposal | None:
         """The trial's proposal; None where its settings exclude each other, which is recorded as infeasible."""

@@ -31,7 +31,7 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
 
     Raises:
         KeyboardInterrupt: it was stopped from outside.
-        RunFailed: the machine is broken, or not one trial gave a value.
+        RunFailed: the machine is broken or its disk full, or not one trial gave a value.
     """
     if limit_reached(spec, ledger) is None:
         _sit(spec, space, ledger, context, display)
@@ -82,7 +82,9 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         run_trials(conductor, context)
     finally:
         display.clear()
-        stopwatch.keep()
+    stopwatch.keep()
+    if conductor.halted:
+        raise RunFailed(f"{conductor.halted}; make room, then the same command goes on")
 
 
 class Stopwatch:

@@ -1,5 +1,6 @@
 """What runs inside a worker: one training, driven epoch by epoch, kept in its own folder."""
 
+import errno
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from lcnn.outcome import Outcome
 from search.resources import Slots
 
 OUTCOME_KEY = "outcome"
+HALT_KEY = "halt"
+"""Why no trial can go on at present; the trial itself is none the worse for it."""
 ALLOCATOR_SHARE = 0.9
 
 
@@ -93,6 +96,10 @@ class TrialActor(tune.Trainable):
                 result = next(self._training)
             except StopIteration as end:
                 return {OUTCOME_KEY: end.value.value, "done": True}
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return {HALT_KEY: str(error), "done": True}
             if result.epoch > self._known_epochs:
                 return asdict(result)
 

@@ -26,7 +26,7 @@ from search.conductor import Conductor
 from search.errors import RunFailed
 from search.resources import Slots
 from search.scheduler import Decision
-from search.trial import OUTCOME_KEY, TrialActor, TrialContext
+from search.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
 
 CRASH_RETRIES = 2
 RAY_SETTINGS = {
@@ -96,6 +96,8 @@ class StudyScheduler(_Stateless, FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Record the outcome that the training itself gave; a trial that was pruned is already recorded."""
+        if HALT_KEY in result:
+            self._conductor.halt(result[HALT_KEY])
         if OUTCOME_KEY in result:
             self._conductor.finish(trial.config["number"], Outcome(result[OUTCOME_KEY]))
 
