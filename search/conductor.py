@@ -148,7 +148,7 @@ class Conductor:
 
     def _is_over(self) -> bool:
         spent = self._ledger.counted() >= self._trials
-        return spent or self._out_of_time() or self._crashes >= MOST_CRASHES
+        return spent or self._out_of_time() or self._crashes >= MOST_CRASHES or self._ledger.is_exhausted()
 
     def _propose(self, number: int) -> Proposal | None:
         """The trial's proposal; None where its settings exclude each other, which is recorded as infeasible."""

@@ -109,8 +109,8 @@ def is_finished(spec: Spec, run: RunFolder, space: SearchSpace) -> bool:
 
 
 def is_searched(spec: Spec, ledger: Ledger) -> bool:
-    """Whether the search's budget is used up and no trial is open."""
-    spent = ledger.counted() >= spec.budget.trials or _hours_left(spec, ledger) <= 0
+    """Whether the search's budget or its space is used up and no trial is open."""
+    spent = ledger.counted() >= spec.budget.trials or _hours_left(spec, ledger) <= 0 or ledger.is_exhausted()
     return spent and all(trial.outcome is not None for trial in ledger.trials())
 
 
