@@ -37,8 +37,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space import Key, Params, Range, SearchSpace, Value, point_key
 from search.spec import SamplerConfig
 
-REDRAWS = 4
-"""Times that a sampler may draw again where its point has run before."""
+REDRAWS = 2
+"""Times that a sampler may draw again where its point has run before; each costs the Gaussian process another fit."""
 RANDOM_REDRAWS = 20
 """Random draws after that, before a finite space is gone through."""
 
@@ -241,24 +241,32 @@ def _as_completed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     values = {
         trial.number: _full_value(trial, completed)
         for trial in trials
-        if trial.state == TrialState.COMPLETE or (_is_pruned(trial) and trial.intermediate_values)
+        if trial.state == TrialState.COMPLETE
+        or (trial.state == TrialState.PRUNED and _is_trainable(trial) and trial.intermediate_values)
     }
     low, high = min(values.values(), default=0.0), max(values.values(), default=0.0)
     # As far below the worst as that is below the best: clear to a model, yet no outlier that flattens the rest.
     untrainable = low - ((high - low) or 1.0)
     shown = []
     for trial in trials:
-        if trial.state == TrialState.PRUNED and (trial.number in values or any(trial.constraints.values())):
-            trial = copy.copy(trial)  # noqa: PLW2901 - the study's own is not to be changed
-            trial.state = TrialState.COMPLETE
-            trial.values = [values.get(trial.number, untrainable)]
-        shown.append(trial)
+        if trial.state == TrialState.PRUNED and (trial.number in values or not _is_trainable(trial)):
+            shown.append(_completed_with(values.get(trial.number, untrainable), trial))
+        else:
+            shown.append(trial)
     return shown
 
 
-def _is_pruned(trial: FrozenTrial) -> bool:
-    """Whether it was stopped as one of the worse, not as one that cannot be trained."""
-    return trial.state == TrialState.PRUNED and not any(value > 0 for value in trial.constraints.values())
+def _completed_with(value: float, trial: FrozenTrial) -> FrozenTrial:
+    """A copy of the trial, completed with a value, which takes the place of its constraints."""
+    shown = copy.copy(trial)
+    shown.state, shown.values = TrialState.COMPLETE, [value]
+    shown.system_attrs = {k: v for k, v in trial.system_attrs.items() if not k.startswith("constraints")}
+    return shown
+
+
+def _is_trainable(trial: FrozenTrial) -> bool:
+    """Whether nothing is known against it: it did not diverge, and it fits into memory."""
+    return all(value <= 0 for value in trial.constraints.values())
 
 
 def _full_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:

@@ -154,7 +154,7 @@ class SearchSpace:
 
     def suggest(self, trial: optuna.Trial) -> Params:
         """Ask the trial for every parameter that applies; what it already has is kept."""
-        return self.walk(partial(_suggest, trial))
+        return self.walk(partial(suggest_one, trial))
 
     def walk(self, choose: Callable[[Range], Value]) -> Params:
         """The point that ``choose`` makes, asked for every parameter that applies, choosers before their options."""
@@ -401,7 +401,8 @@ def _parameters(entry: Range | Alternatives, params: Mapping[str, Value]) -> Ite
     yield from (searched for _, searched in option.searched)
 
 
-def _suggest(trial: optuna.Trial, searched: Range) -> Value:
+def suggest_one(trial: optuna.Trial, searched: Range) -> Value:
+    """Ask the trial for one parameter."""
     d = searched.distribution
     if isinstance(d, CategoricalDistribution):
         return trial.suggest_categorical(searched.name, d.choices)
