@@ -190,14 +190,24 @@ class SearchSpace:
 
     def fault(self, params: Mapping[str, Value]) -> str | None:
         """Why ``params`` is no point of the space; None where it is one."""
+        applying = list(self.parameters(params))
+        for searched in applying:
+            if searched.name not in params:
+                return f"{searched.name} is missing"
+            if not searched.holds(params[searched.name]):
+                return f"{searched.name} = {json.dumps(params[searched.name])} is outside the range ({searched})"
+        unknown = params.keys() - {searched.name for searched in applying}
+        return f"{min(unknown)} is no parameter here" if unknown else None
+
+    def parameters(self, params: Mapping[str, Value]) -> Iterator[Range]:
+        """The parameters that apply where the choosers have the values that ``params`` gives them."""
         for entry in self.entries.values():
-            for searched in _parameters(entry, params):
-                if searched.name not in params:
-                    return f"{searched.name} is missing"
-                if not searched.holds(params[searched.name]):
-                    shown = json.dumps(params[searched.name])
-                    return f"{searched.name} = {shown} is outside the range ({searched})"
-        return None
+            if isinstance(entry, Range):
+                yield entry
+                continue
+            yield entry.chooser
+            option = entry.options.get(str(params.get(entry.chooser.name)), Option({}, ()))
+            yield from (searched for _, searched in option.searched)
 
     def config(self, params: Mapping[str, Value]) -> TrainConfig:
         """The training configuration at a point.
@@ -389,16 +399,6 @@ def _entry_points(entry: Range | Alternatives, values: Callable[[Range], Sequenc
         ranges = [searched for _, searched in option.searched]
         for chosen in itertools.product(*(values(searched) for searched in ranges)):
             yield {entry.chooser.name: name, **{r.name: value for r, value in zip(ranges, chosen, strict=True)}}
-
-
-def _parameters(entry: Range | Alternatives, params: Mapping[str, Value]) -> Iterator[Range]:
-    """The entry's parameters that apply at a point."""
-    if isinstance(entry, Range):
-        yield entry
-        return
-    yield entry.chooser
-    option = entry.options.get(str(params.get(entry.chooser.name)), Option({}, ()))
-    yield from (searched for _, searched in option.searched)
 
 
 def suggest_one(trial: optuna.Trial, searched: Range) -> Value:
