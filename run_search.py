@@ -80,12 +80,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="H",
         help="stop searching after so long (budget.hours); +H: so much longer, for a finished run",
     )
+    parser.add_argument(
+        "--warm-start", metavar="RUN", help="first try the best settings of another run (its folder or study URL)"
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
     options = parser.parse_args(arguments)
     of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
     if options.trial is not None and of_run is None:
         parser.error("--trial goes with --retrain RUN or --replay RUN")
-    if of_run and (options.dry_run or options.set or options.trials or options.hours or options.name):
+    if of_run and (
+        options.dry_run or options.set or options.trials or options.hours or options.name or options.warm_start
+    ):
         parser.error(f"{of_run} takes a run as it is: only --trial and --results go with it")
     if options.replay and options.trial is None:
         parser.error("--replay needs --trial N")
@@ -155,7 +160,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
         plan.dry_run(spec, str(options.space), options.results, display)
         return
     extension = Extension(options.more_trials, options.more_hours)
-    runner.run_search(spec, str(options.space), options.results, display, extension)
+    runner.run_search(spec, str(options.space), options.results, display, extension, options.warm_start)
 
 
 def _end(display: "Display", code: int, text: str) -> int:

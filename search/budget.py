@@ -13,6 +13,7 @@ class Limit(StrEnum):
     """What ends a search; the values are what people read."""
 
     TRIALS = "all trials are run"
+    SPACE = "every point of the space is run"
     PLATEAU = "no new best for long enough"
     TARGET = "target reached"
     EPOCHS = "out of epochs"
@@ -22,7 +23,7 @@ class Limit(StrEnum):
     @property
     def stops_running(self) -> bool:
         """Whether trials that run are stopped too; else they come to their own end and only nothing new starts."""
-        return self not in (Limit.TRIALS, Limit.PLATEAU)
+        return self not in (Limit.TRIALS, Limit.SPACE, Limit.PLATEAU)
 
 
 NOTHING = (-1.0, 1)

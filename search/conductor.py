@@ -128,7 +128,8 @@ class Conductor:
 
     def reached(self) -> Limit | None:
         """The limit that the search has come to; None where it may go on."""
-        return reached(self._budget, self._tally, self._seconds_searched())
+        limit = reached(self._budget, self._tally, self._seconds_searched())
+        return limit or (Limit.SPACE if self._ledger.is_exhausted() else None)
 
     def _tell(self, number: int, kind: str) -> None:
         trial = self._ledger.trial(number)

@@ -6,16 +6,16 @@ studies (optuna-dashboard) work on any run.
 """
 
 import logging
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from lcnn.outcome import Outcome
-from search.space import Params, SearchSpace
+from search.samplers import build_sampler, is_exhausted
+from search.space import Params, SearchSpace, point_key
 from search.spec import SamplerConfig
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ SECONDS = "seconds"
 GPU_SHARE = "gpu_share"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
+ENQUEUED = "fixed_params"
+"""Optuna's name for the parameters of a trial that waits in its queue."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,13 @@ class Ledger:
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_settings(url))
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            sampler=build_sampler(sampler, space),
+        )
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -111,6 +119,11 @@ class Ledger:
         usable = [trial for trial in self.trials() if trial.is_usable]
         return sorted(usable, key=lambda t: (t.outcome != Outcome.COMPLETED, -(t.best or 0.0), t.number))
 
+    def is_exhausted(self) -> bool:
+        """Whether nothing is left to propose: every point that the sampler can reach runs or has run."""
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return not waiting and is_exhausted(self._sampler, self._space, self.study.get_trials(deepcopy=False))
+
     @property
     def search_seconds(self) -> float:
         """Wall-clock seconds spent searching, over all sittings."""
@@ -124,15 +137,38 @@ class Ledger:
     # --- writing ----------------------------------------------------------------------------------------
 
     def ask(self) -> int:
-        """Number of a new trial. The first is the defaults; the others are the sampler's."""
-        number = len(self)
-        self.study.sampler = build_sampler(self._sampler, number)
-        if number == DEFAULTS and not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial(dict(self._space.params(self._space.defaults)))
+        """Number of a new trial. The first is the defaults, then points to start from; the others are the sampler's."""
+        self._enqueue_defaults()
         trial = self.study.ask()
         trial.set_user_attr(FOLDER, f"trials/{trial.number}")
         self._live[trial.number] = trial
         return trial.number
+
+    def warm_start(self, points: Sequence[Params]) -> int:
+        """Make these points of the space the next trials, behind trial 0; how many of them were new.
+
+        A point that the study already holds, run or yet to run, is left out: said again by a resumed search, the
+        same points change nothing.
+
+        Raises:
+            ValueError: one of them is no point of the space.
+        """
+        self._enqueue_defaults()
+        trials = self.study.get_trials(deepcopy=False)
+        known = {point_key(trial.system_attrs.get(ENQUEUED, trial.params)) for trial in trials}
+        new = 0
+        for point in points:
+            if fault := self._space.fault(point):
+                raise ValueError(f"no point of the space: {fault}")
+            if point_key(point) not in known:
+                known.add(point_key(point))
+                self.study.enqueue_trial(dict(point))
+                new += 1
+        return new
+
+    def _enqueue_defaults(self) -> None:
+        if not self.study.get_trials(deepcopy=False):
+            self.study.enqueue_trial(dict(self._space.params(self._space.defaults)))
 
     def draw_params(self, number: int) -> Params:
         """Parameters of an unfinished trial; those that it does not have yet are drawn now."""
@@ -173,29 +209,11 @@ class Ledger:
         self.study.set_user_attr(SEARCH_SECONDS, seconds)
 
     def _trial(self, number: int) -> optuna.Trial:
-        """The open trial; one that an earlier process opened is taken up with the sampler it was opened with."""
+        """The open trial; also one that an earlier process opened."""
         if number not in self._live:
-            self.study.sampler = build_sampler(self._sampler, number)
             frozen = self.study.get_trials(deepcopy=False)[number]
             self._live[number] = optuna.Trial(self.study, frozen._trial_id)
         return self._live[number]
-
-
-def build_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one trial, seeded by the trial's number: a resumed search draws what it would have."""
-    seed = (config.seed * 1_000_003 + number) % 2**32
-    if config.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        # Multivariate TPE over conditional groups has been marked experimental for years.
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=config.startup,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            seed=seed,
-        )
 
 
 def _engine_settings(url: str) -> dict[str, Any]:

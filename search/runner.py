@@ -27,13 +27,16 @@ from search.spec import Extension, Spec
 from search.summary import closing_summary, write_trials_table
 from search.trial import TrialContext
 from search.tune_search import ray_running
+from search.warm_start import WarmStart, read_warm_start
 from search.winner import finalists, train_winner
 
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
 
 
-def run_search(spec: Spec, where: str, results: Path, display: Display, extension: Extension) -> None:
+def run_search(
+    spec: Spec, where: str, results: Path, display: Display, extension: Extension, warm_start: str | None = None
+) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
     Args:
@@ -42,6 +45,7 @@ def run_search(spec: Spec, where: str, results: Path, display: Display, extensio
         results: folder of all runs.
         display: where to report.
         extension: what a finished run gets on top.
+        warm_start: another run, whose best settings are tried right after the defaults.
 
     Raises:
         InputError: something the user can mend.
@@ -55,6 +59,7 @@ def run_search(spec: Spec, where: str, results: Path, display: Display, extensio
     run = run_folder(results, spec)
     with run.locked():
         resumed = check_spec(run, spec)
+        warm = read_warm_start(warm_start, space) if warm_start else None
         if extension and not resumed:
             raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
         if resumed:
@@ -72,6 +77,8 @@ def run_search(spec: Spec, where: str, results: Path, display: Display, extensio
         write_environment(run)
         display.log_to(run.root / "run.log")
         ledger = open_ledger(run, spec, space)
+        if warm:
+            start_warm(ledger, warm, display)
         context = trial_context(run, prepared, slots)
         with ray_running(slots):
             search(spec, space, ledger, context, display)
@@ -91,6 +98,14 @@ def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
         return Ledger(run.study_url, "search", space, spec.sampler)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
+
+
+def start_warm(ledger: Ledger, warm: WarmStart, display: Display) -> None:
+    """Line up another run's best settings behind the defaults, and say which of them do not fit."""
+    new = ledger.warm_start(warm.points)
+    display.say(f"Warm start: {new} of the other run's best {len(warm.points) + len(warm.refused)} settings come next")
+    for refusal in warm.refused:
+        display.say(f"  left out: {refusal}")
 
 
 def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:

@@ -23,7 +23,8 @@ def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
     trials = ledger.trials()
     if any(trial.outcome is None for trial in trials):
         return None
-    return reached(spec.budget, Tally(trials), ledger.search_seconds)
+    limit = reached(spec.budget, Tally(trials), ledger.search_seconds)
+    return limit or (Limit.SPACE if ledger.is_exhausted() else None)
 
 
 def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:

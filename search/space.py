@@ -13,9 +13,12 @@ A range's name is the dotted name of a field of `lcnn.config.TrainConfig`.
 """
 
 import difflib
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -34,6 +37,8 @@ from lcnn.settings_file import describe, known_keys
 Value = bool | int | float | str | None
 Params = dict[str, Value]
 """One point of the space: parameter names, as the study stores them, to values."""
+Key = str
+"""A point as something that can be looked up; see `point_key`."""
 
 UNSEARCHABLE = {
     "train.epochs": "trials of different budgets cannot be compared; set it outside search",
@@ -61,6 +66,26 @@ class Range:
         assert isinstance(d, FloatDistribution)
         return (d.low, d.high)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether its values can be counted."""
+        return not isinstance(self.distribution, FloatDistribution)
+
+    def grid_values(self, points: int) -> tuple[Value, ...]:
+        """All choices, all whole numbers, or ``points`` values of an interval, its ends included.
+
+        In a logarithmic range neighbours have the same ratio, else the same difference.
+        """
+        d = self.distribution
+        if not isinstance(d, FloatDistribution):
+            return self.edge_values()
+        steps = [step / (points - 1) for step in range(1, points - 1)]
+        if d.log:
+            inner = [d.low * (d.high / d.low) ** step for step in steps]
+        else:
+            inner = [d.low + (d.high - d.low) * step for step in steps]
+        return (d.low, *inner, d.high)
+
     def holds(self, value: Value) -> bool:
         """Whether ``value`` lies in the range."""
         d = self.distribution
@@ -68,7 +93,7 @@ class Range:
             return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in d.choices)
         assert isinstance(d, FloatDistribution | IntDistribution)
         kind = int if isinstance(d, IntDistribution) else int | float
-        return isinstance(value, kind) and d.low <= value <= d.high
+        return isinstance(value, kind) and not isinstance(value, bool) and d.low <= value <= d.high
 
     def __str__(self) -> str:
         d = self.distribution
@@ -129,14 +154,60 @@ class SearchSpace:
 
     def suggest(self, trial: optuna.Trial) -> Params:
         """Ask the trial for every parameter that applies; what it already has is kept."""
+        return self.walk(partial(suggest_one, trial))
+
+    def walk(self, choose: Callable[[Range], Value]) -> Params:
+        """The point that ``choose`` makes, asked for every parameter that applies, choosers before their options."""
         params: Params = {}
         for entry in self.entries.values():
             chooser = entry.chooser if isinstance(entry, Alternatives) else entry
-            params[chooser.name] = _suggest(trial, chooser)
+            params[chooser.name] = choose(chooser)
             if isinstance(entry, Alternatives):
                 for _, searched in entry.options[str(params[chooser.name])].searched:
-                    params[searched.name] = _suggest(trial, searched)
+                    params[searched.name] = choose(searched)
         return params
+
+    def points(self, values: Callable[[Range], Sequence[Value]] = Range.edge_values) -> Iterator[Params]:
+        """Every point whose parameters have one of the given values, in a fixed order, the last one changing fastest.
+
+        Conditional parameters vary only under their option. Without ``values``, all points of a finite space.
+        """
+        return _combine(list(self.entries.values()), values)
+
+    def size(self, values: Callable[[Range], Sequence[Value]] = Range.edge_values) -> int:
+        """How many `points` there are, without going through them."""
+        return math.prod(
+            sum(math.prod(len(values(r)) for _, r in option.searched) for option in entry.options.values())
+            if isinstance(entry, Alternatives)
+            else len(values(entry))
+            for entry in self.entries.values()
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its points can be counted."""
+        return all(searched.is_finite for searched in self.ranges())
+
+    def fault(self, params: Mapping[str, Value]) -> str | None:
+        """Why ``params`` is no point of the space; None where it is one."""
+        applying = list(self.parameters(params))
+        for searched in applying:
+            if searched.name not in params:
+                return f"{searched.name} is missing"
+            if not searched.holds(params[searched.name]):
+                return f"{searched.name} = {json.dumps(params[searched.name])} is outside the range ({searched})"
+        unknown = params.keys() - {searched.name for searched in applying}
+        return f"{min(unknown)} is no parameter here" if unknown else None
+
+    def parameters(self, params: Mapping[str, Value]) -> Iterator[Range]:
+        """The parameters that apply where the choosers have the values that ``params`` gives them."""
+        for entry in self.entries.values():
+            if isinstance(entry, Range):
+                yield entry
+                continue
+            yield entry.chooser
+            option = entry.options.get(str(params.get(entry.chooser.name)), Option({}, ()))
+            yield from (searched for _, searched in option.searched)
 
     def config(self, params: Mapping[str, Value]) -> TrainConfig:
         """The training configuration at a point.
@@ -306,7 +377,32 @@ class SearchSpace:
             raise self._fail(names[0], "the default has other fixed settings than its option here; make the two agree")
 
 
-def _suggest(trial: optuna.Trial, searched: Range) -> Value:
+def point_key(params: Mapping[str, Value]) -> Key:
+    """Equal for equal points, and for no others: true is not 1."""
+    return json.dumps(params, sort_keys=True)
+
+
+def _combine(entries: Sequence[Range | Alternatives], values: Callable[[Range], Sequence[Value]]) -> Iterator[Params]:
+    if not entries:
+        yield {}
+        return
+    for first in _entry_points(entries[0], values):
+        for rest in _combine(entries[1:], values):
+            yield {**first, **rest}
+
+
+def _entry_points(entry: Range | Alternatives, values: Callable[[Range], Sequence[Value]]) -> Iterator[Params]:
+    if isinstance(entry, Range):
+        yield from ({entry.name: value} for value in values(entry))
+        return
+    for name, option in entry.options.items():
+        ranges = [searched for _, searched in option.searched]
+        for chosen in itertools.product(*(values(searched) for searched in ranges)):
+            yield {entry.chooser.name: name, **{r.name: value for r, value in zip(ranges, chosen, strict=True)}}
+
+
+def suggest_one(trial: optuna.Trial, searched: Range) -> Value:
+    """Ask the trial for one parameter."""
     d = searched.distribution
     if isinstance(d, CategoricalDistribution):
         return trial.suggest_categorical(searched.name, d.choices)

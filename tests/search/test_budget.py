@@ -90,7 +90,7 @@ def test_limits(limits: dict[str, float], limit: Limit | None) -> None:
 
 
 def test_only_what_nobody_waits_for_stops_running_trials() -> None:
-    assert {limit for limit in Limit if not limit.stops_running} == {Limit.TRIALS, Limit.PLATEAU}
+    assert {limit for limit in Limit if not limit.stops_running} == {Limit.TRIALS, Limit.SPACE, Limit.PLATEAU}
 
 
 def test_no_plateau_before_the_first_value() -> None:

@@ -1,6 +1,7 @@
 """Searched ranges: reading, refusing, and the way between points and configurations."""
 
 import re
+from functools import partial
 from typing import Any
 
 import optuna
@@ -8,7 +9,7 @@ import pytest
 
 from data_prep.errors import InputError
 from lcnn.config import CosineRestarts, TrainConfig
-from search.space import SearchSpace
+from search.space import Range, SearchSpace, point_key
 
 FULL: dict[str, Any] = {
     "T": {"choice": [1, 2, 3]},
@@ -64,6 +65,52 @@ def test_what_is_not_searched_keeps_its_default() -> None:
     defaults = TrainConfig.model_validate({"optim": {"lr": 0.005}})
     space = SearchSpace(FULL, defaults, "file")
     assert space.config(draw(space, 1)).optim == defaults.optim
+
+
+FINITE: dict[str, Any] = {"T": FULL["T"], "schedule": {"choice": {"polynomial": None, **FULL["schedule"]["choice"]}}}
+del FINITE["schedule"]["choice"]["one_cycle"]
+
+
+def test_all_points_of_a_finite_space_in_order() -> None:
+    space = SearchSpace(FINITE, TrainConfig(), "file")
+    points = list(space.points())
+    first = [{"T": 1, "schedule": "polynomial"}]
+    first += [{"T": 1, "schedule": "cosine_restarts", "schedule.cosine_restarts.t0": t0} for t0 in (5, 10)]
+    assert points == [{**point, "T": T} for T in (1, 2, 3) for point in first]
+    assert space.size() == 9
+    assert space.is_finite
+    assert all(space.fault(point) is None for point in points)
+
+
+def test_a_grid_of_a_space_with_reals() -> None:
+    space = SearchSpace(FULL, TrainConfig(), "file")
+    values = partial(Range.grid_values, points=3)
+    assert not space.is_finite
+    assert space.size(values) == 3 * 3 * 3 * 13 * (2 + 3 + 1)
+    points = list(space.points(values))
+    assert len({point_key(point) for point in points}) == len(points) == space.size(values)
+    by_name = {r.name: values(r) for r in space.ranges()}
+    assert by_name["fusion.local"] == pytest.approx((0.3, 0.625, 0.95))
+    assert by_name["loss.alignment"] == pytest.approx((0.01, 0.1, 1.0))
+    assert (by_name["fusion.local"][0], by_name["fusion.local"][2]) == (0.3, 0.95)  # the ends to the last digit
+    assert by_name["train.batch_size"] == tuple(range(4, 17))
+
+
+def test_what_is_no_point_is_told_by_name() -> None:
+    space = SearchSpace(FINITE, TrainConfig(), "file")
+    cosine = {"T": 1, "schedule": "cosine_restarts"}
+    assert space.fault({**cosine, "schedule.cosine_restarts.t0": 5}) is None
+    assert space.fault(cosine) == "schedule.cosine_restarts.t0 is missing"
+    assert space.fault({"T": True, "schedule": "polynomial"}) == "T = true is outside the range (one of 1, 2, 3)"
+    assert space.fault({"T": 1, "schedule": "linear"}) == (
+        'schedule = "linear" is outside the range (one of polynomial, cosine_restarts)'
+    )
+    assert space.fault({"T": 1, "schedule": "polynomial", "fusion.local": 0.5}) == "fusion.local is no parameter here"
+
+
+def test_true_and_one_are_different_points() -> None:
+    assert point_key({"a": 1, "b": 2}) == point_key({"b": 2, "a": 1})
+    assert point_key({"a": 1}) != point_key({"a": True})
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
