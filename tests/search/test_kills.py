@@ -27,7 +27,7 @@ from search.space import SearchSpace
 from search.spec import BudgetConfig, SamplerConfig
 
 EPOCHS, TRIALS = 9, 8
-KILLS = 24
+KILLS = 32
 DIVERGES_ABOVE = 5e-3
 """Learning rate above which the formula's trainings diverge."""
 
@@ -65,17 +65,30 @@ def run_search(folder: Path, space: SearchSpace) -> Asha:
     return scheduler
 
 
-def in_a_process(work: Callable[[], object]) -> int:
-    """Start ``work`` in a forked process, which spares it the imports; its number."""
+def run_and_die(work: Callable[[], object], life_s: float) -> bool:
+    """Do ``work`` in a forked process, which spares it the imports, and end it after so much processor time.
+
+    The kernel ends it wherever it is, as kill -9 does; processor time is the same on a busy machine.
+
+    Returns:
+        Whether it was killed before it was done.
+    """
     child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    finally:
-        os._exit(code)  # no clean-up: the process is the parent's copy
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, life_s)
+            work()
+            code = 0
+        finally:
+            os._exit(code)  # no clean-up: the process is the parent's copy
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGPROF
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
 
 
 def contents(folder: Path, space: SearchSpace) -> list[tuple[object, ...]]:
@@ -90,22 +103,19 @@ def test_a_search_killed_at_random_instants_ends_as_an_uninterrupted_one(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    started = time.monotonic()
+    started = time.process_time()
     rungs = run_search(whole, space).rungs
-    seconds = time.monotonic() - started
+    whole_s = time.process_time() - started
+    started = time.process_time()
+    contents(whole, space)
+    open_s = time.process_time() - started
     draw = random.Random(seed)
     kills = 0
-    while kills < KILLS:
-        child = in_a_process(lambda: run_search(killed, space))
-        # Short lives, so that the search does not end before it has been killed often enough.
-        time.sleep(draw.uniform(0.05, 4 * seconds / KILLS))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break
+    # Short lives, so that the search does not end before it has been killed often enough.
+    while run_and_die(lambda: run_search(killed, space), open_s + draw.uniform(0, 1.5 * whole_s / KILLS)):
         kills += 1
+        assert kills < 20 * KILLS, "the search does not get on"
     assert run_search(killed, space).rungs == rungs
     assert contents(killed, space) == contents(whole, space)
-    assert kills >= KILLS // 2
+    assert kills >= 20
     assert {outcome for *_, outcome in contents(whole, space)} >= {Outcome.COMPLETED, Outcome.PRUNED}
