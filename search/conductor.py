@@ -15,12 +15,18 @@ from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from lcnn.settings_file import describe
 from search.ledger import DEFAULTS, Ledger, TrialRecord
+from search.memory import Placement, with_accumulation
 from search.scheduler import Decision, Scheduler
 from search.space import SearchSpace
 
 OUT_OF_TIME = "out of time"
+TOO_LARGE = "takes more than a whole card, even one stack at a time"
 MOST_CRASHES = 3
 """After so many crashes in a row without an epoch between them the machine is taken for broken."""
+
+
+Place = Callable[[TrainConfig, int | None], Placement | None]
+"""How a training, begun with so many micro-batches if it was begun, is fitted onto a card; None where it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Proposal:
     config: TrainConfig
     known_epochs: int
     """Epochs that the study already holds; their results need not be reported again."""
+    share: float = 0.0
+    """Of a card, for this trial."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Conductor:
         trials: how many trials the search has in all.
         epochs: full budget of one trial.
         out_of_time: whether the wall-clock budget is spent; then nothing new starts and what runs is stopped.
+        place: fits a training onto a card; see `search.resources.Slots.place`.
         on_event: told of everything that happens.
     """
 
@@ -64,11 +73,12 @@ class Conductor:
         trials: int,
         epochs: int,
         out_of_time: Callable[[], bool] = lambda: False,
+        place: Place = lambda config, begun: Placement(0.0, begun or config.train.accumulation),
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._ledger, self._space, self._scheduler = ledger, space, scheduler
         self._trials, self._epochs = trials, epochs
-        self._out_of_time, self._on_event = out_of_time, on_event
+        self._out_of_time, self._place, self._on_event = out_of_time, place, on_event
         self._curves: dict[int, list[float]] = {}
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
@@ -151,12 +161,19 @@ class Conductor:
         return spent or self._out_of_time() or self._crashes >= MOST_CRASHES
 
     def _propose(self, number: int) -> Proposal | None:
-        """The trial's proposal; None where its settings exclude each other, which is recorded as infeasible."""
+        """The trial's proposal; None where it cannot be trained, which is recorded as infeasible."""
         params = self._ledger.draw_params(number)
         try:
             config = self._space.config(params)
+            # A training that was begun keeps its micro-batches: they are part of what its checkpoint belongs to.
+            placement = self._place(config, self._ledger.trial(number).accumulation)
+            if placement is None:
+                self.finish(number, Outcome.INFEASIBLE, TOO_LARGE)
+                return None
+            config = with_accumulation(config, placement.accumulation)
         except ValidationError as error:
             self.finish(number, Outcome.INFEASIBLE, describe(error, TrainConfig))
             return None
+        self._ledger.record_accumulation(number, placement.accumulation)
         self._on_event(Event(self._ledger.trial(number), "started"))
-        return Proposal(number, config, len(self._curves[number]))
+        return Proposal(number, config, len(self._curves[number]), placement.share)

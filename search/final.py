@@ -14,6 +14,7 @@ from lcnn.model_file import load_model, save_model
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.ledger import TrialRecord
+from search.memory import with_accumulation
 from search.prepare import Prepared
 from search.run_folder import RunFolder
 from search.space import SearchSpace
@@ -39,7 +40,10 @@ def final_job(trial: TrialRecord, space: SearchSpace) -> FinalJob:
     """
     if trial.best_epoch is None:
         raise RunFailed(f"trial {trial.number} ended {trial.outcome} before its first epoch")
-    return FinalJob(trial.number, space.config(trial.params), trial.best_epoch)
+    config = space.config(trial.params)
+    if trial.accumulation is not None:
+        config = with_accumulation(config, trial.accumulation)
+    return FinalJob(trial.number, config, trial.best_epoch)
 
 
 def train_final(
@@ -59,13 +63,7 @@ def train_final(
         RunFailed: a worker broke more often than it is retried.
     """
     joined = replace(context, train=(*context.train, *context.val), val=())
-    task = ray.remote(stream_training).options(
-        num_returns="streaming",
-        num_cpus=joined.slots.threads,
-        num_gpus=joined.slots.gpu_share,
-        max_retries=2,
-    )
-    streams = {task.remote(joined, job.number, job.config.model_dump_json(), job.epochs): job for job in jobs}
+    streams = {_start(job, joined): job for job in jobs}
     outcomes: dict[int, Outcome] = {}
     while streams:
         (stream, *_), _ = ray.wait(list(streams), num_returns=1)
@@ -80,6 +78,20 @@ def train_final(
         else:
             on_epoch(job, result["epoch"])
     return outcomes
+
+
+def _start(job: FinalJob, context: TrialContext) -> ray.ObjectRefGenerator:
+    placement = context.slots.place(job.config, job.config.train.accumulation)
+    share = placement.share if placement else 1.0
+    demands = context.slots.demands(share)
+    task = ray.remote(stream_training).options(
+        num_returns="streaming",
+        num_cpus=demands["CPU"],
+        num_gpus=demands.get("GPU", 0),
+        memory=demands.get("memory"),
+        max_retries=2,
+    )
+    return task.remote(context, job.number, job.config.model_dump_json(), share, job.epochs)
 
 
 def export_winner(run: RunFolder, job: FinalJob) -> None:

@@ -28,6 +28,7 @@ CONSTRAINT = "can be trained"
 OUTCOME = "outcome"
 REASON = "reason"
 SECONDS = "seconds"
+ACCUMULATION = "accumulation"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
 
@@ -46,6 +47,8 @@ class TrialRecord:
     """Training time so far."""
     reason: str | None = None
     """Why it ended, where the outcome does not say it all."""
+    accumulation: int | None = None
+    """Micro-batches of a step, so that it fits its card; None before it was placed."""
 
     @property
     def best(self) -> float | None:
@@ -138,6 +141,10 @@ class Ledger:
         trial.report(value, epoch)
         trial.set_user_attr(SECONDS, seconds)
 
+    def record_accumulation(self, number: int, accumulation: int) -> None:
+        """Keep in how many micro-batches a step of the trial is taken."""
+        self._trial(number).set_user_attr(ACCUMULATION, accumulation)
+
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Keep how a trial ended.
 
@@ -202,4 +209,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         outcome=Outcome(outcome) if outcome and trial.state.is_finished() else None,
         seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
         reason=trial.user_attrs.get(REASON),
+        accumulation=trial.user_attrs.get(ACCUMULATION),
     )
