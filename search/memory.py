@@ -42,9 +42,9 @@ MOST_SHAPES = 16
 """Shapes that are weighed at most: each takes seconds, and has to wait for the one before."""
 MARGIN = 0.15
 """Memory that a trial is given beyond its weight: a long training's allocator breaks its memory into pieces."""
-SHARES = 16
-"""Shares of a card are multiples of one in so many: exact in binary and to Ray's four decimals, and few enough that
-a worker often finds another trial of its own share."""
+SHARES: Mapping[str, int] = {"cuda": 16, "cpu": 256}
+"""Shares of a card are multiples of one in so many. Of a GPU they are exact in binary and to Ray's four decimals, and
+few, so that a worker often finds another trial of its own share; main memory may be for as many as there are cores."""
 
 Peaks = Mapping["Shape", float]
 """Peak memory in bytes by shape; infinity for one that ran out of memory."""
@@ -193,14 +193,14 @@ class Placement:
     """Micro-batches a step."""
 
 
-def share_of(peak_bytes: float, card_bytes: int) -> float:
+def share_of(peak_bytes: float, card_bytes: int, shares: int) -> float:
     """Share of a card that a training of this weight gets; more than 1 where it does not fit."""
     if math.isinf(peak_bytes):
         return math.inf
-    return math.ceil(peak_bytes * (1 + MARGIN) / card_bytes * SHARES) / SHARES
+    return math.ceil(peak_bytes * (1 + MARGIN) / card_bytes * shares) / shares
 
 
-def place(shape: Shape, card_bytes: int, peaks: Peaks) -> Placement | None:
+def place(shape: Shape, card_bytes: int, peaks: Peaks, shares: int) -> Placement | None:
     """Fit a shape onto an empty card, in smaller micro-batches where it has to be.
 
     Returns:
@@ -212,7 +212,7 @@ def place(shape: Shape, card_bytes: int, peaks: Peaks) -> Placement | None:
         if leaner not in peaks:
             break
         weighed = leaner
-        share = share_of(peaks[leaner], card_bytes)
+        share = share_of(peaks[leaner], card_bytes, shares)
         if share <= 1:
             return Placement(share, leaner.config.train.accumulation)
     if weighed is None:
@@ -231,12 +231,22 @@ class MemoryPlan:
     image_size: int
     grid: Grid
     peaks: Peaks
+    shares: int
+    """A share is a multiple of one in so many."""
+
+    @property
+    def largest_share(self) -> float:
+        """Share of the trial that asks for most, where it fits."""
+        return max(self._shares())
 
     @property
     def smallest_share(self) -> float:
         """Share of the trial that asks for least; 1 where none fits."""
-        shares = (share_of(peak, self.card_bytes) for peak in self.peaks.values())
-        return min((share for share in shares if share <= 1), default=1.0)
+        return min(self._shares())
+
+    def _shares(self) -> list[float]:
+        shares = [share_of(peak, self.card_bytes, self.shares) for peak in self.peaks.values()]
+        return [share for share in shares if share <= 1] or [1.0]
 
     def place(self, config: TrainConfig, accumulation: int | None = None) -> Placement | None:
         """Fit a training onto an empty card.
@@ -256,7 +266,7 @@ class MemoryPlan:
         base = shape.config.train.accumulation
         if accumulation is not None:
             return Placement(self._share(shape, base * accumulation / own), accumulation)
-        found = place(shape, self.card_bytes, self.peaks)
+        found = place(shape, self.card_bytes, self.peaks, self.shares)
         if found is None:
             return None
         return Placement(found.share, min(own * found.accumulation // base, max(own, config.train.batch_size)))
@@ -264,4 +274,4 @@ class MemoryPlan:
     def _share(self, shape: Shape, accumulation: float) -> float:
         leaner = (shape for shape in shape.leaner() if shape.config.train.accumulation >= accumulation)
         peak = self.peaks.get(next(leaner, shape), math.inf)
-        return min(1.0, share_of(peak, self.card_bytes))
+        return min(1.0, share_of(peak, self.card_bytes, self.shares))

@@ -13,7 +13,7 @@ from lcnn.config import TrainConfig
 from search.display import Display, minutes
 from search.prepare import find_cohort
 from search.rehearsal import Rehearsal
-from search.resources import Slots, this_machine
+from search.resources import Slots, is_placed_by_memory, this_machine
 from search.run_folder import check_spec, run_folder
 from search.scheduler import expected_epochs
 from search.space import SearchSpace
@@ -123,6 +123,8 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     display.say(
         f"Budget: {spec.budget.trials} trials, {slots}; a trial runs about {epochs} under {spec.scheduler.name}"
     )
+    if slots.gpus and is_placed_by_memory(spec.resources, slots):
+        display.say("Memory: not measured yet; the search packs as many trials onto a GPU as fit, here one is assumed")
     display.say("Time, estimated from steps that were timed just now:")
     display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")
     display.say(

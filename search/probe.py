@@ -29,7 +29,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from lcnn.fit import is_out_of_memory
 from search.errors import RunFailed
-from search.memory import SHAPE_FIELDS, MemoryPlan, Shape, shape_grid, share_of, space_shapes
+from search.memory import SHAPE_FIELDS, SHARES, MemoryPlan, Shape, shape_grid, share_of, space_shapes
 from search.rehearsal import Rehearsal
 from search.space import SearchSpace
 
@@ -45,6 +45,8 @@ class Card:
 
     name: str
     total_bytes: int
+    shares: int
+    """A share of it is a multiple of one in so many."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def plan_memory(
             if leaner not in weights:
                 weights[leaner] = weigh(leaner)
                 write_weights(path, card, weights)
-            if share_of(weights[leaner].peak_bytes, card.total_bytes) <= 1:
+            if share_of(weights[leaner].peak_bytes, card.total_bytes, card.shares) <= 1:
                 break
     return MemoryPlan(
         card_bytes=card.total_bytes,
@@ -99,6 +101,7 @@ def plan_memory(
         image_size=image_size,
         grid=grid,
         peaks={shape: weight.peak_bytes for shape, weight in weights.items()},
+        shares=card.shares,
     )
 
 
@@ -215,7 +218,9 @@ def _answer(end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
 def find_card(workshop: Workshop, device: str, gpus: int) -> Card:
     """The smallest of the GPUs, or the free main memory; looked at in a process that lets go of the GPU again."""
     if device == "cpu":
-        return Card(f"cpu {platform.machine()}, torch {torch.__version__}", int(RAM_SHARE * free_memory()))
+        return Card(
+            f"cpu {platform.machine()}, torch {torch.__version__}", int(RAM_SHARE * free_memory()), SHARES["cpu"]
+        )
     card: Card | None = workshop.run(_smallest_gpu, gpus)
     if card is None:
         raise RunFailed("the GPU cannot be looked at: the process was killed")
@@ -225,7 +230,7 @@ def find_card(workshop: Workshop, device: str, gpus: int) -> Card:
 def _smallest_gpu(gpus: int) -> Card:
     cards = [torch.cuda.get_device_properties(index) for index in range(gpus)]
     smallest = min(cards, key=lambda card: card.total_memory)
-    return Card(f"{smallest.name}, torch {torch.__version__}", smallest.total_memory)
+    return Card(f"{smallest.name}, torch {torch.__version__}", smallest.total_memory, SHARES["cuda"])
 
 
 def weigh_in(workshop: Workshop, device: str, threads: int, card: Card) -> Weigh:

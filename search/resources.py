@@ -31,11 +31,14 @@ class Slots:
     """Torch device of a trial."""
     memory: MemoryPlan | None = None
     """What trainings take, where they are placed by it."""
+    least_share: float = 0.0
+    """Share that a training placed by memory gets at least."""
 
     def place(self, config: TrainConfig, accumulation: int | None = None) -> Placement | None:
         """How a training is fitted onto a card; see `search.memory.MemoryPlan.place`."""
         if self.memory is not None:
-            return self.memory.place(config, accumulation)
+            placement = self.memory.place(config, accumulation)
+            return placement and replace(placement, share=max(placement.share, self.least_share))
         return Placement(self.gpu_share, accumulation or config.train.accumulation)
 
     def demands(self, share: float) -> dict[str, float]:
@@ -56,7 +59,7 @@ class Slots:
         """Whether one more trial may fit beside those that run with these shares."""
         if len(shares) >= self.at_once:
             return False
-        smallest = self.memory.smallest_share if self.memory else self.gpu_share
+        smallest = max(self.memory.smallest_share, self.least_share) if self.memory else self.gpu_share
         return not self.gpus or sum(shares) + smallest <= self.gpus
 
     @property
@@ -95,10 +98,16 @@ def is_placed_by_memory(config: ResourcesConfig, slots: Slots) -> bool:
 
 
 def slots_by_memory(config: ResourcesConfig, slots: Slots, memory: MemoryPlan, *, cores: int) -> Slots:
-    """The slots, once it is known what trials take: as many at once as the smallest of them fit, and cores allow."""
-    fit = max(1, slots.gpus) * math.floor(1 / memory.smallest_share)
-    wanted = config.trials_at_once or max(1, slots.gpus, cores // config.threads)
-    return replace(slots, at_once=min(fit, wanted), memory=memory)
+    """The slots, once it is known what trials take: as many at once as the smallest of them fit, and cores allow.
+
+    Where as many of the largest fit, all trials get its share: a worker goes from trial to trial only where both
+    have the same, and another worker takes seconds to start.
+    """
+    cards = max(1, slots.gpus)
+    wanted = config.trials_at_once or max(cards, cores // config.threads)
+    most, all_alike = (cards * math.floor(1 / share) for share in (memory.smallest_share, memory.largest_share))
+    least = memory.largest_share if wanted <= all_alike else 0.0
+    return replace(slots, at_once=min(most, wanted), memory=memory, least_share=least)
 
 
 def this_machine(config: ResourcesConfig) -> Slots:

@@ -19,7 +19,6 @@ from search.memory import (
     MOST_SHAPES,
     ORDER,
     SHAPE_FIELDS,
-    SHARES,
     MemoryPlan,
     Peaks,
     Placement,
@@ -159,9 +158,9 @@ def test_a_value_beyond_the_range_has_no_stand_in() -> None:
 
 def test_a_share_holds_the_weight_and_its_margin_and_is_no_larger_than_it_must_be() -> None:
     for peak in range(1, 1400, 7):
-        share = share_of(peak, 1600)
-        assert share * SHARES == int(share * SHARES)
-        assert (share - 1 / SHARES) * 1600 < peak * (1 + MARGIN) <= share * 1600
+        share = share_of(peak, 1600, 16)
+        assert share * 16 == int(share * 16)
+        assert (share - 1 / 16) * 1600 < peak * (1 + MARGIN) <= share * 1600
 
 
 def weights(*peaks: float) -> Peaks:
@@ -183,11 +182,11 @@ def weights(*peaks: float) -> Peaks:
     ],
 )
 def test_a_training_is_fitted_onto_a_card(peaks: tuple[float, ...], expected: Placement | None) -> None:
-    assert place(Shape.of(TINY, SIDE), 1600, weights(*peaks)) == expected
+    assert place(Shape.of(TINY, SIDE), 1600, weights(*peaks), 16) == expected
 
 
 def make_plan(peaks: Peaks, **ranges: Any) -> MemoryPlan:
-    return MemoryPlan(1600, 0, SIDE, shape_grid(make_space(ranges), most=1), peaks)
+    return MemoryPlan(1600, 0, SIDE, shape_grid(make_space(ranges), most=1), peaks, 16)
 
 
 def test_a_training_that_goes_on_keeps_its_micro_batches() -> None:
@@ -220,7 +219,7 @@ class Scale:
         return Weight(400.0 * shape.config.train.stacks_at_once * shape.config.T, 7)
 
 
-CARD = Card("a card", 2000)
+CARD = Card("a card", 2000, 16)
 
 
 def test_shapes_are_weighed_once_and_leaner_ones_where_they_do_not_fit(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_a_later_sitting_weighs_again_on_another_device_only(tmp_path: Path) -> 
     assert plan_memory(space, SIDE, path, CARD, again) == first
     assert again.asked == []
     other = Scale()
-    plan_memory(space, SIDE, path, Card("another", 2000), other)
+    plan_memory(space, SIDE, path, Card("another", 2000, 16), other)
     assert len(other.asked) == 3
     assert json.loads(path.read_text())["device"] == "another"
 
@@ -253,7 +252,7 @@ def test_what_ran_out_of_memory_is_weighed_again_where_more_is_free(tmp_path: Pa
     scale = Scale()
     assert plan_memory(space, SIDE, path, CARD, scale).place(TINY) is None
     assert scale.asked == []
-    assert plan_memory(space, SIDE, path, Card("a card", 4000), scale).place(TINY) == Placement(0.5, 1)
+    assert plan_memory(space, SIDE, path, Card("a card", 4000, 16), scale).place(TINY) == Placement(0.5, 1)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"device": "a card", "total_bytes": 1, "trainings": [{"T": 1}]}'])
@@ -285,7 +284,7 @@ def test_real_trainings_weigh_more_in_larger_batches_and_less_in_micro_batches(w
 
 
 def test_a_training_that_outgrows_the_card_is_stopped_there(workshop: Workshop) -> None:
-    weigh = weigh_in(workshop, "cpu", 1, Card("small", 60_000_000))
+    weigh = weigh_in(workshop, "cpu", 1, Card("small", 60_000_000, 16))
     assert weigh(Shape.of(replaced(TINY, {"train.batch_size": 64}), 256)) == Weight(math.inf, 0)
 
 

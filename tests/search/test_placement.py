@@ -18,7 +18,7 @@ from search.space import SearchSpace
 from search.spec import ResourcesConfig, SamplerConfig, SchedulerConfig
 from search.tune_search import run_trials
 
-GPUS, TRIALS, SEED = 2, 8, 1
+GPUS, TRIALS, SEED = 2, 5, 65
 SHARES = {1: 0.25, 2: 0.5, 3: 1.0}
 """By T, as they follow from the weights below on a card of 1000 bytes."""
 PLAN = MemoryPlan(
@@ -27,6 +27,7 @@ PLAN = MemoryPlan(
     image_size=SIDE,
     grid={"T": tuple(SHARES)},
     peaks={Shape.of(replaced(TINY, {"T": T}), SIDE): peak for T, peak in ((1, 200.0), (2, 430.0), (3, 860.0))},
+    shares=16,
 )
 SLOTS = slots_by_memory(ResourcesConfig(trials_at_once=8), Slots(2, 1, 1.0, GPUS, "cpu"), PLAN, cores=2)
 
@@ -86,3 +87,13 @@ def test_as_many_small_trials_as_fit_are_drawn_and_no_more() -> None:
     assert not SLOTS.has_room([0.25] * 8)
     assert SLOTS.has_room([1.0, 0.5, 0.25])
     assert not SLOTS.has_room([1.0, 1.0])
+
+
+def test_where_the_largest_fit_as_often_as_cores_allow_all_shares_are_alike() -> None:
+    two = slots_by_memory(ResourcesConfig(trials_at_once=2), Slots(2, 1, 1.0, GPUS, "cpu"), PLAN, cores=2)
+    for T in SHARES:
+        placement = two.place(replaced(TINY, {"T": T}))
+        assert placement is not None
+        assert placement.share == 1.0
+    assert two.has_room([1.0])
+    assert not two.has_room([1.0, 1.0])

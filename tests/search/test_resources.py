@@ -13,7 +13,7 @@ SIDE = 64
 def plan(peak_bytes: float, context_bytes: int = 0, card_bytes: int = 1600) -> MemoryPlan:
     """A space of a single shape."""
     peaks = {Shape.of(TrainConfig(), SIDE): peak_bytes}
-    return MemoryPlan(card_bytes, context_bytes, SIDE, {}, peaks)
+    return MemoryPlan(card_bytes, context_bytes, SIDE, {}, peaks, 16)
 
 
 @pytest.mark.parametrize(
