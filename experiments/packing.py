@@ -96,9 +96,10 @@ def results(config: TrainConfig, context: TrialContext, count: int) -> Iterator[
     loop = config.train.model_copy(update={"early_stopping": MOST_EPOCHS})
     # Only restarts go on beyond the profile's epochs.
     endless = config.model_copy(update={"train": loop, "schedule": CosineRestarts()})
-    task = ray.remote(stream_training).options(num_returns="streaming", max_retries=0)
     demands = context.slots.demands(context.slots.gpu_share)
-    task = task.options(num_cpus=demands["CPU"], num_gpus=demands.get("GPU", 0))
+    task = ray.remote(stream_training).options(
+        num_returns="streaming", num_cpus=demands["CPU"], num_gpus=demands.get("GPU", 0), max_retries=0
+    )
     streams = {}
     for trial in range(count):
         settings = replaced(endless, {"train.seed": trial}).model_dump_json()

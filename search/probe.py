@@ -218,9 +218,8 @@ def _answer(end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
 def find_card(workshop: Workshop, device: str, gpus: int) -> Card:
     """The smallest of the GPUs, or the free main memory; looked at in a process that lets go of the GPU again."""
     if device == "cpu":
-        return Card(
-            f"cpu {platform.machine()}, torch {torch.__version__}", int(RAM_SHARE * free_memory()), SHARES["cpu"]
-        )
+        name = f"cpu {platform.machine()}, torch {torch.__version__}"
+        return Card(name, int(RAM_SHARE * free_memory()), SHARES["cpu"])
     card: Card | None = workshop.run(_smallest_gpu, gpus)
     if card is None:
         raise RunFailed("the GPU cannot be looked at: the process was killed")

@@ -9,8 +9,9 @@ from curves import dice_after, epoch_result
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.conductor import MOST_CRASHES, OUT_OF_TIME, Conductor, Event, Proposal
+from search.conductor import MOST_CRASHES, OUT_OF_TIME, TOO_LARGE, Conductor, Event, Proposal
 from search.ledger import Ledger
+from search.memory import Placement, with_accumulation
 from search.scheduler import Asha, Decision
 from search.space import SearchSpace
 from search.spec import SamplerConfig
@@ -208,3 +209,40 @@ def test_a_trial_at_its_last_epoch_is_completed_even_out_of_time(open_ledger: Op
     # Killed before it could be told complete; the time is over when the program comes back.
     assert make(open_ledger(), space, out_of_time=lambda: True).next_trial() is None
     assert open_ledger().trial(0).outcome == Outcome.COMPLETED
+
+
+def test_a_trial_that_does_not_fit_trains_in_micro_batches_and_keeps_them(
+    open_ledger: Open, space: SearchSpace
+) -> None:
+    begun_with: list[int | None] = []
+
+    def place(config: TrainConfig, begun: int | None) -> Placement:
+        begun_with.append(begun)
+        return Placement(0.5, begun or 4)
+
+    first = make(open_ledger(), space, place=place).next_trial()
+    assert first is not None
+    assert (first.share, first.config) == (0.5, with_accumulation(space.defaults, 4))
+    assert open_ledger().trial(0).accumulation == 4
+    # Another card would fit it otherwise; the checkpoint is of four micro-batches.
+    again = make(open_ledger(), space, place=place).next_trial()
+    assert again == first
+    assert begun_with == [None, 4]
+
+
+def test_a_trial_that_fits_no_card_is_infeasible_without_being_started(open_ledger: Open, space: SearchSpace) -> None:
+    events: list[Event] = []
+
+    def place(config: TrainConfig, begun: int | None) -> Placement | None:
+        return Placement(1.0, 1) if config.T == 1 else None
+
+    ledger = open_ledger()
+    conductor = make(ledger, space, place=place, on_event=events.append)
+    while (proposal := conductor.next_trial()) is not None:
+        assert proposal.config.T == 1
+        conductor.report(proposal.number, epoch_result(1, 0.5))
+        conductor.finish(proposal.number, Outcome.COMPLETED)
+    refused = [trial for trial in ledger.trials() if trial.params["T"] != 1]
+    assert refused
+    assert {(trial.outcome, trial.reason) for trial in refused} == {(Outcome.INFEASIBLE, TOO_LARGE)}
+    assert not {event.trial.number for event in events if event.kind == "started"} & {t.number for t in refused}
