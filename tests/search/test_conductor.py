@@ -211,9 +211,7 @@ def test_a_trial_at_its_last_epoch_is_completed_even_out_of_time(open_ledger: Op
     assert open_ledger().trial(0).outcome == Outcome.COMPLETED
 
 
-def test_a_trial_that_does_not_fit_trains_in_micro_batches_and_keeps_them(
-    open_ledger: Open, space: SearchSpace
-) -> None:
+def test_a_trial_that_is_cut_into_micro_batches_keeps_them(open_ledger: Open, space: SearchSpace) -> None:
     begun_with: list[int | None] = []
 
     def place(config: TrainConfig, begun: int | None) -> Placement:
