@@ -135,13 +135,13 @@ def fit(
     except _Diverged:
         return Outcome.DIVERGED
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return Outcome.INFEASIBLE
     return Outcome.COMPLETED
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; the CPU's allocator and CUDA's libraries have no exception of their own for it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 

@@ -16,12 +16,18 @@ from lcnn.outcome import Outcome
 from lcnn.settings_file import describe
 from search.budget import Limit, Tally, reached
 from search.ledger import DEFAULTS, Ledger, TrialRecord
+from search.memory import Placement, with_accumulation
 from search.scheduler import Decision, Scheduler
 from search.space import SearchSpace
 from search.spec import BudgetConfig
 
+TOO_LARGE = "takes more than a whole card, even one stack at a time"
 MOST_CRASHES = 3
 """After so many crashes in a row without an epoch between them the machine is taken for broken."""
+
+
+Place = Callable[[TrainConfig, int | None], Placement | None]
+"""How a training, begun with so many micro-batches if it was begun, is fitted onto a card; None where it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Proposal:
     config: TrainConfig
     known_epochs: int
     """Epochs that the study already holds; their results need not be reported again."""
+    share: float = 0.0
+    """Of a card, for this trial."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Conductor:
         budget: when the search ends.
         epochs: full budget of one trial.
         seconds: wall-clock time spent searching so far, over all sittings.
+        place: fits a training onto a card; see `search.resources.Slots.place`.
+        uses_gpu: whether that card is a GPU, whose time the budget counts.
         on_event: told of everything that happens.
     """
 
@@ -65,11 +75,14 @@ class Conductor:
         budget: BudgetConfig,
         epochs: int,
         seconds: Callable[[], float] = lambda: 0.0,
+        place: Place = lambda config, begun: Placement(0.0, begun or config.train.accumulation),
+        uses_gpu: bool = False,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._ledger, self._space, self._scheduler = ledger, space, scheduler
         self._budget, self._epochs = budget, epochs
         self._seconds_searched, self._on_event = seconds, on_event
+        self._place, self._uses_gpu = place, uses_gpu
         self._curves: dict[int, list[float]] = {}
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
@@ -174,12 +187,21 @@ class Conductor:
         return self.halted is not None or self.reached() is not None or self._crashes >= MOST_CRASHES
 
     def _propose(self, number: int) -> Proposal | None:
-        """The trial's proposal; None where its settings exclude each other, which is recorded as infeasible."""
+        """The trial's proposal; None where it cannot be trained, which is recorded as infeasible."""
         params = self._ledger.draw_params(number)
         try:
             config = self._space.config(params)
+            # A training that was begun keeps its micro-batches: they are part of what its checkpoint belongs to.
+            placement = self._place(config, self._ledger.trial(number).accumulation)
+            if placement is None:
+                self.finish(number, Outcome.INFEASIBLE, TOO_LARGE)
+                return None
+            config = with_accumulation(config, placement.accumulation)
         except ValidationError as error:
             self.finish(number, Outcome.INFEASIBLE, describe(error, TrainConfig))
             return None
+        self._ledger.record_placement(
+            number, accumulation=placement.accumulation, gpu_share=placement.share if self._uses_gpu else 0.0
+        )
         self._tell(number, "started")
-        return Proposal(number, config, len(self._curves[number]))
+        return Proposal(number, config, len(self._curves[number]), placement.share)

@@ -19,7 +19,7 @@ from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.spec import ConfirmConfig
-from search.trainings import Trained, Training
+from search.trainings import Trained, Training, settings_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def candidates(config: ConfirmConfig, ledger: Ledger, space: SearchSpace) -> lis
 
 
 def _trainings(trial: TrialRecord, config: ConfirmConfig, space: SearchSpace) -> dict[int, Training]:
-    settings = space.config(trial.params)
+    settings = settings_of(trial, space)
     first = settings.train.seed + 1  # the search itself used the seed of the file
     return {
         seed: Training(

@@ -16,7 +16,7 @@ from search.ledger import TrialRecord
 from search.prepare import Prepared
 from search.run_folder import RunFolder
 from search.space import SearchSpace
-from search.trainings import Training, run_trainings
+from search.trainings import Training, run_trainings, settings_of
 from search.trial import TrialContext
 
 
@@ -40,7 +40,7 @@ def final_job(trial: TrialRecord, space: SearchSpace, epochs: int | None = None)
     epochs = epochs or trial.best_epoch
     if epochs is None:
         raise RunFailed(f"trial {trial.number} ended {trial.outcome} before its first epoch")
-    return FinalJob(trial.number, space.config(trial.params), epochs)
+    return FinalJob(trial.number, settings_of(trial, space), epochs)
 
 
 def train_final(

@@ -28,6 +28,7 @@ OUTCOME = "outcome"
 REASON = "reason"
 SECONDS = "seconds"
 GPU_SHARE = "gpu_share"
+ACCUMULATION = "accumulation"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
 ENQUEUED = "fixed_params"
@@ -50,6 +51,8 @@ class TrialRecord:
     """Share of a GPU that it has; 0 on a CPU."""
     reason: str | None = None
     """Why it ended, where the outcome does not say it all."""
+    accumulation: int | None = None
+    """Micro-batches of a step, so that it fits its card; None before it was placed."""
 
     @property
     def best(self) -> float | None:
@@ -180,9 +183,11 @@ class Ledger:
         trial.report(value, epoch)
         trial.set_user_attr(SECONDS, seconds)
 
-    def set_gpu_share(self, number: int, share: float) -> None:
-        """Keep what share of a GPU a trial has."""
-        self._trial(number).set_user_attr(GPU_SHARE, share)
+    def record_placement(self, number: int, *, accumulation: int, gpu_share: float) -> None:
+        """Keep in how many micro-batches a step of the trial is taken, and what share of a GPU it has."""
+        trial = self._trial(number)
+        trial.set_user_attr(ACCUMULATION, accumulation)
+        trial.set_user_attr(GPU_SHARE, gpu_share)
 
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Keep how a trial ended.
@@ -231,4 +236,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
         gpu_share=float(trial.user_attrs.get(GPU_SHARE, 0.0)),
         reason=trial.user_attrs.get(REASON),
+        accumulation=trial.user_attrs.get(ACCUMULATION),
     )

@@ -9,17 +9,11 @@ from pathlib import Path
 import torch
 
 from data_prep.cohort import IMAGE_FOLDERS
-from data_prep.split import Normalisation
-from lcnn.accumulation import forward
-from lcnn.augment import augment, draw_affine
 from lcnn.config import TrainConfig
-from lcnn.fit import make_optimizer, predict_logits, resolve_precision
-from lcnn.loss import lcnn_loss
-from lcnn.model import build_model
-from lcnn.stacks import channels
 from search.display import Display, minutes
 from search.prepare import find_cohort
-from search.resources import Slots, this_machine
+from search.rehearsal import Rehearsal
+from search.resources import Slots, is_placed_by_memory, this_machine
 from search.run_folder import check_spec, run_folder
 from search.scheduler import expected_epochs
 from search.space import SearchSpace
@@ -66,34 +60,8 @@ def time_steps(config: TrainConfig, image_size: int, slots: Slots) -> tuple[floa
 
 
 def _time_steps(config: TrainConfig, image_size: int, device: torch.device) -> tuple[float, float]:
-    generator = torch.Generator().manual_seed(0)
-    model = build_model(
-        config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})}),
-        Normalisation(mean=100.0, std=50.0),
-    ).to(device)
-    optimizer = make_optimizer(model, config.optim)
-    dtype = resolve_precision(config.train.precision, device)
-    batch = config.train.batch_size
-    grey = torch.rand(batch, channels(config.T), image_size, image_size, generator=generator).to(device) * 255
-    lesion = (torch.rand(batch, image_size, image_size, generator=generator) > 0.99).float().to(device)
-
-    def loss() -> torch.Tensor:
-        moved, target = augment(grey, lesion, draw_affine(config.augment, batch, generator))
-        prediction = forward(model, moved, dtype, config.train.accumulation)
-        return lcnn_loss(prediction, target, config.loss).total
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-
-    def validate() -> None:
-        with torch.inference_mode():
-            predict_logits(model, grey[: config.train.stacks_at_once], dtype)
-
-    step_s = _mean_time(step, device)
-    model.eval()
-    return step_s, _mean_time(validate, device)
+    rehearsal = Rehearsal(config, image_size, device)
+    return _mean_time(rehearsal.step, device), _mean_time(rehearsal.validate, device)
 
 
 def _mean_time(work: Callable[[], None], device: torch.device) -> float:
@@ -155,6 +123,8 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     display.say(
         f"Budget: {spec.budget.trials} trials, {slots}; a trial runs about {epochs} under {spec.scheduler.name}"
     )
+    if slots.gpus and is_placed_by_memory(spec.resources, slots):
+        display.say("Memory: not measured yet; the search packs as many trials onto a GPU as fit, here one is assumed")
     display.say("Time, estimated from steps that were timed just now:")
     display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")
     display.say(

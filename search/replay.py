@@ -17,7 +17,7 @@ from search.resources import this_machine
 from search.run_folder import RunFolder, describe_environment, read_environment
 from search.runner import open_ledger, prepare_cohort, trial_context
 from search.space import SearchSpace
-from search.trainings import Trained, Training, run_trainings
+from search.trainings import Trained, Training, run_trainings, settings_of
 from search.tune_search import ray_running
 
 
@@ -73,7 +73,7 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
         scratch = run.replays / "work"
         shutil.rmtree(scratch, ignore_errors=True)
         context = replace(trial_context(run, prepared, slots), folder=scratch.resolve())
-        training = Training(str(number), space.config(trial.params), len(trial.curve))
+        training = Training(str(number), settings_of(trial, space), len(trial.curve))
         try:
             with ray_running(slots):
                 trained = run_trainings(

@@ -56,6 +56,11 @@ class RunFolder:
         return self.root / "study.db"
 
     @property
+    def memory(self) -> Path:
+        """What trainings were seen to take, and on which device."""
+        return self.root / "memory.json"
+
+    @property
     def trials(self) -> Path:
         """A folder a trial: last.pt, best.pt, history.csv."""
         return self.root / "trials"

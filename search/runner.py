@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from search.display import Display
 from search.final import FinalJob, export_winner, test_models
 from search.ledger import Ledger
 from search.prepare import Prepared, find_cohort, prepare
-from search.resources import Slots, this_machine
+from search.probe import Workshop, find_card, plan_memory, weigh_in
+from search.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory, this_machine
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.searching import limit_reached, search
 from search.space import SearchSpace
@@ -79,6 +81,7 @@ def run_search(
         ledger = open_ledger(run, spec, space)
         if warm:
             start_warm(ledger, warm, display)
+        slots = measured_slots(spec, space, slots, run, display)
         context = trial_context(run, prepared, slots)
         with ray_running(slots):
             search(spec, space, ledger, context, display)
@@ -86,6 +89,28 @@ def run_search(
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)
         finish(spec, run, ledger, jobs, confirmation, prepared, slots, display)
+
+
+def measured_slots(spec: Spec, space: SearchSpace, slots: Slots, run: RunFolder, display: Display) -> Slots:
+    """The slots by what trials are seen to take, unless the file fixes how many share a GPU."""
+    if not is_placed_by_memory(spec.resources, slots):
+        return slots
+    with Workshop() as workshop:
+        card = find_card(workshop, slots.device, slots.gpus)
+        memory = plan_memory(
+            space,
+            spec.cohort.image_size,
+            run.memory,
+            card,
+            weigh_in(workshop, slots.device, slots.threads, card),
+            partial(display.progress, "measuring the memory of trials"),
+        )
+    display.clear()
+    slots = slots_by_memory(spec.resources, slots, memory, cores=available_cores())
+    fitting = [peak / 1e9 for peak in memory.peaks.values() if peak <= card.total_bytes]
+    takes = f"{min(fitting):.1f} to {max(fitting):.1f}" if fitting else "more than all"
+    display.say(f"Memory: a trial takes {takes} of {card.total_bytes / 1e9:.1f} GB; trials: {slots}")
+    return slots
 
 
 def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:

@@ -77,6 +77,8 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         budget=spec.budget,
         epochs=spec.train.epochs,
         seconds=lambda: stopwatch.seconds,
+        place=context.slots.place,
+        uses_gpu=context.slots.device == "cuda",
         on_event=on_event,
     )
     try:

@@ -20,7 +20,7 @@ FEWEST_PATIENTS = 6
 
 
 def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
-    """All trials as CSV: number, outcome, epochs, best value, parameters."""
+    """All trials as CSV: number, outcome, epochs, best value, micro-batches, parameters."""
     rows = [
         {
             "number": trial.number,
@@ -29,6 +29,7 @@ def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
             "best_epoch": trial.best_epoch,
             "best_val_dice": trial.best,
             "seconds": round(trial.seconds, 1),
+            "accumulation": trial.accumulation,
             "reason": trial.reason,
             **trial.params,
         }

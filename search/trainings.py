@@ -12,6 +12,9 @@ from data_prep.errors import last_line
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
+from search.ledger import TrialRecord
+from search.memory import with_accumulation
+from search.space import SearchSpace
 from search.trial import OUTCOME_KEY, TrialContext, stream_training
 
 CRASH_RETRIES = 2
@@ -46,6 +49,12 @@ class Trained:
         return None if self.best is None else self.curve.index(self.best) + 1
 
 
+def settings_of(trial: TrialRecord, space: SearchSpace) -> TrainConfig:
+    """The settings of a trial as it ran, in the micro-batches that fitted its card."""
+    config = space.config(trial.params)
+    return config if trial.accumulation is None else with_accumulation(config, trial.accumulation)
+
+
 def run_trainings(
     trainings: Sequence[Training], context: TrialContext, on_epoch: Callable[[int], None]
 ) -> dict[str, Trained]:
@@ -62,16 +71,7 @@ def run_trainings(
     Raises:
         RunFailed: a worker broke more often than it is retried.
     """
-    task = ray.remote(stream_training).options(
-        num_returns="streaming",
-        num_cpus=context.slots.threads,
-        num_gpus=context.slots.gpu_share,
-        max_retries=CRASH_RETRIES,
-    )
-    streams = {
-        task.remote(context, training.key, training.config.model_dump_json(), training.epochs): training
-        for training in trainings
-    }
+    streams = {_start(training, context): training for training in trainings}
     curves: dict[str, dict[int, float | None]] = {training.key: {} for training in trainings}
     done: dict[str, Trained] = {}
     while streams:
@@ -90,3 +90,17 @@ def run_trainings(
             curves[key][result["epoch"]] = result["val_dice"]
             on_epoch(sum(map(len, curves.values())))
     return done
+
+
+def _start(training: Training, context: TrialContext) -> ray.ObjectRefGenerator:
+    placement = context.slots.place(training.config, training.config.train.accumulation)
+    share = placement.share if placement else 1.0
+    demands = context.slots.demands(share)
+    task = ray.remote(stream_training).options(
+        num_returns="streaming",
+        num_cpus=demands["CPU"],
+        num_gpus=demands.get("GPU", 0),
+        memory=demands.get("memory"),
+        max_retries=CRASH_RETRIES,
+    )
+    return task.remote(context, training.key, training.config.model_dump_json(), share, training.epochs)

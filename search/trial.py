@@ -1,6 +1,7 @@
 """What runs inside a worker: one training, driven epoch by epoch, kept in its own folder."""
 
 import errno
+import gc
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from search.resources import Slots
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"
 """Why no trial can go on at present; the trial itself is none the worse for it."""
-ALLOCATOR_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,12 @@ class TrialContext:
 
 
 def start_training(
-    context: TrialContext, number: int, config: TrainConfig, epochs: int | None = None
+    context: TrialContext, number: int, config: TrainConfig, share: float, epochs: int | None = None
 ) -> Generator[EpochResult, None, Outcome]:
-    """A training in this process, with the threads and the share of GPU memory that its slot grants."""
-    torch.set_num_threads(context.slots.threads)
-    if context.slots.gpu_share:
-        torch.backends.cudnn.benchmark = True
-        # The share is of the allocator's memory only: the CUDA context and cuBLAS's workspaces come on top.
-        torch.cuda.set_per_process_memory_fraction(ALLOCATOR_SHARE * context.slots.gpu_share)
+    """A training in this process, with the threads of its slot and this share of its card's memory."""
+    settle_process(context.slots.threads, context.slots.device)
+    if context.slots.device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(context.slots.allocator_share(share))
     return fit(
         config,
         context.data(),
@@ -58,12 +56,25 @@ def start_training(
     )
 
 
+def settle_process(threads: int, device: str) -> None:
+    """Put torch's global settings where every training finds them, whatever ran in this process before.
+
+    Random numbers are not among them: `lcnn.fit` seeds all that it draws from.
+    """
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.benchmark = device == "cuda"
+
+
 def stream_training(
-    context: TrialContext, number: int, config_json: str, epochs: int | None
+    context: TrialContext, number: int, config_json: str, share: float, epochs: int | None
 ) -> Iterator[dict[str, Any]]:
     """A training as a stream of plain results, the last of which holds the outcome; a Ray task."""
     config = TrainConfig.model_validate_json(config_json)
-    training = start_training(context, number, config, epochs)
+    training = start_training(context, number, config, share, epochs)
     while True:
         try:
             yield asdict(next(training))
@@ -80,14 +91,14 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], context: TrialContext) -> None:
-        """Begin the trial that ``config`` describes (number, configuration, epochs already known)."""
+        """Begin the trial that ``config`` describes (number, configuration, share of a card, epochs already known)."""
         self._context = context
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._known_epochs = int(config["known_epochs"])
         settings = TrainConfig.model_validate_json(config["config"])
-        self._training = start_training(self._context, int(config["number"]), settings)
+        self._training = start_training(self._context, int(config["number"]), settings, float(config["share"]))
 
     def step(self) -> dict[str, Any]:
         """The next epoch that the study does not know yet, or how the training ended."""
@@ -112,5 +123,6 @@ class TrialActor(tune.Trainable):
     def cleanup(self) -> None:
         """Let go of the training's memory."""
         self._training.close()
+        gc.collect()  # networks refer to themselves in circles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

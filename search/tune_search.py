@@ -35,9 +35,10 @@ RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
-"""No reports home, no change of folder, no loggers a trial, Ctrl-C left to us."""
+"""No reports home, no change of folder, no loggers a trial, Ctrl-C left to us, one waiting trial."""
 EPOCH_KEYS = tuple(f.name for f in fields(EpochResult))
 
 
@@ -49,30 +50,36 @@ class _Stateless:
 
 
 class StudySearcher(_Stateless, Searcher):
-    """Hands the conductor's proposals to Tune, as many at a time as there are slots."""
+    """Hands the conductor's proposals to Tune while one more trial may fit.
 
-    def __init__(self, conductor: Conductor, at_once: int) -> None:
+    What a trial takes is known only once it is drawn. One that turns out too large for what is free waits with
+    Tune, which has one trial wait at most, and is placed before any other is drawn: so none is starved by smaller
+    ones, and the sampler is asked no earlier than it has to be.
+    """
+
+    def __init__(self, conductor: Conductor, slots: Slots) -> None:
         super().__init__()
-        self._conductor, self._at_once = conductor, at_once
-        self._numbers: dict[str, int] = {}
+        self._conductor, self._slots = conductor, slots
+        self._shares: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration, None while all slots are taken, FINISHED at the end."""
-        if len(self._numbers) >= self._at_once:
+        """The next trial's configuration, None while there is no room, FINISHED at the end."""
+        if not self._slots.has_room(self._shares.values()):
             return None
         proposal = self._conductor.next_trial()
         if proposal is None:
             return Searcher.FINISHED
-        self._numbers[trial_id] = proposal.number
+        self._shares[trial_id] = proposal.share
         return {
             "number": proposal.number,
             "config": proposal.config.model_dump_json(),
+            "share": proposal.share,
             "known_epochs": proposal.known_epochs,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the slot. How the trial ended, the scheduler's hooks have already recorded."""
-        self._numbers.pop(trial_id, None)
+        self._shares.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the state."""
@@ -121,6 +128,7 @@ def ray_running(slots: Slots) -> Iterator[None]:
             address="local",  # a cluster that happens to run here is not ours to use
             num_cpus=slots.at_once * slots.threads,
             num_gpus=slots.gpus,
+            _memory=slots.ram_bytes,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -134,17 +142,18 @@ def ray_running(slots: Slots) -> Iterator[None]:
         ray.shutdown()
 
 
-def run_trials(conductor: Conductor, context: TrialContext) -> None:
+def run_trials(conductor: Conductor, context: TrialContext, actor: type[TrialActor] = TrialActor) -> None:
     """Run the search on a started Ray until the conductor has no more trials."""
     slots = context.slots
-    actor = tune.with_resources(
-        tune.with_parameters(TrialActor, context=context), {"cpu": slots.threads, "gpu": slots.gpu_share}
-    )
+
+    def demands(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([slots.demands(config["share"])])
+
     with tempfile.TemporaryDirectory(prefix="lcnn-search-") as scratch:
         tune.Tuner(
-            actor,
+            tune.with_resources(tune.with_parameters(actor, context=context), demands),
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(conductor, slots.at_once),
+                search_alg=StudySearcher(conductor, slots),
                 scheduler=StudyScheduler(conductor),
                 num_samples=-1,
                 reuse_actors=True,

@@ -11,8 +11,9 @@ from curves import dice_after, epoch_result
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.budget import Limit
-from search.conductor import MOST_CRASHES, Conductor, Event, Proposal
+from search.conductor import MOST_CRASHES, TOO_LARGE, Conductor, Event, Proposal
 from search.ledger import Ledger
+from search.memory import Placement, with_accumulation
 from search.scheduler import Asha, Decision
 from search.space import SearchSpace
 from search.spec import BudgetConfig, SamplerConfig
@@ -172,9 +173,9 @@ def test_a_spent_budget_stops_what_runs(
     open_ledger: Open, space: SearchSpace, limits: dict[str, Any], limit: Limit, epochs: int
 ) -> None:
     ledger = open_ledger()
-    conductor = make(ledger, space, BudgetConfig(trials=TRIALS, **limits))
+    placed = {"place": lambda config, begun: Placement(0.5, 1), "uses_gpu": True}
+    conductor = make(ledger, space, BudgetConfig(trials=TRIALS, **limits), **placed)
     conductor.next_trial()
-    ledger.set_gpu_share(0, 0.5)
     decisions = [conductor.report(0, epoch_result(e, 0.3 * e, seconds=3600.0)) for e in range(1, epochs + 1)]
     assert decisions == [Decision.CONTINUE] * (epochs - 1) + [Decision.STOP]
     assert conductor.reached() == limit
@@ -253,3 +254,38 @@ def test_a_trial_at_its_last_epoch_is_completed_even_out_of_time(open_ledger: Op
     # Killed before it could be told complete; the time is over when the program comes back.
     assert make(open_ledger(), space, ONE_HOUR, seconds=lambda: 3601.0).next_trial() is None
     assert open_ledger().trial(0).outcome == Outcome.COMPLETED
+
+
+def test_a_trial_that_is_cut_into_micro_batches_keeps_them(open_ledger: Open, space: SearchSpace) -> None:
+    begun_with: list[int | None] = []
+
+    def place(config: TrainConfig, begun: int | None) -> Placement:
+        begun_with.append(begun)
+        return Placement(0.5, begun or 4)
+
+    first = make(open_ledger(), space, place=place).next_trial()
+    assert first is not None
+    assert (first.share, first.config) == (0.5, with_accumulation(space.defaults, 4))
+    assert open_ledger().trial(0).accumulation == 4
+    # Another card would fit it otherwise; the checkpoint is of four micro-batches.
+    again = make(open_ledger(), space, place=place).next_trial()
+    assert again == first
+    assert begun_with == [None, 4]
+
+
+def test_a_trial_that_fits_no_card_is_infeasible_without_being_started(open_ledger: Open, space: SearchSpace) -> None:
+    events: list[Event] = []
+
+    def place(config: TrainConfig, begun: int | None) -> Placement | None:
+        return Placement(1.0, 1) if config.T == 1 else None
+
+    ledger = open_ledger()
+    conductor = make(ledger, space, place=place, on_event=events.append)
+    while (proposal := conductor.next_trial()) is not None:
+        assert proposal.config.T == 1
+        conductor.report(proposal.number, epoch_result(1, 0.5))
+        conductor.finish(proposal.number, Outcome.COMPLETED)
+    refused = [trial for trial in ledger.trials() if trial.params["T"] != 1]
+    assert refused
+    assert {(trial.outcome, trial.reason) for trial in refused} == {(Outcome.INFEASIBLE, TOO_LARGE)}
+    assert not {event.trial.number for event in events if event.kind == "started"} & {t.number for t in refused}

@@ -111,8 +111,9 @@ def test_a_search_killed_at_random_instants_ends_as_an_uninterrupted_one(
     open_s = time.process_time() - started
     draw = random.Random(seed)
     kills = 0
-    # Short lives, so that the search does not end before it has been killed often enough.
-    while run_and_die(lambda: run_search(killed, space), open_s + draw.uniform(0, 1.5 * whole_s / KILLS)):
+    # Short lives, so that the search does not end before it has been killed often enough, and now and then a long
+    # one, so that it gets past what takes longest.
+    while run_and_die(lambda: run_search(killed, space), open_s + draw.expovariate(KILLS / whole_s)):
         kills += 1
         assert kills < 20 * KILLS, "the search does not get on"
     assert run_search(killed, space).rungs == rungs
