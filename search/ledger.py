@@ -189,8 +189,11 @@ def build_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSam
 
 
 def _engine_settings(url: str) -> dict[str, Any]:
-    # Readers such as optuna-dashboard may hold SQLite's lock for a moment.
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    if url.startswith("sqlite"):
+        # Readers such as optuna-dashboard may hold the lock for a moment.
+        return {"connect_args": {"timeout": 60}}
+    # A server drops connections that were silent for as long as an epoch may take.
+    return {"pool_pre_ping": True}
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

@@ -1,6 +1,6 @@
 """What runs inside a worker: one training, driven epoch by epoch, kept in its own folder."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.outcome import Outcome
 from search.resources import Slots
+from search.storage import CheckpointStore, mirrored
 
 OUTCOME_KEY = "outcome"
 ALLOCATOR_SHARE = 0.9
@@ -31,6 +32,8 @@ class TrialContext:
     """Patients to validate on; empty for final trainings."""
     normalisation: Normalisation
     slots: Slots
+    checkpoints: str | None = None
+    """Folder or URL to which trainings are mirrored; None: they work in ``folder`` itself."""
 
     def data(self) -> TrainingData:
         """Open the store and pick the patients; test patients are not among them."""
@@ -46,13 +49,32 @@ def start_training(
         torch.backends.cudnn.benchmark = True
         # The share is of the allocator's memory only: the CUDA context and cuBLAS's workspaces come on top.
         torch.cuda.set_per_process_memory_fraction(ALLOCATOR_SHARE * context.slots.gpu_share)
-    return fit(
-        config,
-        context.data(),
-        device=context.slots.device,
-        folder=context.folder / str(number),
-        epochs=epochs,
+    data = context.data()
+    return keep_training(
+        context,
+        number,
+        lambda folder: fit(config, data, device=context.slots.device, folder=folder, epochs=epochs),
     )
+
+
+def keep_training(
+    context: TrialContext, number: int, begin: Callable[[Path], Generator[EpochResult, None, Outcome]]
+) -> Generator[EpochResult, None, Outcome]:
+    """A training in its own folder, or in a scratch folder that is mirrored to the run's storage."""
+    if context.checkpoints is None:
+        return begin(context.folder / str(number))
+    return mirrored(CheckpointStore(context.checkpoints), _key(context, number), begin)
+
+
+def fetch_training(context: TrialContext, number: int) -> None:
+    """Bring a training's files from the run's storage into its own folder, where there is a storage."""
+    if context.checkpoints is not None:
+        CheckpointStore(context.checkpoints).fetch(_key(context, number), context.folder / str(number))
+
+
+def _key(context: TrialContext, number: int) -> str:
+    """The training's name in the storage: run, kind, number, as in the results."""
+    return f"{context.folder.parent.name}/{context.folder.name}/{number}"
 
 
 def stream_training(
@@ -84,7 +106,11 @@ class TrialActor(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._known_epochs = int(config["known_epochs"])
         settings = TrainConfig.model_validate_json(config["config"])
-        self._training = start_training(self._context, int(config["number"]), settings)
+        self._training = self.start(int(config["number"]), settings)
+
+    def start(self, number: int, config: TrainConfig) -> Generator[EpochResult, None, Outcome]:
+        """The training to run."""
+        return start_training(self._context, number, config)
 
     def step(self) -> dict[str, Any]:
         """The next epoch that the study does not know yet, or how the training ended."""
