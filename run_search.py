@@ -63,11 +63,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (budget.trials)")
     parser.add_argument("--hours", type=float, metavar="H", help="stop searching after so long (budget.hours)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="run on a Ray cluster that is already there: its head, or auto on one of its nodes",
+    )
     options = parser.parse_args(arguments)
     if options.trial is not None and options.retrain is None:
         parser.error("--trial goes with --retrain RUN")
     if options.retrain and (options.dry_run or options.set or options.trials or options.hours or options.name):
         parser.error("--retrain takes a run as it is: only --trial and --results go with it")
+    if options.retrain and options.address:
+        parser.error("--retrain runs on this machine; leave --address out")
     return options
 
 
@@ -90,8 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
         spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-        command = plan.dry_run if options.dry_run else runner.run_search
-        command(spec, str(options.space), options.results, display)
+        if options.dry_run:
+            plan.dry_run(spec, str(options.space), options.results, display)
+        else:
+            runner.run_search(spec, str(options.space), options.results, display, options.address)
     except InputError as error:
         display.clear()
         print(f"error: {error}", file=sys.stderr)

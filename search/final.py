@@ -17,7 +17,7 @@ from search.ledger import TrialRecord
 from search.prepare import Prepared
 from search.run_folder import RunFolder
 from search.space import SearchSpace
-from search.trial import OUTCOME_KEY, TrialContext, stream_training
+from search.trial import OUTCOME_KEY, TrialContext, fetch_training, stream_training
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def train_final(
             raise RunFailed(f"the final training of trial {job.number} broke off ({last_line(error)})") from error
         if OUTCOME_KEY in result:
             outcomes[job.number] = Outcome(result[OUTCOME_KEY])
+            fetch_training(joined, job.number)
             del streams[stream]
         else:
             on_epoch(job, result["epoch"])

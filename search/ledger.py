@@ -7,6 +7,7 @@ studies (optuna-dashboard) work on any run.
 
 import logging
 import warnings
+import weakref
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,7 @@ class Ledger:
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_settings(url))
+        weakref.finalize(self, storage.engine.dispose)  # a server is told goodbye
         self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
     # --- reading ----------------------------------------------------------------------------------------

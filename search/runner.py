@@ -19,6 +19,7 @@ from lcnn.model import build_model
 from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
+from search.cluster import check_address, on_cluster
 from search.conductor import MOST_CRASHES, Conductor, Event
 from search.display import Display, SearchProgress
 from search.errors import RunFailed
@@ -30,6 +31,7 @@ from search.run_folder import RunFolder, check_spec, run_folder, write_environme
 from search.scheduler import build_scheduler, expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
+from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, redact, study_place
 from search.summary import closing_summary, write_trials_table
 from search.trial import TrialContext
 from search.tune_search import ray_running, run_trials
@@ -38,7 +40,7 @@ CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
 
 
-def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
+def run_search(spec: Spec, where: str, results: Path, display: Display, address: str | None = None) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
     Args:
@@ -46,10 +48,11 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         where: its name, for messages.
         results: folder of all runs.
         display: where to report.
+        address: of a Ray cluster to run on; None: this machine.
 
     Raises:
         InputError: something the user can mend.
-        RunFailed: no trial gave a value.
+        RunFailed: no trial gave a value, or the study's database broke off.
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
     space = SearchSpace(spec.search, spec.defaults, where)
@@ -62,6 +65,9 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         if resumed and is_finished(spec, run, space):
             show_finished(spec, run, open_ledger(run, spec, space), display)
             return
+        if address is not None:
+            check_address(address)
+        check_storage(spec, run, resumed=resumed)
         slots = this_machine(spec.resources)
         announce(spec, run, slots, display, resumed=resumed)
         # The cohort comes first: where it is refused, no half-made run is left behind.
@@ -70,22 +76,52 @@ def run_search(spec: Spec, where: str, results: Path, display: Display) -> None:
         write_environment(run)
         display.log_to(run.root / "run.log")
         ledger = open_ledger(run, spec, space)
-        context = trial_context(run, prepared, slots)
-        with ray_running(slots):
+        context = trial_context(spec, run, prepared, slots)
+        with ray_running(slots, address):
+            if address is not None:
+                context = on_cluster(context, spec.resources)
+                display.say(f"Cluster at {address}; trials: {context.slots}")
             search(spec, space, ledger, context, display)
             write_trials_table(run.trials_table, ledger.trials())
             jobs = train_winner(run, ledger, space, context, display)
         finish(spec, run, ledger, jobs, prepared, slots, display)
 
 
+def study_of(spec: Spec, run: RunFolder) -> StudyPlace:
+    """Where the run's study lies.
+
+    Raises:
+        InputError: a database that cannot be used.
+    """
+    return study_place(run.root.resolve().name, run.study_url, spec.storage)
+
+
+def check_storage(spec: Spec, run: RunFolder, *, resumed: bool) -> None:
+    """See, before anything is done, that storage outside the run folder answers and is not another run's.
+
+    Raises:
+        InputError: it does not, or it is.
+    """
+    place = study_of(spec, run)
+    store = CheckpointStore(spec.storage.checkpoints) if spec.storage.checkpoints else None
+    if not resumed:
+        check_study_is_free(place)
+        if store is not None:
+            store.check_is_free(run.root.resolve().name)
+
+
 def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
     """The run's study.
 
     Raises:
-        InputError: the file is damaged, locked, or no study.
+        InputError: the file is damaged, locked, or no study; the database does not answer.
     """
+    place = study_of(spec, run)
+    if place.is_shared:
+        with explaining_study(place):
+            return Ledger(place.url, place.name, space, spec.sampler)
     try:
-        return Ledger(run.study_url, "search", space, spec.sampler)
+        return Ledger(place.url, place.name, space, spec.sampler)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
 
@@ -142,7 +178,7 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
     return prepared
 
 
-def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialContext:
+def trial_context(spec: Spec, run: RunFolder, prepared: Prepared, slots: Slots) -> TrialContext:
     """What trials may know; of the split, training and validation patients only."""
     return TrialContext(
         folder=run.trials.resolve(),
@@ -151,6 +187,7 @@ def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialCont
         val=prepared.split.val,
         normalisation=prepared.normalisation,
         slots=slots,
+        checkpoints=spec.storage.checkpoints,
     )
 
 
@@ -158,10 +195,14 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
     """Run what is left of the search.
 
     Raises:
-        RunFailed: not one trial gave a value.
+        RunFailed: not one trial gave a value, or the study's database broke off.
     """
     if not is_searched(spec, ledger):
-        _search(spec, space, ledger, context, display)
+        try:
+            _search(spec, space, ledger, context, display)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            reason = redact(first_line(error.__cause__ or error))
+            raise RunFailed(f"the study broke off ({reason}); mend it, then the same command goes on") from error
     if not is_searched(spec, ledger):
         crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
         if crash is None:

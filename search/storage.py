@@ -18,6 +18,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from pyarrow import ArrowInvalid
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+from sqlalchemy import NullPool
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -113,7 +114,9 @@ def check_study_is_free(place: StudyPlace) -> None:
     if not place.is_shared:
         return
     with explaining_study(place):
-        names = optuna.get_all_study_names(place.url)
+        # Without a pool, which would keep a connection open for nobody.
+        storage = optuna.storages.RDBStorage(place.url, engine_kwargs={"poolclass": NullPool})
+        names = optuna.get_all_study_names(storage)
     if place.name in names:
         raise InputError(
             f"storage.study: {redact(place.url)} already holds a study {place.name}, which is not of this run "

@@ -1,6 +1,6 @@
-"""A search without Ray, one trial after the other, that kills itself where it is told to.
+"""A search without Ray, one trial after the other; as a program it kills itself where it is told to.
 
-python sequential_search.py RUN URL DIE_AFTER      0: run to the end
+python sequential_search.py RUN URL DIE_AFTER
 """
 
 import os

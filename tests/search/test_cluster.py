@@ -1,6 +1,7 @@
 """A search that outgrows one machine: several real raylets on this one, each a node with a GPU on paper."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import curves
 import pytest
 import quick
 import ray
+import yaml
 from quick import EPOCHS, QuickActor, quick_context, read_diary
 from ray.cluster_utils import Cluster
 
@@ -28,7 +30,7 @@ from search.ledger import DEFAULTS, Ledger
 from search.resources import plan_slots
 from search.scheduler import Asha
 from search.space import SearchSpace
-from search.spec import ResourcesConfig
+from search.spec import Overrides, ResourcesConfig, load_spec
 from search.tune_search import ray_running, run_trials
 
 Open = Callable[..., Ledger]
@@ -171,3 +173,54 @@ def test_a_search_loses_nothing_with_a_node(
         kept = json.loads((tmp_path / "storage" / "run" / "trials" / str(trial.number) / "last.pt").read_text())
         assert kept[: len(trial.curve)] == expected
     assert not list(context.folder.glob("*/"))  # trainings left nothing but their diaries in the run folder
+
+
+# --- the files in cluster/ ------------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parents[2] / "cluster"
+COMMAND = "run_search.py --space spaces/lcnn.yaml"
+
+
+def test_the_launchers_file_is_valid_by_rays_own_schema() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = (FOLDER / "ray-cluster.yaml").read_text(encoding="utf-8")
+    config = prepare_config(yaml.safe_load(text))
+    validate_config(config)
+    (workers,) = config["available_node_types"].values()
+    assert workers["min_workers"] == workers["max_workers"] == len(config["provider"]["worker_ips"])
+    # The command stands in a comment: the launcher runs nothing by itself.
+    assert COMMAND in text
+
+
+def test_the_job_of_kubernetes_has_the_structure_that_kuberay_asks_for() -> None:
+    """KubeRay's own schema is in no Python package; this looks at names and nesting alone."""
+    job = yaml.safe_load((FOLDER / "rayjob.yaml").read_text(encoding="utf-8"))
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]
+    assert COMMAND in spec["entrypoint"]
+    assert spec["rayClusterSpec"]["rayVersion"] == ray.__version__
+    head, workers = spec["rayClusterSpec"]["headGroupSpec"], spec["rayClusterSpec"]["workerGroupSpecs"]
+    for group in (head, *workers):
+        pod = group["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        assert group["rayStartParams"] is not None
+        for container in pod["containers"]:
+            assert container["image"]
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    for group in workers:
+        assert group["groupName"]
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+@pytest.mark.parametrize("file", ["ray-cluster.yaml", "rayjob.yaml"])
+def test_the_commands_of_the_files_parse(file: str) -> None:
+    import run_search
+
+    text = re.sub(r"[\\#\s]+", " ", (FOLDER / file).read_text(encoding="utf-8"))
+    found = re.search(r"python run_search\.py ([^\"]*)\"", text)
+    assert found is not None
+    options = run_search.parse(found[1].split())
+    assert (options.address, options.profile) == ("auto", "gpu")
+    assert (FOLDER.parent / options.space).is_file()
+    load_spec(FOLDER.parent / options.space, Overrides("gpu", tuple(options.set)), has_gpu=False)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
-import optuna
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -80,9 +79,7 @@ def test_a_url_that_cannot_be_used_is_refused(url: str, match: str) -> None:
 
 def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
     place = study_place("run", LOCAL, StorageConfig(study=f"postgresql://me:secret@/db?host={tmp_path}"))
-    with pytest.raises(
-        InputError, match=r"^storage.study: postgresql\+psycopg://me:\*\*\*@.* does not answer"
-    ) as error:
+    with pytest.raises(InputError, match=r"^storage.study: postgresql.*me:\*\*\*@.* does not answer") as error:
         check_study_is_free(place)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
@@ -167,7 +164,7 @@ def test_a_run_takes_no_other_runs_place_in_the_storage(location: str, tmp_path:
     store.check_is_free("run")  # an empty folder is nobody's
     (tmp_path / "last.pt").write_text("x")
     store.push(tmp_path / "last.pt", "run/trials/0/last.pt")
-    with pytest.raises(InputError, match="already holds run, .* use --name"):
+    with pytest.raises(InputError, match=r"already holds run, .* use --name"):
         store.check_is_free("run")
     store.check_is_free("another")
 
@@ -187,7 +184,7 @@ def test_a_location_that_cannot_be_used_is_refused(location: str, match: str) ->
 
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written .* see that it exists"):
+    with pytest.raises(InputError, match=r"cannot be written .* see that it exists"):
         CheckpointStore(str(tmp_path / "file" / "below")).check_is_free("run")
 
 
@@ -235,30 +232,32 @@ def in_postgresql(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return lambda run: study_place(run, LOCAL, StorageConfig(study=postgresql))
 
 
-def search_and_die(run: str, url: str, die_after: int) -> int:
-    """A search in a process of its own that kills itself before so many calls to the conductor; its exit code."""
-    program = [sys.executable, str(HERE / "sequential_search.py"), run, url, str(die_after)]
-    return subprocess.run(program, cwd=HERE.parents[1], timeout=200, check=False).returncode
+def search_and_die(run: str, url: str, after: int) -> int:
+    """A search in a process of its own that kills itself before the given call to the conductor; its exit code."""
+    program = [sys.executable, str(HERE / "sequential_search.py"), run, url, str(after)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    return subprocess.run(program, env=environment, timeout=200, check=False).returncode
 
 
 def contents(ledger: Ledger) -> list[tuple[object, ...]]:
     return [(t.number, t.params, t.curve, t.outcome) for t in ledger.trials()]
 
 
-def test_a_search_in_postgresql_survives_kills(
+def test_a_search_in_postgresql_survives_a_kill(
     in_postgresql: Callable[[str], StudyPlace], postgresql: str, tmp_path: Path
 ) -> None:
     from sequential_search import SAMPLER, SPACE, run_one_at_a_time
 
     place = in_postgresql("killed")
     check_study_is_free(place)
-    assert [search_and_die("killed", postgresql, after) for after in (9, 14)] == [-signal.SIGKILL] * 2
-    assert Ledger(place.url, place.name, SPACE, SAMPLER).trials()[-1].outcome is None
-    assert search_and_die("killed", postgresql, 0) == 0
+    assert search_and_die("killed", postgresql, after=9) == -signal.SIGKILL
+    resumed = Ledger(place.url, place.name, SPACE, SAMPLER)
+    assert resumed.trials()[-1].outcome is None
+    run_one_at_a_time(resumed)
 
     whole = Ledger(f"sqlite:///{tmp_path}/whole.db", "search", SPACE, SAMPLER)
     run_one_at_a_time(whole)
-    assert contents(Ledger(place.url, place.name, SPACE, SAMPLER)) == contents(whole)
+    assert contents(resumed) == contents(whole)
 
     with pytest.raises(InputError, match=r"already holds a study killed, .* use --name"):
         check_study_is_free(place)
@@ -270,12 +269,11 @@ def test_two_runs_in_one_database_keep_apart(in_postgresql: Callable[[str], Stud
     ]
     ledgers[0].ask()
     assert [len(ledger) for ledger in ledgers] == [1, 0]
-    assert {"one", "two"} <= set(optuna.get_all_study_names(in_postgresql("one").url))
 
 
 def test_a_wrong_password_is_refused_in_one_line(postgresql: str) -> None:
     place = study_place("run", LOCAL, StorageConfig(study=postgresql.replace("me@", "me:wrong@")))
-    with pytest.raises(InputError, match="does not answer .*password authentication failed") as error:
+    with pytest.raises(InputError, match=r"does not answer .*password authentication failed") as error:
         check_study_is_free(place)
     assert "wrong" not in str(error.value)
     assert "\n" not in str(error.value)
