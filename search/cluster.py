@@ -164,8 +164,16 @@ def check_nodes(nodes: Sequence[Node], file: Path, what: str, remedy: str) -> No
     Raises:
         InputError: a node does not.
     """
-    here = file_digest(file)
-    task = ray.remote(file_digest)
+
+    def digest(path: Path) -> str | None:
+        # Defined here it travels by itself: a node need not import all of ours, torch with it, to read a file.
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            return None
+
+    here = digest(file)
+    task = ray.remote(digest)
     answers = [task.options(num_cpus=0, scheduling_strategy=_on(node)).remote(file) for node in nodes]
     for answer, node in zip(answers, nodes, strict=True):
         try:
@@ -178,14 +186,6 @@ def check_nodes(nodes: Sequence[Node], file: Path, what: str, remedy: str) -> No
 
 def _on(node: Node) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node.id, soft=False)
-
-
-def file_digest(file: Path) -> str | None:
-    """Hash of a file's content; None where it cannot be read."""
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 def _name(node: Node) -> str:
