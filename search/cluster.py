@@ -111,7 +111,8 @@ def join(address: str, environment: dict[str, str]) -> None:
 def _unreachable(address: str, error: Exception) -> InputError:
     return InputError(
         f"--address {address}: no Ray cluster can be joined there ({first_line(error)}); "
-        "start one with ray start --head and this Ray version, or leave --address out to search on this machine"
+        "start one with ray start --head and this Ray version, set RAY_AUTH_MODE=token where it asks for a token, "
+        "or leave --address out to search on this machine"
     )
 
 

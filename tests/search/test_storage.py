@@ -16,8 +16,9 @@ from sqlalchemy.engine import make_url
 from data_prep.errors import InputError
 from lcnn.outcome import Outcome
 from search.ledger import Ledger
+from search.run_folder import RunFolder, check_spec, write_spec
 from search.space import SearchSpace
-from search.spec import SamplerConfig, StorageConfig
+from search.spec import SamplerConfig, Spec, StorageConfig
 from search.storage import (
     PASSWORD_VARIABLE,
     CheckpointStore,
@@ -45,6 +46,16 @@ HERE = Path(__file__).parent
 )
 def test_passwords_are_hidden(text: str, expected: str) -> None:
     assert redact(text) == expected
+
+
+def test_a_run_folder_holds_no_password_and_knows_its_run_without(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_spec(run, Spec(storage=StorageConfig(study="postgresql://me:secret@host/db")))
+    assert "secret" not in run.spec.read_text()
+    assert check_spec(run, Spec(storage=StorageConfig(study="postgresql://me:changed@host/db")))
+    with pytest.raises(InputError, match="storage.study: was") as error:
+        check_spec(run, Spec(storage=StorageConfig(study="postgresql://me:secret@elsewhere/db")))
+    assert "secret" not in str(error.value)
 
 
 def test_a_study_in_a_file_keeps_its_name_and_one_in_a_database_has_the_runs() -> None:
