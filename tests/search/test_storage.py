@@ -53,7 +53,7 @@ def test_a_run_folder_holds_no_password_and_knows_its_run_without(tmp_path: Path
     write_spec(run, Spec(storage=StorageConfig(study="postgresql://me:secret@host/db")))
     assert "secret" not in run.spec.read_text()
     assert check_spec(run, Spec(storage=StorageConfig(study="postgresql://me:changed@host/db")))
-    with pytest.raises(InputError, match="storage.study: was") as error:
+    with pytest.raises(InputError, match=r"storage\.study: was") as error:
         check_spec(run, Spec(storage=StorageConfig(study="postgresql://me:secret@elsewhere/db")))
     assert "secret" not in str(error.value)
 
