@@ -84,14 +84,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--warm-start", metavar="RUN", help="first try the best settings of another run (its folder or study URL)"
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="run on a Ray cluster that is already there: its head, or auto on one of its nodes",
+    )
     options = parser.parse_args(arguments)
     of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
     if options.trial is not None and of_run is None:
         parser.error("--trial goes with --retrain RUN or --replay RUN")
-    if of_run and (
-        options.dry_run or options.set or options.trials or options.hours or options.name or options.warm_start
-    ):
-        parser.error(f"{of_run} takes a run as it is: only --trial and --results go with it")
+    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address")
+    if of_run and any(getattr(options, name) for name in of_search):
+        parser.error(f"{of_run} takes a run as it is, on this machine: only --trial and --results go with it")
     if options.replay and options.trial is None:
         parser.error("--replay needs --trial N")
     options.trials, options.more_trials = _amount(parser, "--trials", options.trials, int)
@@ -126,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from search.display import Display  # noqa: PLC0415
     from search.errors import RunFailed  # noqa: PLC0415
+    from search.storage import redact  # noqa: PLC0415
 
     display = Display()
     try:
@@ -135,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RunFailed, OSError) as error:
         return _end(display, 1, f"failed: {error}")
     except (SQLAlchemyError, StorageInternalError) as error:
-        reason = first_line(error.__cause__ or error)
+        reason = redact(first_line(error.__cause__ or error))
         return _end(display, 1, f"failed: the study cannot be written ({reason}); {STUDY_REMEDY}")
     except KeyboardInterrupt:
         return _end(display, 130, "Stopped. What is done is kept; the same command goes on from there.")
@@ -160,7 +165,15 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
         plan.dry_run(spec, str(options.space), options.results, display)
         return
     extension = Extension(options.more_trials, options.more_hours)
-    runner.run_search(spec, str(options.space), options.results, display, extension, options.warm_start)
+    runner.run_search(
+        spec,
+        str(options.space),
+        options.results,
+        display,
+        extension=extension,
+        warm_start=options.warm_start,
+        address=options.address,
+    )
 
 
 def _end(display: "Display", code: int, text: str) -> int:

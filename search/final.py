@@ -17,7 +17,7 @@ from search.prepare import Prepared
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.trainings import Training, run_trainings, settings_of
-from search.trial import TrialContext
+from search.trial import TrialContext, fetch_training
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def train_final(
     """
     joined = replace(context, folder=folder.resolve(), train=(*context.train, *context.val), val=())
     trained = run_trainings([Training(str(job.number), job.config, job.epochs) for job in jobs], joined, on_epoch)
+    for job in jobs:
+        fetch_training(joined, str(job.number))
     return {job.number: trained[str(job.number)].outcome for job in jobs}
 
 

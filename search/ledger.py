@@ -6,6 +6,7 @@ studies (optuna-dashboard) work on any run.
 """
 
 import logging
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ GPU_SHARE = "gpu_share"
 ACCUMULATION = "accumulation"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
+SLOT_SECONDS = "slot_seconds"
 ENQUEUED = "fixed_params"
 """Optuna's name for the parameters of a trial that waits in its queue."""
 
@@ -85,6 +87,7 @@ class Ledger:
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_settings(url))
+        weakref.finalize(self, storage.engine.dispose)  # a server is told goodbye
         self.study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -132,10 +135,16 @@ class Ledger:
         """Wall-clock seconds spent searching, over all sittings."""
         return float(self.study.user_attrs.get(SEARCH_SECONDS, 0.0))
 
-    def busy_share(self, slots: int) -> float | None:
-        """Share of the search's wall-clock time that its slots spent training; None before any time was kept."""
-        seconds = self.search_seconds
-        return sum(trial.seconds for trial in self.trials()) / (slots * seconds) if seconds else None
+    @property
+    def slot_seconds(self) -> float:
+        """Seconds spent searching, summed over the trial slots there were."""
+        return float(self.study.user_attrs.get(SLOT_SECONDS, 0.0))
+
+    @property
+    def busy_share(self) -> float | None:
+        """Share of the slots' time that trials trained; None before any time was kept."""
+        slot_seconds = self.slot_seconds
+        return sum(trial.seconds for trial in self.trials()) / slot_seconds if slot_seconds else None
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -209,9 +218,10 @@ class Ledger:
             self.study.tell(number, state=TrialState.PRUNED)
         del self._live[number]
 
-    def set_search_seconds(self, seconds: float) -> None:
-        """Keep the wall-clock time spent searching, over all sittings."""
+    def set_search_seconds(self, seconds: float, slot_seconds: float) -> None:
+        """Keep the wall-clock time spent searching, and that time summed over the trial slots; over all sittings."""
         self.study.set_user_attr(SEARCH_SECONDS, seconds)
+        self.study.set_user_attr(SLOT_SECONDS, slot_seconds)
 
     def _trial(self, number: int) -> optuna.Trial:
         """The open trial; also one that an earlier process opened."""
@@ -222,8 +232,11 @@ class Ledger:
 
 
 def _engine_settings(url: str) -> dict[str, Any]:
-    # Readers such as optuna-dashboard may hold SQLite's lock for a moment.
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    if url.startswith("sqlite"):
+        # Readers such as optuna-dashboard may hold the lock for a moment.
+        return {"connect_args": {"timeout": 60}}
+    # A server drops connections that were silent for as long as an epoch may take.
+    return {"pool_pre_ping": True}
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

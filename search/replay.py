@@ -72,7 +72,7 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
         # From the start, not from what an interrupted replay left: that is what is to be shown.
         scratch = run.replays / "work"
         shutil.rmtree(scratch, ignore_errors=True)
-        context = replace(trial_context(run, prepared, slots), folder=scratch.resolve())
+        context = replace(trial_context(spec, run, prepared, slots), folder=scratch.resolve())
         training = Training(str(number), settings_of(trial, space), len(trial.curve))
         try:
             with ray_running(slots):

@@ -45,7 +45,7 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         prepared = prepare_cohort(spec, run, results, display)
         jobs = {"trial": job}
         with ray_running(slots):
-            outcomes = train(jobs, trial_context(run, prepared, slots), run, display)
+            outcomes = train(jobs, trial_context(spec, run, prepared, slots), run, display)
         if outcomes[job.number] != Outcome.COMPLETED:
             raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")
         tested = test_models(run, jobs, prepared, slots.device, reason=f"retraining of trial {job.number}")

@@ -21,6 +21,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from lcnn.settings_file import read_yaml
 from search.spec import Spec, validate_spec
+from search.storage import redact
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
 LOCK = ".lock"
@@ -194,13 +195,20 @@ def check_spec(run: RunFolder, spec: Spec) -> bool:
 
 
 def write_spec(run: RunFolder, spec: Spec) -> None:
-    """Keep the resolved spec; what a later sitting changes about its budget replaces the former."""
-    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Keep the resolved spec, without passwords; what a later sitting changes about its budget replaces the former."""
+    text = yaml.safe_dump(_shown(spec), sort_keys=False, allow_unicode=True)
     write_text_atomically(run.spec, text)
 
 
 def _identity(spec: Spec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", exclude=set(RESUMABLE_KEYS))
+    return _shown(spec, exclude=set(RESUMABLE_KEYS))
+
+
+def _shown(spec: Spec, exclude: set[str] | None = None) -> dict[str, Any]:
+    """The spec as plain values, without passwords."""
+    values = spec.model_dump(mode="json", exclude=exclude)
+    storage = {key: redact(url) if url else url for key, url in values["storage"].items()}
+    return {**values, "storage": storage}
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
@@ -215,7 +223,7 @@ def describe_environment() -> dict[str, Any]:
     """What a command runs on: versions, machine, commit."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": redact(" ".join(sys.argv)),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -15,6 +15,7 @@ from lcnn.evaluation import summarise, write_evaluation, write_patients
 from lcnn.model import build_model
 from lcnn.model_file import load_model
 from lcnn.overlay import save_best_median_worst
+from search.cluster import check_address, on_cluster
 from search.confirm import Confirmed, confirmation_summary
 from search.display import Display
 from search.final import FinalJob, export_winner, test_models
@@ -26,6 +27,7 @@ from search.run_folder import RunFolder, check_spec, run_folder, write_environme
 from search.searching import limit_reached, search
 from search.space import SearchSpace
 from search.spec import Extension, Spec
+from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, study_place
 from search.summary import closing_summary, write_trials_table
 from search.trial import TrialContext
 from search.tune_search import ray_running
@@ -37,7 +39,14 @@ CACHE = ".cache"
 
 
 def run_search(
-    spec: Spec, where: str, results: Path, display: Display, extension: Extension, warm_start: str | None = None
+    spec: Spec,
+    where: str,
+    results: Path,
+    display: Display,
+    *,
+    extension: Extension,
+    warm_start: str | None = None,
+    address: str | None = None,
 ) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
@@ -48,10 +57,11 @@ def run_search(
         display: where to report.
         extension: what a finished run gets on top.
         warm_start: another run, whose best settings are tried right after the defaults.
+        address: of a Ray cluster to run on; None: this machine.
 
     Raises:
         InputError: something the user can mend.
-        RunFailed: no trial gave a value.
+        RunFailed: no trial gave a value, or the study's database broke off.
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
     space = SearchSpace(spec.search, spec.defaults, where)
@@ -71,6 +81,9 @@ def run_search(
             if is_finished(spec, run, ledger):
                 show_finished(run, ledger, display)
                 return
+        if address is not None:
+            check_address(address)
+        check_storage(spec, run, resumed=resumed)
         slots = this_machine(spec.resources)
         announce(spec, run, slots, display, resumed=resumed)
         # The cohort comes first: where it is refused, no half-made run is left behind.
@@ -81,9 +94,13 @@ def run_search(
         ledger = open_ledger(run, spec, space)
         if warm:
             start_warm(ledger, warm, display)
-        slots = measured_slots(spec, space, slots, run, display)
-        context = trial_context(run, prepared, slots)
-        with ray_running(slots):
+        if address is None:
+            slots = measured_slots(spec, space, slots, run, display)
+        context = trial_context(spec, run, prepared, slots)
+        with ray_running(slots, address):
+            if address is not None:
+                context = on_cluster(context, spec.resources)
+                display.say(f"Cluster at {address}; trials: {context.slots}")
             search(spec, space, ledger, context, display)
             write_trials_table(run.trials_table, ledger.trials())
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
@@ -113,14 +130,41 @@ def measured_slots(spec: Spec, space: SearchSpace, slots: Slots, run: RunFolder,
     return slots
 
 
+def study_of(spec: Spec, run: RunFolder) -> StudyPlace:
+    """Where the run's study lies.
+
+    Raises:
+        InputError: a database that cannot be used.
+    """
+    return study_place(run.root.resolve().name, run.study_url, spec.storage)
+
+
+def check_storage(spec: Spec, run: RunFolder, *, resumed: bool) -> None:
+    """See, before anything is done, that storage outside the run folder answers and is not another run's.
+
+    Raises:
+        InputError: it does not, or it is.
+    """
+    place = study_of(spec, run)
+    store = CheckpointStore(spec.storage.checkpoints) if spec.storage.checkpoints else None
+    if not resumed:
+        check_study_is_free(place)
+        if store is not None:
+            store.check_is_free(run.root.resolve().name)
+
+
 def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
     """The run's study.
 
     Raises:
-        InputError: the file is damaged, locked, or no study.
+        InputError: the file is damaged, locked, or no study; the database does not answer.
     """
+    place = study_of(spec, run)
+    if place.is_shared:
+        with explaining_study(place):
+            return Ledger(place.url, place.name, space, spec.sampler)
     try:
-        return Ledger(run.study_url, "search", space, spec.sampler)
+        return Ledger(place.url, place.name, space, spec.sampler)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
 
@@ -188,7 +232,7 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
     return prepared
 
 
-def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialContext:
+def trial_context(spec: Spec, run: RunFolder, prepared: Prepared, slots: Slots) -> TrialContext:
     """What trials may know; of the split, training and validation patients only."""
     return TrialContext(
         folder=run.trials.resolve(),
@@ -197,6 +241,7 @@ def trial_context(run: RunFolder, prepared: Prepared, slots: Slots) -> TrialCont
         val=prepared.split.val,
         normalisation=prepared.normalisation,
         slots=slots,
+        checkpoints=spec.storage.checkpoints,
     )
 
 
@@ -236,7 +281,7 @@ def finish(
     searched = {
         "trials": len(ledger),
         "confirm": spec.confirm.model_dump(),
-        "slots_busy": ledger.busy_share(slots.at_once),
+        "slots_busy": ledger.busy_share,
         "confirmation": confirmation_summary(confirmation) if confirmation else None,
     }
     if is_tested(run, jobs):

@@ -61,7 +61,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
     display.say(
         f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
     )
-    stopwatch = Stopwatch(ledger)
+    stopwatch = Stopwatch(ledger, context.slots.at_once)
     keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
 
     def on_event(event: Event) -> None:
@@ -91,11 +91,16 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
 
 
 class Stopwatch:
-    """Adds the time since it was last asked to the study, so that a hard kill loses at most one epoch of it."""
+    """Adds the time since it was last asked to the study, so that a hard kill loses at most one epoch of it.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._last = ledger, time.monotonic()
-        self._kept = ledger.search_seconds
+    Args:
+        ledger: the study.
+        slots: trial slots of this sitting.
+    """
+
+    def __init__(self, ledger: Ledger, slots: int) -> None:
+        self._ledger, self._slots, self._last = ledger, slots, time.monotonic()
+        self._kept, self._slot_seconds = ledger.search_seconds, ledger.slot_seconds
 
     @property
     def seconds(self) -> float:
@@ -106,5 +111,6 @@ class Stopwatch:
         """Write the time that has gone by."""
         now = time.monotonic()
         self._kept += now - self._last
+        self._slot_seconds += self._slots * (now - self._last)
         self._last = now
-        self._ledger.set_search_seconds(self._kept)
+        self._ledger.set_search_seconds(self._kept, self._slot_seconds)

@@ -2,7 +2,7 @@
 
 import errno
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.outcome import Outcome
 from search.resources import Slots
+from search.storage import CheckpointStore, mirrored
 
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"
@@ -27,13 +28,15 @@ class TrialContext:
     """What all trainings of a run share; small, for the cohort itself is mapped from disk by each worker."""
 
     folder: Path
-    """Each training keeps its files in a folder below, named by its number."""
+    """Each training keeps its files in a folder below, named by its key."""
     store: Path
     train: tuple[str, ...]
     val: tuple[str, ...]
     """Patients to validate on; empty for final trainings."""
     normalisation: Normalisation
     slots: Slots
+    checkpoints: str | None = None
+    """Folder or URL to which trainings are mirrored; None: they work in ``folder`` itself."""
 
     def data(self) -> TrainingData:
         """Open the store and pick the patients; test patients are not among them."""
@@ -41,18 +44,17 @@ class TrialContext:
 
 
 def start_training(
-    context: TrialContext, number: int, config: TrainConfig, share: float, epochs: int | None = None
+    context: TrialContext, key: str, config: TrainConfig, share: float, epochs: int | None = None
 ) -> Generator[EpochResult, None, Outcome]:
     """A training in this process, with the threads of its slot and this share of its card's memory."""
     settle_process(context.slots.threads, context.slots.device)
     if context.slots.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(context.slots.allocator_share(share))
-    return fit(
-        config,
-        context.data(),
-        device=context.slots.device,
-        folder=context.folder / str(number),
-        epochs=epochs,
+    data = context.data()
+    return keep_training(
+        context,
+        key,
+        lambda folder: fit(config, data, device=context.slots.device, folder=folder, epochs=epochs),
     )
 
 
@@ -69,12 +71,32 @@ def settle_process(threads: int, device: str) -> None:
     torch.backends.cudnn.benchmark = device == "cuda"
 
 
+def keep_training(
+    context: TrialContext, key: str, begin: Callable[[Path], Generator[EpochResult, None, Outcome]]
+) -> Generator[EpochResult, None, Outcome]:
+    """A training in its own folder, or in a scratch folder that is mirrored to the run's storage."""
+    if context.checkpoints is None:
+        return begin(context.folder / key)
+    return mirrored(CheckpointStore(context.checkpoints), _stored_as(context, key), begin)
+
+
+def fetch_training(context: TrialContext, key: str) -> None:
+    """Bring a training's files from the run's storage into its own folder, where there is a storage."""
+    if context.checkpoints is not None:
+        CheckpointStore(context.checkpoints).fetch(_stored_as(context, key), context.folder / key)
+
+
+def _stored_as(context: TrialContext, key: str) -> str:
+    """The training's name in the storage: run, kind, key, as in the results."""
+    return f"{context.folder.parent.name}/{context.folder.name}/{key}"
+
+
 def stream_training(
-    context: TrialContext, number: int, config_json: str, share: float, epochs: int | None
+    context: TrialContext, key: str, config_json: str, share: float, epochs: int | None
 ) -> Iterator[dict[str, Any]]:
     """A training as a stream of plain results, the last of which holds the outcome; a Ray task."""
     config = TrainConfig.model_validate_json(config_json)
-    training = start_training(context, number, config, share, epochs)
+    training = start_training(context, key, config, share, epochs)
     while True:
         try:
             yield asdict(next(training))
@@ -98,7 +120,11 @@ class TrialActor(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._known_epochs = int(config["known_epochs"])
         settings = TrainConfig.model_validate_json(config["config"])
-        self._training = start_training(self._context, int(config["number"]), settings, float(config["share"]))
+        self._training = self.start(str(config["number"]), settings, float(config["share"]))
+
+    def start(self, key: str, config: TrainConfig, share: float) -> Generator[EpochResult, None, Outcome]:
+        """The training to run."""
+        return start_training(self._context, key, config, share)
 
     def step(self) -> dict[str, Any]:
         """The next epoch that the study does not know yet, or how the training ended."""

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from data_prep.errors import first_line, last_line
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from search.cluster import join
 from search.conductor import Conductor
 from search.errors import RunFailed
 from search.resources import Slots
@@ -109,20 +110,39 @@ class StudyScheduler(_Stateless, FIFOScheduler):
             self._conductor.finish(trial.config["number"], Outcome(result[OUTCOME_KEY]))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Record a trial whose retries are used up."""
+        """Record a trial whose retries are used up; Tune tells of those failures too that it retries."""
+        if trial.should_recover() and trial.status != Trial.PENDING:
+            return
         reason = last_line(trial.get_error() or RuntimeError("unknown"))
         self._conductor.finish(trial.config["number"], Outcome.CRASHED, reason)
 
 
 @contextmanager
-def ray_running(slots: Slots) -> Iterator[None]:
-    """Ray on this machine, with just the slots' resources, for the length of the block.
+def ray_running(slots: Slots, address: str | None = None) -> Iterator[None]:
+    """Ray for the length of the block: on this machine with just the slots' resources, or a cluster that runs.
+
+    Args:
+        slots: what to start on this machine; a cluster has its own, see `search.cluster.on_cluster`.
+        address: of a cluster to join, as `search.cluster.join` takes it; leaving the block only disconnects.
 
     Raises:
         RunFailed: Ray does not start, with its reason.
+        InputError: the cluster cannot be joined.
     """
     os.environ.update(RAY_SETTINGS)
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    if address is None:
+        _start_ray(slots)
+    else:
+        join(address, RAY_SETTINGS)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(slots: Slots) -> None:
     try:
         ray.init(
             address="local",  # a cluster that happens to run here is not ours to use
@@ -135,15 +155,16 @@ def ray_running(slots: Slots) -> Iterator[None]:
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise RunFailed(f"Ray does not start: {first_line(error)}") from error
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def run_trials(conductor: Conductor, context: TrialContext, actor: type[TrialActor] = TrialActor) -> None:
-    """Run the search on a started Ray until the conductor has no more trials."""
+    """Run the search on a started Ray until the conductor has no more trials.
+
+    Args:
+        conductor: says what is run.
+        context: what all trials share.
+        actor: what a worker does with a trial.
+    """
     slots = context.slots
 
     def demands(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -97,11 +97,11 @@ def test_completed_trials_rank_before_pruned_ones_and_faults_not_at_all(open_led
 
 def test_slots_are_busy_while_trials_train(open_ledger: Open) -> None:
     ledger = open_ledger()
-    assert ledger.busy_share(2) is None
+    assert ledger.busy_share is None
     live_through(ledger, Outcome.COMPLETED)  # six seconds
     live_through(ledger, Outcome.PRUNED, (0.1,))  # two
-    ledger.set_search_seconds(5.0)
-    assert ledger.busy_share(2) == pytest.approx(0.8)
+    ledger.set_search_seconds(5.0, 10.0)
+    assert ledger.busy_share == pytest.approx(0.8)
 
 
 def test_an_unfinished_trial_keeps_its_parameters_after_a_restart(open_ledger: Open) -> None:
@@ -145,8 +145,8 @@ def test_search_time_adds_up_over_sittings(open_ledger: Open) -> None:
     assert open_ledger().search_seconds == 0
     for _ in range(2):
         ledger = open_ledger()
-        ledger.set_search_seconds(ledger.search_seconds + 10)
-    assert open_ledger().search_seconds == 20
+        ledger.set_search_seconds(ledger.search_seconds + 10, ledger.slot_seconds + 30)
+    assert (open_ledger().search_seconds, open_ledger().slot_seconds) == (20, 60)
 
 
 def test_an_unknown_trial_is_a_key_error(open_ledger: Open) -> None:
