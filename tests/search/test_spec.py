@@ -91,7 +91,7 @@ BAD_FILES = {
     "broken YAML": ("model: {width: 8", ["line", "mend the YAML"]),
     "a date": ("name: 2024-01-01", ["quote it"]),
     "profile in the file": ("profile: gpu", ["profile: chosen with --profile"]),
-    "heads that do not divide": ("model: {heads: 3}", ["model", "heads: 3 does not divide the 64 channels"]),
+    "heads that do not divide": ("model: {heads: 3}", ["model", "heads: 3 does not divide 32, half the channels"]),
     "weights of another backbone": (
         "model: {weights: imagenet, global_backbone: resnext14_4x2d}",
         ["model", "weights: imagenet is for resnext50_32x4d"],
