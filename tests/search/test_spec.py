@@ -79,7 +79,7 @@ BAD_FILES = {
     "number out of range": ("fusion: {local: 1.5}", ["fusion.local", "less than or equal to 1", "1.5"]),
     "yes for a number": ("T: yes", ["T", "integer", "true"]),
     "a pair too short": ("loss: {class_weights: [0.1]}", ["loss.class_weights"]),
-    "unknown scheduler": ("scheduler: {name: hyper}", ["scheduler.name", "'asha' or 'none'"]),
+    "unknown scheduler": ("scheduler: {name: hyper}", ["scheduler.name", "'hyperband', 'median' or 'none'"]),
     "unknown schedule": ("schedule: {name: linear}", ["schedule", "cosine_restarts"]),
     "wrong field of a schedule": ("schedule: {name: polynomial, t0: 3}", ["schedule.t0", "unknown key"]),
     "no trials": ("budget: {trials: 0}", ["budget.trials", "greater than or equal to 1"]),
