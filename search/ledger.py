@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lcnn.outcome import Outcome
 from search.space import Params, SearchSpace
 from search.spec import SamplerConfig
+from search.storage import StudyStorage
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +77,22 @@ class Ledger:
         self._space, self._sampler = space, sampler
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_settings(url))
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self._storage = StudyStorage(url)
+        self.study = optuna.create_study(
+            storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+        self._records: list[TrialRecord] = []
+        self._waiting: set[int] = set()
+        self._crashed: set[int] = set()
 
     # --- reading ----------------------------------------------------------------------------------------
 
     def trials(self) -> list[TrialRecord]:
         """All trials in order of their numbers."""
-        return [_record(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self._update()
+        if not self._waiting:
+            return list(self._records)
+        return [record for record in self._records if record.number not in self._waiting]
 
     def trial(self, number: int) -> TrialRecord:
         """One trial.
@@ -92,17 +100,18 @@ class Ledger:
         Raises:
             KeyError: there is none of that number.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        if not 0 <= number < len(trials):
+        self._update()
+        if not 0 <= number < len(self._records):
             raise KeyError(number)
-        return _record(trials[number])
+        return self._records[number]
 
     def __len__(self) -> int:
-        return sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+        self._update()
+        return len(self._records) - len(self._waiting)
 
     def counted(self) -> int:
         """Trials that the budget has paid for; a crash is the machine's fault and costs none."""
-        return sum(trial.outcome != Outcome.CRASHED for trial in self.trials())
+        return len(self) - len(self._crashed)
 
     def winner(self, without: Collection[int] = ()) -> TrialRecord | None:
         """The best completed trial; where none completed, the best that was pruned; None where none has a value."""
@@ -115,6 +124,16 @@ class Ledger:
         """Wall-clock seconds spent searching, over all sittings."""
         return float(self.study.user_attrs.get(SEARCH_SECONDS, 0.0))
 
+    def _update(self) -> None:
+        """Make the records of the trials that changed anew; the others stay as they are."""
+        self._storage.refresh()
+        for number in sorted(self._storage.take_changed()):
+            trial = self._storage.trial(number)
+            record = _record(trial)
+            self._records[number:number + 1] = [record]
+            _mark(self._waiting, number, trial.state == TrialState.WAITING)
+            _mark(self._crashed, number, record.outcome == Outcome.CRASHED)
+
     # --- writing ----------------------------------------------------------------------------------------
 
     def ask(self) -> int:
@@ -123,20 +142,24 @@ class Ledger:
         self.study.sampler = build_sampler(self._sampler, number)
         if number == DEFAULTS and not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(dict(self._space.params(self._space.defaults)))
-        trial = self.study.ask()
-        trial.set_user_attr(FOLDER, f"trials/{trial.number}")
+        with self._storage.transaction():
+            trial = self.study.ask()
+            trial.set_user_attr(FOLDER, f"trials/{trial.number}")
         self._live[trial.number] = trial
         return trial.number
 
     def draw_params(self, number: int) -> Params:
         """Parameters of an unfinished trial; those that it does not have yet are drawn now."""
-        return self._space.suggest(self._trial(number))
+        trial = self._trial(number)
+        with self._storage.transaction():
+            return self._space.suggest(trial)
 
     def record_epoch(self, number: int, epoch: int, value: float, seconds: float) -> None:
         """Keep an epoch's value and the trial's training time so far."""
         trial = self._trial(number)
-        trial.report(value, epoch)
-        trial.set_user_attr(SECONDS, seconds)
+        with self._storage.transaction():
+            trial.report(value, epoch)
+            trial.set_user_attr(SECONDS, seconds)
 
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Keep how a trial ended.
@@ -145,17 +168,18 @@ class Ledger:
         constraints takes them for worse than anything that ran. Crashed ones fail, and are never a score.
         """
         trial = self._trial(number)
-        trial.set_user_attr(OUTCOME, outcome.value)
-        if reason:
-            trial.set_user_attr(REASON, reason)
-        if outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE) and CONSTRAINT not in trial.constraints:
-            trial.set_constraint(CONSTRAINT, 1.0)
-        if outcome == Outcome.COMPLETED:
-            self.study.tell(number, max(self.trial(number).curve))
-        elif outcome == Outcome.CRASHED:
-            self.study.tell(number, state=TrialState.FAIL)
-        else:
-            self.study.tell(number, state=TrialState.PRUNED)
+        with self._storage.transaction():
+            trial.set_user_attr(OUTCOME, outcome.value)
+            if reason:
+                trial.set_user_attr(REASON, reason)
+            if outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE) and CONSTRAINT not in trial.constraints:
+                trial.set_constraint(CONSTRAINT, 1.0)
+            if outcome == Outcome.COMPLETED:
+                self.study.tell(number, max(self.trial(number).curve))
+            elif outcome == Outcome.CRASHED:
+                self.study.tell(number, state=TrialState.FAIL)
+            else:
+                self.study.tell(number, state=TrialState.PRUNED)
         del self._live[number]
 
     def add_search_seconds(self, seconds: float) -> None:
@@ -188,9 +212,11 @@ def build_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSam
         )
 
 
-def _engine_settings(url: str) -> dict[str, Any]:
-    # Readers such as optuna-dashboard may hold SQLite's lock for a moment.
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+def _mark(numbers: set[int], number: int, belongs: bool) -> None:
+    if belongs:
+        numbers.add(number)
+    else:
+        numbers.discard(number)
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
