@@ -6,18 +6,18 @@ studies (optuna-dashboard) work on any run.
 """
 
 import logging
-import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Engine
 
 from lcnn.outcome import Outcome
 from search.space import Params, SearchSpace
 from search.spec import SamplerConfig
 from search.storage import StudyStorage
+from search.tpe import Observations, build_tpe
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,12 @@ class Ledger:
         self._records: list[TrialRecord] = []
         self._waiting: set[int] = set()
         self._crashed: set[int] = set()
+        self._observations = Observations()
+
+    @property
+    def engine(self) -> Engine:
+        """The database's engine, for counting its statements and for filling studies in bulk."""
+        return self._storage.engine
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -130,9 +136,19 @@ class Ledger:
         for number in sorted(self._storage.take_changed()):
             trial = self._storage.trial(number)
             record = _record(trial)
-            self._records[number:number + 1] = [record]
+            self._records[number : number + 1] = [record]
             _mark(self._waiting, number, trial.state == TrialState.WAITING)
             _mark(self._crashed, number, record.outcome == Outcome.CRASHED)
+            if trial.state.is_finished():
+                self._observations.add(trial)
+
+    def _shown(self) -> list[FrozenTrial] | None:
+        """The trials that the sampler sees; None: all."""
+        if self._sampler.name != "tpe":
+            return None
+        self._update()
+        running = [trial for trial in self._storage.unfinished() if trial.state == TrialState.RUNNING]
+        return self._observations.shown(running)
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -151,7 +167,7 @@ class Ledger:
     def draw_params(self, number: int) -> Params:
         """Parameters of an unfinished trial; those that it does not have yet are drawn now."""
         trial = self._trial(number)
-        with self._storage.transaction():
+        with self._storage.transaction(), self._storage.showing(self._shown()):
             return self._space.suggest(trial)
 
     def record_epoch(self, number: int, epoch: int, value: float, seconds: float) -> None:
@@ -200,16 +216,7 @@ def build_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSam
     seed = (config.seed * 1_000_003 + number) % 2**32
     if config.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        # Multivariate TPE over conditional groups has been marked experimental for years.
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=config.startup,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            seed=seed,
-        )
+    return build_tpe(config, seed)
 
 
 def _mark(numbers: set[int], number: int, belongs: bool) -> None:

@@ -1,4 +1,4 @@
-"""The study in memory, over Optuna's database: what is read comes from memory, what is written is in the database first.
+"""The study in memory, over Optuna's database: reading asks memory, writing goes to the database first.
 
 Optuna's own cache asks the database again for every trial that is not finished, and for every question. With ten
 thousand trials in a study and a thousand running, that is most of what a decision costs. Here a trial is read once.
@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy
@@ -29,7 +30,14 @@ SQLITE_SETTINGS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
 nothing that it committed. A power cut can lose the last commits, never the study: what is lost are the last epochs,
 which a trial reports again from its checkpoint. Both files belong to the study: copy them together.
 (sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous)"""
-TABLES = ("trials", "trial_params", "trial_user_attributes", "trial_system_attributes", "trial_intermediate_values")
+TABLES = (
+    "trials",
+    "trial_params",
+    "trial_user_attributes",
+    "trial_system_attributes",
+    "trial_intermediate_values",
+    "study_user_attributes",
+)
 
 
 class StudyStorage(BaseStorage):
@@ -86,8 +94,8 @@ class StudyStorage(BaseStorage):
         return [self._trials[number] for number in sorted(self._open)]
 
     @contextmanager
-    def showing(self, trials: Sequence[FrozenTrial]) -> Iterator[None]:
-        """Within the block the study seems to consist of these trials; writing goes on as ever."""
+    def showing(self, trials: Sequence[FrozenTrial] | None) -> Iterator[None]:
+        """Within the block the study seems to consist of these trials (None: of all); writing goes on as ever."""
         self._shown = trials
         try:
             yield
@@ -165,8 +173,10 @@ class StudyStorage(BaseStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See `BaseStorage`."""
-        self._backend.set_study_user_attr(study_id, key, value)
-        self._attrs.pop("user", None)
+        known, text = self.get_study_user_attrs(study_id), json.dumps(value)
+        keys = {"study_id": study_id, "key": key}
+        self._put("study_user_attributes", keys, {"value_json": text}, is_known=key in known)
+        self._attrs["user"] = {**known, key: json.loads(text)}
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """See `BaseStorage`."""
@@ -213,7 +223,11 @@ class StudyStorage(BaseStorage):
         self.refresh()
         with self.transaction():
             trial_id = self._backend.create_new_trial(study_id, template_trial)
-            self._take_in_new()
+            row = self._row(trial_id)
+            if row.number > len(self._trials) or template_trial is not None:
+                self._take_in_new()  # with those of another process that came between
+            else:
+                self._take_in(_new_trial(trial_id, row.number, row.datetime_start))
         self._mine.add(self._numbers[trial_id])
         return trial_id
 
@@ -268,7 +282,9 @@ class StudyStorage(BaseStorage):
         with self.transaction():
             is_set = self._backend.set_trial_state_values(trial_id, state, values)
             if is_set:
-                self._take_in(self._backend.get_trial(trial_id))
+                row = self._row(trial_id)
+                times = {"datetime_start": row.datetime_start, "datetime_complete": row.datetime_complete}
+                self._change(trial, state=state, _values=values and list(values), **times)
         if is_set and state == TrialState.RUNNING:
             self._mine.add(trial.number)
         return is_set
@@ -307,8 +323,7 @@ class StudyStorage(BaseStorage):
         """Put a changed copy in the trial's place; whoever holds the old one keeps what was true then."""
         changed = copy.copy(trial)
         vars(changed).update(parts)
-        self._trials[trial.number] = changed
-        self._changed.add(trial.number)
+        self._take_in(changed)
 
     def _candidates(self, states: Container[TrialState] | None) -> Sequence[FrozenTrial]:
         """All trials that may be in one of the states."""
@@ -326,7 +341,10 @@ class StudyStorage(BaseStorage):
     ) -> None:
         """One row that belongs to a trial. Optuna's own way asks three questions first, all answered in memory."""
         self.check_trial_is_updatable(trial._trial_id, trial.state)
-        keys = {"trial_id": trial._trial_id, **key}
+        self._put(table, {"trial_id": trial._trial_id, **key}, row, is_known=is_known)
+        self._mine.add(trial.number)
+
+    def _put(self, table: str, keys: dict[str, Any], row: dict[str, Any], *, is_known: bool) -> None:
         target = self._tables[table]
         with self.transaction() as connection:
             if is_known:
@@ -334,12 +352,17 @@ class StudyStorage(BaseStorage):
                 connection.execute(target.update().where(*where), row)
             else:
                 connection.execute(target.insert(), {**keys, **row})
-        self._mine.add(trial.number)
 
     def _version(self) -> int:
         """Changes whenever another connection commits to the SQLite file, and never by this one."""
-        with self.transaction() as connection:
+        with self._backend.engine.connect() as connection:
             return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+
+    def _row(self, trial_id: int) -> Any:
+        trials = self._tables["trials"].c
+        wanted = sqlalchemy.select(trials.number, trials.datetime_start, trials.datetime_complete)
+        with self.transaction() as connection:
+            return connection.execute(wanted.where(trials.trial_id == trial_id)).one()
 
     def _take_in_new(self) -> None:
         trials = self._tables["trials"].c
@@ -348,6 +371,22 @@ class StudyStorage(BaseStorage):
         with self.transaction() as connection:
             for trial_id in connection.scalars(wanted.order_by(trials.trial_id)).all():
                 self._take_in(self._backend.get_trial(trial_id))
+
+
+def _new_trial(trial_id: int, number: int, start: datetime | None) -> FrozenTrial:
+    return FrozenTrial(
+        number=number,
+        trial_id=trial_id,
+        state=TrialState.RUNNING,
+        datetime_start=start,
+        datetime_complete=None,
+        value=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
 
 
 def open_database(url: str) -> RDBStorage:
