@@ -30,6 +30,12 @@ REASON = "reason"
 SECONDS = "seconds"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
+ENDS = {
+    TrialState.COMPLETE: Outcome.COMPLETED,
+    TrialState.PRUNED: Outcome.PRUNED,
+    TrialState.FAIL: Outcome.CRASHED,
+}
+"""How a trial ended that another program than this one has ended."""
 
 
 @dataclass(frozen=True)
@@ -227,12 +233,12 @@ def _mark(numbers: set[int], number: int, belongs: bool) -> None:
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
-    outcome = trial.user_attrs.get(OUTCOME)
+    told = trial.user_attrs.get(OUTCOME)
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params),
         curve=tuple(trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)),
-        outcome=Outcome(outcome) if outcome and trial.state.is_finished() else None,
+        outcome=None if trial.state not in ENDS else Outcome(told) if told else ENDS[trial.state],
         seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
         reason=trial.user_attrs.get(REASON),
     )

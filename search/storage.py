@@ -244,8 +244,8 @@ class StudyStorage(BaseStorage):
         self._distributions.setdefault(param_name, distribution)
         self._change(
             trial,
-            _params={**trial.params, param_name: value},
-            _distributions={**trial.distributions, param_name: distribution},
+            params={**trial.params, param_name: value},
+            distributions={**trial.distributions, param_name: distribution},
         )
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
@@ -284,7 +284,7 @@ class StudyStorage(BaseStorage):
             if is_set:
                 row = self._row(trial_id)
                 times = {"datetime_start": row.datetime_start, "datetime_complete": row.datetime_complete}
-                self._change(trial, state=state, _values=values and list(values), **times)
+                self._change(trial, state=state, values=values and list(values), **times)
         if is_set and state == TrialState.RUNNING:
             self._mine.add(trial.number)
         return is_set
@@ -322,7 +322,8 @@ class StudyStorage(BaseStorage):
     def _change(self, trial: FrozenTrial, **parts: Any) -> None:
         """Put a changed copy in the trial's place; whoever holds the old one keeps what was true then."""
         changed = copy.copy(trial)
-        vars(changed).update(parts)
+        for name, part in parts.items():
+            setattr(changed, name, part)
         self._take_in(changed)
 
     def _candidates(self, states: Container[TrialState] | None) -> Sequence[FrozenTrial]:
