@@ -221,8 +221,11 @@ class StudyStorage(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See `BaseStorage`."""
         self.refresh()
-        with self.transaction():
-            trial_id = self._backend.create_new_trial(study_id, template_trial)
+        with self.transaction() as connection:
+            if self._is_sqlite and template_trial is None:
+                trial_id = self._insert_trial(connection, study_id)
+            else:
+                trial_id = self._backend.create_new_trial(study_id, template_trial)
             row = self._row(trial_id)
             if row.number > len(self._trials) or template_trial is not None:
                 self._take_in_new()  # with those of another process that came between
@@ -353,6 +356,15 @@ class StudyStorage(BaseStorage):
                 connection.execute(target.update().where(*where), row)
             else:
                 connection.execute(target.insert(), {**keys, **row})
+
+    def _insert_trial(self, connection: Connection, study_id: int) -> int:
+        """A new trial with the next number. SQLite has one writer at a time, so no other can take the number."""
+        table = self._tables["trials"]
+        number = sqlalchemy.select(sqlalchemy.func.count()).where(table.c.study_id == study_id).scalar_subquery()
+        row = {"study_id": study_id, "state": TrialState.RUNNING.name, "datetime_start": datetime.now()}
+        key = connection.execute(table.insert().values(number=number, **row)).inserted_primary_key
+        assert key is not None
+        return int(key[0])
 
     def _version(self) -> int:
         """Changes whenever another connection commits to the SQLite file, and never by this one."""

@@ -145,10 +145,14 @@ def test_what_an_error_interrupts_is_neither_in_memory_nor_in_the_database(open_
     ledger = open_ledger()
     number = ledger.ask()
     ledger.draw_params(number)
-    storage = ledger.study._storage
-    with pytest.raises(KeyboardInterrupt), storage.transaction():  # type: ignore[attr-defined]
-        ledger.record_epoch(number, 1, 0.5, 1.0)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with ledger.study._storage.transaction():  # type: ignore[attr-defined]
+            ledger.record_epoch(number, 1, 0.5, 1.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert ledger.trial(number).curve == ()
     assert stock_study(tmp_path).trials[number].intermediate_values == {}
 
