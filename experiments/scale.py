@@ -10,7 +10,8 @@ workers, one after the other, and what its decisions took is added to the clock,
 waits for the answer to every epoch, as Ray Tune's do. Ray's own cost is not in it.
 
 The clock stops when the first worker asks for a trial in vain, so that no idling at the end is counted. Efficiency is
-the share of the workers' time spent training, over the same share of one worker.
+the share of the workers' time spent training, over the same share of one worker. Compare fleets by it: trials an hour
+favour large fleets here, for the trials that end before the clock stops are the short ones.
 
 Without --run the trainings follow a SYNTHETIC model: a curve rises as height * (1 - exp(-epoch / pace)), its height
 falling with the distance from a fixed point of the space (learning rate 2e-3, fusion 0.6, Dice share 0.5), its pace

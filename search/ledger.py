@@ -150,7 +150,8 @@ class Ledger:
 
     def _shown(self) -> list[FrozenTrial] | None:
         """The trials that the sampler sees; None: all."""
-        if self._sampler.name != "tpe":
+        # Which trials are good among several objectives is not a matter of rank alone.
+        if self._sampler.name != "tpe" or len(self.study.directions) > 1:
             return None
         self._update()
         running = [trial for trial in self._storage.unfinished() if trial.state == TrialState.RUNNING]

@@ -1,11 +1,13 @@
 """TPE over long studies: its cost a proposal grows with the trials it is fitted to, so their number is bounded."""
 
+import json
 import warnings
 from bisect import insort
 from collections.abc import Sequence
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
+from optuna.samplers._tpe.sampler import _RELATIVE_PARAMS_KEY
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.trial import FrozenTrial, TrialState
 
@@ -34,8 +36,8 @@ class Observations:
         self._seen: dict[int, _Seen] = {}
 
     def add(self, trial: FrozenTrial) -> None:
-        """Take in a trial that has ended; a failed one is no observation."""
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        """Take in a trial that has ended; a failed one is no observation, and one that is known changes nothing."""
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.number not in self._seen:
             insort(self._ranked, (*_rank(trial), trial.number))
             insort(self._ended, trial.number)
             self._seen[trial.number] = _Seen.of(trial)
@@ -48,7 +50,7 @@ class Observations:
         """
         if len(self._ended) + len(running) <= MOST_OBSERVATIONS:
             return None
-        running = running[-MOST_RUNNING:]
+        running = [_Seen.of_running(trial) for trial in running[-MOST_RUNNING:]]
         numbers = {number for *_, number in self._ranked[:GOOD]}
         for number in reversed(self._ended):
             if len(numbers) + len(running) >= MOST_OBSERVATIONS:
@@ -58,7 +60,7 @@ class Observations:
 
 
 class _Seen(FrozenTrial):
-    """An ended trial with what TPE reads of it: the last epoch of its curve, and constraints that were looked up."""
+    """A trial with what TPE reads of it, looked up once in place of once for every group of parameters."""
 
     _constraints: dict[str, float]
 
@@ -69,10 +71,24 @@ class _Seen(FrozenTrial):
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> "_Seen":
+        """An ended one: of its curve, TPE reads the last epoch."""
         seen = cls.__new__(cls)
         vars(seen).update(vars(trial))
         seen._constraints = trial.constraints
         seen.intermediate_values = dict([max(trial.intermediate_values.items())] if trial.intermediate_values else [])
+        return seen
+
+    @classmethod
+    def of_running(cls, trial: FrozenTrial) -> "_Seen":
+        """A running one: TPE takes the parameters that were drawn for it, whether it turned out to have them or not."""
+        seen = cls.__new__(cls)
+        vars(seen).update(vars(trial))
+        seen._constraints = {}
+        drawn: list[str] = []
+        while text := trial.system_attrs.get(f"{_RELATIVE_PARAMS_KEY}:{len(drawn)}"):
+            drawn.append(text)
+        seen.params = {**json.loads("".join(drawn) or "{}"), **trial.params}
+        seen.system_attrs = {}
         return seen
 
 
@@ -82,7 +98,7 @@ def _rank(trial: FrozenTrial) -> tuple[float, float, float]:
     if violation > 0:
         return (2.0, violation, 0.0)
     if trial.state == TrialState.COMPLETE:
-        return (0.0, -float(trial.value or 0.0), 0.0)
+        return (0.0, -float((trial.values or [0.0])[0]), 0.0)
     if not trial.intermediate_values:
         return (1.0, 1.0, 0.0)
     epoch, value = max(trial.intermediate_values.items())

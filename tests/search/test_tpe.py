@@ -14,7 +14,7 @@ from lcnn.outcome import Outcome
 from search import tpe
 from search.ledger import CONSTRAINT, Ledger
 from search.space import SearchSpace
-from search.tpe import GOOD, MOST_OBSERVATIONS, MOST_RUNNING, Observations
+from search.tpe import GOOD, MOST_OBSERVATIONS, MOST_RUNNING, Observations, _Seen
 
 Open = Callable[..., Ledger]
 
@@ -79,6 +79,20 @@ def test_up_to_the_bound_all_are_seen() -> None:
     trials = ended_trials(MOST_OBSERVATIONS - 10)
     assert told(trials).shown(running_trials(range(1000, 1010))) is None
     assert told(trials).shown(running_trials(range(1000, 1011))) is not None
+
+
+def test_trials_as_shown_give_optuna_the_same_observations(open_ledger: Open) -> None:
+    ledger = open_ledger()
+    live(ledger, 20)
+    for _ in range(3):
+        ledger.draw_params(ledger.ask())
+    trials = ledger.study.get_trials()
+    sampler = stock_tpe(0)
+    shown = [_Seen.of_running(trial) if trial.state == TrialState.RUNNING else _Seen.of(trial) for trial in trials]
+    for space in ({"fusion.local": trials[0].distributions["fusion.local"]}, trials[0].distributions):
+        expected = sampler._get_internal_repr(trials, space, ledger.study)  # type: ignore[attr-defined]
+        found = sampler._get_internal_repr(shown, space, ledger.study)  # type: ignore[attr-defined]
+        assert {name: list(values) for name, values in found.items()} == {n: list(v) for n, v in expected.items()}
 
 
 def test_a_failed_trial_is_no_observation() -> None:
