@@ -9,15 +9,17 @@ import logging
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Engine
 
 from lcnn.outcome import Outcome
-from search.samplers import build_sampler, is_exhausted
+from search.samplers import TakenPoints, build_sampler, is_exhausted
 from search.space import Params, SearchSpace, point_key
 from search.spec import SamplerConfig
+from search.study_storage import StudyStorage
+from search.tpe import Observations
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,12 @@ SEARCH_SECONDS = "search_seconds"
 SLOT_SECONDS = "slot_seconds"
 ENQUEUED = "fixed_params"
 """Optuna's name for the parameters of a trial that waits in its queue."""
+ENDS = {
+    TrialState.COMPLETE: Outcome.COMPLETED,
+    TrialState.PRUNED: Outcome.PRUNED,
+    TrialState.FAIL: Outcome.CRASHED,
+}
+"""How a trial ended that another program than this one has ended."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +94,34 @@ class Ledger:
         self._space, self._sampler = space, sampler
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_settings(url))
-        weakref.finalize(self, storage.engine.dispose)  # a server is told goodbye
+        self._storage = StudyStorage(url)
+        weakref.finalize(self, self._storage.engine.dispose)  # a server is told goodbye
+        self._records: list[TrialRecord] = []
+        self._waiting: set[int] = set()
+        self._crashed: set[int] = set()
+        self._observations = Observations()
+        self._taken = TakenPoints()
         self.study = optuna.create_study(
-            storage=storage,
+            storage=self._storage,
             study_name=name,
             direction="maximize",
             load_if_exists=True,
-            sampler=build_sampler(sampler, space),
+            sampler=build_sampler(sampler, space, self._taken),
         )
+
+    @property
+    def engine(self) -> Engine:
+        """The database's engine, for counting its statements and for filling studies in bulk."""
+        return self._storage.engine
 
     # --- reading ----------------------------------------------------------------------------------------
 
     def trials(self) -> list[TrialRecord]:
         """All trials in order of their numbers."""
-        return [_record(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self._update()
+        if not self._waiting:
+            return list(self._records)
+        return [record for record in self._records if record.number not in self._waiting]
 
     def trial(self, number: int) -> TrialRecord:
         """One trial.
@@ -108,17 +129,18 @@ class Ledger:
         Raises:
             KeyError: there is none of that number.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        if not 0 <= number < len(trials):
+        self._update()
+        if not 0 <= number < len(self._records):
             raise KeyError(number)
-        return _record(trials[number])
+        return self._records[number]
 
     def __len__(self) -> int:
-        return sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+        self._update()
+        return len(self._records) - len(self._waiting)
 
     def counted(self) -> int:
         """Trials that the budget has paid for; a crash is the machine's fault and costs none."""
-        return sum(trial.outcome != Outcome.CRASHED for trial in self.trials())
+        return len(self) - len(self._crashed)
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that ended well, the best first; all that completed come before those that were pruned."""
@@ -127,8 +149,8 @@ class Ledger:
 
     def is_exhausted(self) -> bool:
         """Whether nothing is left to propose: every point that the sampler can reach runs or has run."""
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return not waiting and is_exhausted(self._sampler, self._space, self.study.get_trials(deepcopy=False))
+        self._update()
+        return not self._waiting and is_exhausted(self._sampler, self._space, self._taken)
 
     @property
     def search_seconds(self) -> float:
@@ -146,13 +168,35 @@ class Ledger:
         slot_seconds = self.slot_seconds
         return sum(trial.seconds for trial in self.trials()) / slot_seconds if slot_seconds else None
 
+    def _update(self) -> None:
+        """Make the records of the trials that changed anew; the others stay as they are."""
+        self._storage.refresh()
+        for number in sorted(self._storage.take_changed()):
+            trial = self._storage.trial(number)
+            record = _record(trial)
+            self._records[number : number + 1] = [record]
+            _mark(self._waiting, number, trial.state == TrialState.WAITING)
+            _mark(self._crashed, number, record.outcome == Outcome.CRASHED)
+            self._taken.update(trial)
+            if trial.state.is_finished():
+                self._observations.add(trial)
+
+    def _shown(self) -> list[FrozenTrial] | None:
+        """The trials that the sampler sees; None: all."""
+        # Which trials are good among several objectives is not a matter of rank alone.
+        if self._sampler.name != "tpe" or len(self.study.directions) > 1:
+            return None
+        running = [trial for trial in self._storage.unfinished() if trial.state == TrialState.RUNNING]
+        return self._observations.shown(running)
+
     # --- writing ----------------------------------------------------------------------------------------
 
     def ask(self) -> int:
         """Number of a new trial. The first is the defaults, then points to start from; the others are the sampler's."""
         self._enqueue_defaults()
-        trial = self.study.ask()
-        trial.set_user_attr(FOLDER, f"trials/{trial.number}")
+        with self._storage.transaction():
+            trial = self.study.ask()
+            trial.set_user_attr(FOLDER, f"trials/{trial.number}")
         self._live[trial.number] = trial
         return trial.number
 
@@ -179,24 +223,30 @@ class Ledger:
         return new
 
     def _enqueue_defaults(self) -> None:
-        if not self.study.get_trials(deepcopy=False):
+        self._update()
+        if not self._records:
             self.study.enqueue_trial(dict(self._space.params(self._space.defaults)))
 
     def draw_params(self, number: int) -> Params:
         """Parameters of an unfinished trial; those that it does not have yet are drawn now."""
-        return self._space.suggest(self._trial(number))
+        trial = self._trial(number)
+        self._update()
+        with self._storage.transaction(), self._storage.showing(self._shown()):
+            return self._space.suggest(trial)
 
     def record_epoch(self, number: int, epoch: int, value: float, seconds: float) -> None:
         """Keep an epoch's value and the trial's training time so far."""
         trial = self._trial(number)
-        trial.report(value, epoch)
-        trial.set_user_attr(SECONDS, seconds)
+        with self._storage.transaction():
+            trial.report(value, epoch)
+            trial.set_user_attr(SECONDS, seconds)
 
     def record_placement(self, number: int, *, accumulation: int, gpu_share: float) -> None:
         """Keep in how many micro-batches a step of the trial is taken, and what share of a GPU it has."""
         trial = self._trial(number)
-        trial.set_user_attr(ACCUMULATION, accumulation)
-        trial.set_user_attr(GPU_SHARE, gpu_share)
+        with self._storage.transaction():
+            trial.set_user_attr(ACCUMULATION, accumulation)
+            trial.set_user_attr(GPU_SHARE, gpu_share)
 
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Keep how a trial ended.
@@ -205,23 +255,25 @@ class Ledger:
         constraints takes them for worse than anything that ran. Crashed ones fail, and are never a score.
         """
         trial = self._trial(number)
-        trial.set_user_attr(OUTCOME, outcome.value)
-        if reason:
-            trial.set_user_attr(REASON, reason)
-        if outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE) and CONSTRAINT not in trial.constraints:
-            trial.set_constraint(CONSTRAINT, 1.0)
-        if outcome == Outcome.COMPLETED:
-            self.study.tell(number, max(self.trial(number).curve))
-        elif outcome == Outcome.CRASHED:
-            self.study.tell(number, state=TrialState.FAIL)
-        else:
-            self.study.tell(number, state=TrialState.PRUNED)
+        with self._storage.transaction():
+            trial.set_user_attr(OUTCOME, outcome.value)
+            if reason:
+                trial.set_user_attr(REASON, reason)
+            if outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE) and CONSTRAINT not in trial.constraints:
+                trial.set_constraint(CONSTRAINT, 1.0)
+            if outcome == Outcome.COMPLETED:
+                self.study.tell(number, max(self.trial(number).curve))
+            elif outcome == Outcome.CRASHED:
+                self.study.tell(number, state=TrialState.FAIL)
+            else:
+                self.study.tell(number, state=TrialState.PRUNED)
         del self._live[number]
 
     def set_search_seconds(self, seconds: float, slot_seconds: float) -> None:
         """Keep the wall-clock time spent searching, and that time summed over the trial slots; over all sittings."""
-        self.study.set_user_attr(SEARCH_SECONDS, seconds)
-        self.study.set_user_attr(SLOT_SECONDS, slot_seconds)
+        with self._storage.transaction():
+            self.study.set_user_attr(SEARCH_SECONDS, seconds)
+            self.study.set_user_attr(SLOT_SECONDS, slot_seconds)
 
     def _trial(self, number: int) -> optuna.Trial:
         """The open trial; also one that an earlier process opened."""
@@ -231,21 +283,20 @@ class Ledger:
         return self._live[number]
 
 
-def _engine_settings(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
-        # Readers such as optuna-dashboard may hold the lock for a moment.
-        return {"connect_args": {"timeout": 60}}
-    # A server drops connections that were silent for as long as an epoch may take.
-    return {"pool_pre_ping": True}
+def _mark(numbers: set[int], number: int, belongs: bool) -> None:
+    if belongs:
+        numbers.add(number)
+    else:
+        numbers.discard(number)
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
-    outcome = trial.user_attrs.get(OUTCOME)
+    told = trial.user_attrs.get(OUTCOME)
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params),
         curve=tuple(trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)),
-        outcome=Outcome(outcome) if outcome and trial.state.is_finished() else None,
+        outcome=None if trial.state not in ENDS else Outcome(told) if told else ENDS[trial.state],
         seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
         gpu_share=float(trial.user_attrs.get(GPU_SHARE, 0.0)),
         reason=trial.user_attrs.get(REASON),

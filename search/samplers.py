@@ -22,7 +22,7 @@ seen in the study. A crashed trial has no result, so that its point may come aga
 """
 
 import copy
-import warnings
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +30,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.space import Key, Params, Range, SearchSpace, Value, point_key
 from search.spec import SamplerConfig
+from search.tpe import build_tpe
 
 REDRAWS = 2
 """Times that a sampler may draw again where its point has run before; each costs the Gaussian process another fit."""
@@ -58,6 +58,33 @@ class Occasion:
         return (self.config.seed * 1_000_003 + self.trial.number + attempt * 2_654_435_769) % 2**32
 
 
+class TakenPoints:
+    """The points that run or have run. Told of every trial that changes; a crashed one gives its point back."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, Key] = {}
+        self._counts: Counter[Key] = Counter()
+
+    def __len__(self) -> int:
+        """How many trials hold a point."""
+        return len(self._keys)
+
+    def update(self, trial: FrozenTrial) -> None:
+        """Take in a trial as it now stands."""
+        before = self._keys.pop(trial.number, None)
+        if before is not None:
+            self._counts[before] -= 1
+        if trial.state not in (TrialState.FAIL, TrialState.WAITING):
+            key = self._keys[trial.number] = point_key(trial.params)
+            self._counts[key] += 1
+
+    def holds(self, point: Params, but: int | None = None) -> bool:
+        """Whether a trial has this point; ``but`` the one of that number."""
+        key = point_key(point)
+        own = but is not None and self._keys.get(but) == key
+        return self._counts[key] > own
+
+
 class PointSampler(BaseSampler):
     """Proposes the points of the sampler that a space file names; an ordinary sampler to Optuna.
 
@@ -67,10 +94,11 @@ class PointSampler(BaseSampler):
     Args:
         config: the sampler's name and settings.
         space: the space to draw from.
+        taken: the points that run or have run.
     """
 
-    def __init__(self, config: SamplerConfig, space: SearchSpace) -> None:
-        self._config, self._space = config, space
+    def __init__(self, config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> None:
+        self._config, self._space, self._taken = config, space, taken
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters: a point is drawn as a whole."""
@@ -80,10 +108,9 @@ class PointSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The first candidate that neither runs nor has run; the last one where all do."""
-        taken = taken_points(t for t in study.get_trials(deepcopy=False) if t.number != trial.number)
         point: Params = {}
         for point in CANDIDATES[self._config.name](Occasion(study, trial, self._config, self._space)):
-            if point_key(point) not in taken:
+            if not self._taken.holds(point, but=trial.number):
                 break
         return point
 
@@ -95,17 +122,12 @@ class PointSampler(BaseSampler):
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
 
-def build_sampler(config: SamplerConfig, space: SearchSpace) -> BaseSampler:
+def build_sampler(config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> BaseSampler:
     """The sampler that a space file names."""
-    return PointSampler(config, space)
+    return PointSampler(config, space, taken)
 
 
-def taken_points(trials: Iterator[FrozenTrial] | Sequence[FrozenTrial]) -> set[Key]:
-    """The points that run or have run."""
-    return {point_key(t.params) for t in trials if t.state not in (TrialState.FAIL, TrialState.WAITING)}
-
-
-def is_exhausted(config: SamplerConfig, space: SearchSpace, trials: Sequence[FrozenTrial]) -> bool:
+def is_exhausted(config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> bool:
     """Whether every point that the sampler can reach runs or has run; never where a range of reals is sampled."""
     if config.name == "grid":
         values: Callable[[Range], Sequence[Value]] = partial(Range.grid_values, points=config.points)
@@ -113,10 +135,9 @@ def is_exhausted(config: SamplerConfig, space: SearchSpace, trials: Sequence[Fro
         values = Range.edge_values
     else:
         return False
-    if len(trials) < space.size(values):
+    if len(taken) < space.size(values):
         return False  # spares going through a large space before every trial
-    taken = taken_points(trials)
-    return all(point_key(point) in taken for point in space.points(values))
+    return all(taken.holds(point) for point in space.points(values))
 
 
 # --- candidates, best first -------------------------------------------------------------------------------------
@@ -165,16 +186,7 @@ def _draw(sampler: BaseSampler, occasion: Occasion) -> Params:
 
 
 def _tpe(occasion: Occasion, seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        # Multivariate TPE over conditional groups has been marked experimental for years.
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            n_startup_trials=occasion.config.startup,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            seed=seed,
-        )
+    return build_tpe(occasion.config, seed)
 
 
 def _random(occasion: Occasion, seed: int) -> BaseSampler:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.ledger import Ledger
-from search.samplers import CANDIDATES, Occasion, _as_completed, build_sampler
+from search.samplers import CANDIDATES, Occasion, TakenPoints, _as_completed
 from search.space import Params, SearchSpace
 from search.spec import SamplerConfig
 
@@ -144,6 +145,22 @@ def test_a_trial_with_some_parameters_given_from_outside_gets_the_rest(open_ledg
     assert space.fault(params) is None
 
 
-def test_the_sampler_holds_no_state(space: SearchSpace) -> None:
-    config = SamplerConfig()
-    assert vars(build_sampler(config, space)) == {"_config": config, "_space": space}
+def trial_at(x: float, state: TrialState, number: int) -> FrozenTrial:
+    value = 0.5 if state == TrialState.COMPLETE else None
+    trial = create_trial(state=state, value=value, params={"x": x}, distributions={"x": FloatDistribution(0, 9)})
+    trial.number = number
+    return trial
+
+
+def test_a_point_is_taken_while_a_trial_holds_it() -> None:
+    taken = TakenPoints()
+
+    taken.update(trial_at(1.0, TrialState.COMPLETE, 0))
+    taken.update(trial_at(1.0, TrialState.COMPLETE, 1))
+    taken.update(trial_at(2.0, TrialState.WAITING, 2))
+    assert taken.holds({"x": 1.0}, but=0)  # the other one has it too
+    assert not taken.holds({"x": 2.0})
+    taken.update(trial_at(1.0, TrialState.FAIL, 1))
+    assert taken.holds({"x": 1.0})
+    assert not taken.holds({"x": 1.0}, but=0)
+    assert len(taken) == 1
