@@ -4,7 +4,7 @@ Whatever executes trials calls `next_trial`, `report` and `finish`; each returns
 was said. After a restart the conductor is built anew from the study and goes on where it stood.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +23,9 @@ from search.spec import BudgetConfig
 
 TOO_LARGE = "takes more than a whole card, even one stack at a time"
 MOST_CRASHES = 3
-"""After so many crashes in a row without an epoch between them the machine is taken for broken."""
+"""After so many crashed trials in a row without an epoch between them the machine is taken for broken."""
+CRASH_RETRIES = 2
+"""Times that a trial goes on from its checkpoint after its worker broke, in one sitting."""
 
 
 Place = Callable[[TrainConfig, int | None], Placement | None]
@@ -86,6 +88,9 @@ class Conductor:
         self._curves: dict[int, list[float]] = {}
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
+        self._decided: set[int] = set()
+        """Trials whose newest epoch was decided on in this sitting."""
+        self._breaks: Counter[int] = Counter()
         self._crashes = 0
         self.halted: str | None = None
         """Why nothing more is started in this sitting."""
@@ -125,6 +130,7 @@ class Conductor:
         self._ledger.record_epoch(number, result.epoch, result.val_dice, self._seconds[number])
         curve.append(result.val_dice)
         self._tell(number, "epoch")
+        self._decided.add(number)
         return self._decide(number)
 
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
@@ -134,6 +140,16 @@ class Conductor:
         self._crashes += outcome == Outcome.CRASHED
         self._ledger.finish(number, outcome, reason)
         self._tell(number, "finished")
+
+    def crash(self, number: int, reason: str) -> None:
+        """A trial's worker broke: the trial waits to go on from its checkpoint, unless that has come too often."""
+        if number not in self._curves:
+            return
+        self._breaks[number] += 1
+        if self._breaks[number] > CRASH_RETRIES:
+            self.finish(number, Outcome.CRASHED, reason)
+        else:
+            self._waiting.append(number)
 
     def halt(self, reason: str) -> None:
         """Start nothing more in this sitting; what is unfinished stays so and goes on in the next."""
@@ -176,7 +192,7 @@ class Conductor:
         if len(curve) >= self._epochs:
             self.finish(number, Outcome.COMPLETED)
             return False
-        if curve and self._decide(number) == Decision.STOP:
+        if curve and number not in self._decided and self._decide(number) == Decision.STOP:
             return False
         if limit := self._must_stop():
             self.finish(number, Outcome.PRUNED, limit.value)

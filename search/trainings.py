@@ -11,13 +11,12 @@ import ray
 from data_prep.errors import last_line
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
+from search.conductor import CRASH_RETRIES
 from search.errors import RunFailed
 from search.ledger import TrialRecord
 from search.memory import with_accumulation
 from search.space import SearchSpace
 from search.trial import OUTCOME_KEY, TrialContext, stream_training
-
-CRASH_RETRIES = 2
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from search.resources import Slots
 from search.scheduler import Decision
 from search.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
 
-CRASH_RETRIES = 2
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -64,12 +63,13 @@ class StudySearcher(_Stateless, Searcher):
         self._shares: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration, None while there is no room, FINISHED at the end."""
+        """The next trial's configuration, None while there is no room or nothing new, FINISHED at the end."""
         if not self._slots.has_room(self._shares.values()):
             return None
         proposal = self._conductor.next_trial()
         if proposal is None:
-            return Searcher.FINISHED
+            # While something runs, its worker may still break, and then it has to be suggested once more.
+            return None if self._shares else Searcher.FINISHED
         self._shares[trial_id] = proposal.share
         return {
             "number": proposal.number,
@@ -110,11 +110,8 @@ class StudyScheduler(_Stateless, FIFOScheduler):
             self._conductor.finish(trial.config["number"], Outcome(result[OUTCOME_KEY]))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Record a trial whose retries are used up; Tune tells of those failures too that it retries."""
-        if trial.should_recover() and trial.status != Trial.PENDING:
-            return
-        reason = last_line(trial.get_error() or RuntimeError("unknown"))
-        self._conductor.finish(trial.config["number"], Outcome.CRASHED, reason)
+        """Pass a broken worker on. Tune itself retries nothing: it gives up trials that break while they start."""
+        self._conductor.crash(trial.config["number"], last_line(trial.get_error() or RuntimeError("unknown")))
 
 
 @contextmanager
@@ -183,7 +180,7 @@ def run_trials(conductor: Conductor, context: TrialContext, actor: type[TrialAct
                 storage_path=scratch,
                 name="search",
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=CRASH_RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()

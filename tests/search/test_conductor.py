@@ -223,6 +223,36 @@ def test_a_crash_costs_no_trial_of_the_budget(open_ledger: Open, space: SearchSp
     assert ledger.trial(second.number).reason == "node lost"
 
 
+def test_a_trial_whose_worker_broke_goes_on_twice_and_then_has_crashed(open_ledger: Open, space: SearchSpace) -> None:
+    ledger = open_ledger()
+    conductor = make(ledger, space)
+    conductor.next_trial()
+    second = conductor.next_trial()
+    assert second is not None
+    conductor.report(0, epoch_result(1, 0.9))
+    conductor.report(second.number, epoch_result(1, 0.95))
+    for known_epochs in (1, 2):
+        conductor.crash(second.number, "node lost")
+        again = conductor.next_trial()
+        assert again == Proposal(second.number, second.config, known_epochs)
+        # What was decided stays decided, whatever the others have reached since.
+        conductor.report(second.number, epoch_result(known_epochs + 1, 0.95))
+    conductor.crash(second.number, "node lost")
+    assert (ledger.trial(second.number).outcome, ledger.trial(second.number).reason) == (Outcome.CRASHED, "node lost")
+    conductor.crash(second.number, "told late")
+    assert conductor.next_trial().number == 2  # type: ignore[union-attr]
+
+
+def test_a_trial_that_broke_is_not_judged_again(open_ledger: Open, space: SearchSpace) -> None:
+    conductor = make(open_ledger(), space)
+    proposals = [conductor.next_trial() for _ in range(4)]
+    assert conductor.report(1, epoch_result(1, 0.1)) == Decision.CONTINUE  # the first at its rung
+    for number in (2, 3):
+        conductor.report(number, epoch_result(1, 0.9))
+    conductor.crash(1, "node lost")
+    assert conductor.next_trial() == Proposal(1, proposals[1].config, 1)  # type: ignore[union-attr]
+
+
 def test_crashes_in_a_row_stop_the_sitting_and_the_next_one_goes_on(open_ledger: Open, space: SearchSpace) -> None:
     ledger = open_ledger()
     conductor = make(ledger, space)
