@@ -15,7 +15,7 @@ from search.conductor import Conductor
 from search.ledger import Ledger
 from search.scheduler import Asha, Decision
 from search.space import SearchSpace
-from search.spec import SamplerConfig, StorageConfig
+from search.spec import BudgetConfig, SamplerConfig, StorageConfig
 from search.storage import study_place
 
 EPOCHS, TRIALS = 4, 6
@@ -27,7 +27,7 @@ SPACE = SearchSpace(
 
 def run_one_at_a_time(ledger: Ledger, die_after: int = 0) -> None:
     """Run the search to its end, or kill this process at the given call to the conductor."""
-    conductor = Conductor(ledger, SPACE, Asha(1, 2, EPOCHS), trials=TRIALS, epochs=EPOCHS)
+    conductor = Conductor(ledger, SPACE, Asha(1, 2, EPOCHS), budget=BudgetConfig(trials=TRIALS), epochs=EPOCHS)
     calls = 0
 
     def count() -> None:

@@ -42,7 +42,9 @@ def _ray() -> Iterator[None]:
 def spans(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A row a trial: its number, share and GPU, when its first step began and its last one ended."""
     folder: Path = tmp_path_factory.mktemp("placement")
-    space = SearchSpace({"T": {"choice": list(SHARES)}}, TINY, "file")
+    # The learning rate is only there so that no two trials have the same point: none would be run twice.
+    ranges = {"T": {"choice": list(SHARES)}, "optim.lr": {"log": [1e-4, 1e-2]}}
+    space = SearchSpace(ranges, TINY, "file")
     ledger = Ledger(f"sqlite:///{folder / 'study.db'}", "search", space, SamplerConfig(name="random", seed=SEED))
     epochs = TINY.train.epochs
     scheduler = build_scheduler(SchedulerConfig(name="none"), epochs)
