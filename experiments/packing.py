@@ -103,7 +103,7 @@ def results(config: TrainConfig, context: TrialContext, count: int) -> Iterator[
     streams = {}
     for trial in range(count):
         settings = replaced(endless, {"train.seed": trial}).model_dump_json()
-        streams[task.remote(context, trial, settings, context.slots.gpu_share, MOST_EPOCHS)] = trial
+        streams[task.remote(context, str(trial), settings, context.slots.gpu_share, MOST_EPOCHS)] = trial
     while streams:
         (stream, *_), _ = ray.wait(list(streams), num_returns=1)
         try:
