@@ -183,8 +183,7 @@ class Ledger:
 
     def _shown(self) -> list[FrozenTrial] | None:
         """The trials that the sampler sees; None: all."""
-        # Which trials are good among several objectives is not a matter of rank alone.
-        if self._sampler.name != "tpe" or len(self.study.directions) > 1:
+        if self._sampler.name != "tpe":
             return None
         running = [trial for trial in self._storage.unfinished() if trial.state == TrialState.RUNNING]
         return self._observations.shown(running)

@@ -41,12 +41,13 @@ class TimeEstimate:
     trial_epochs: float
     """Epochs that a trial runs on average under the scheduler."""
     search_s: float
+    confirm_s: float
     final_s: float
 
     @property
     def total_s(self) -> float:
         """The whole run without the building of the cohort."""
-        return STARTUP_S + self.search_s + self.final_s
+        return STARTUP_S + self.search_s + self.confirm_s + self.final_s
 
 
 def time_steps(config: TrainConfig, image_size: int, slots: Slots) -> tuple[float, float]:
@@ -94,8 +95,12 @@ def estimate_time(spec: Spec, slots: Slots, load: Workload) -> TimeEstimate:
     search_s = epochs * epoch_s / slots.at_once
     if spec.budget.hours is not None:
         search_s = min(search_s, spec.budget.hours * 3600)
+    # The best and, where they are not among them, the defaults.
+    confirmed = min(spec.confirm.top + 1, spec.budget.trials) * spec.confirm.seeds if spec.confirm.top else 0
+    rounds = math.ceil(confirmed / slots.at_once)
+    confirm_s = rounds * spec.train.epochs * epoch_s
     final_s = 2 * spec.train.epochs * epoch_s / min(2, slots.at_once)
-    return TimeEstimate(step_s, epoch_s, per_trial, search_s, final_s)
+    return TimeEstimate(step_s, epoch_s, per_trial, search_s, confirm_s, final_s)
 
 
 def describe_space(space: SearchSpace) -> list[str]:
@@ -132,6 +137,7 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
         f"{load.val_slices} validation slices, {source}"
     )
     display.say(f"  searching  {minutes(time_s.search_s)}; larger T cost more")
+    display.say(f"  confirming {minutes(time_s.confirm_s)} for the best trials and the defaults, with other seeds")
     display.say(f"  training   {minutes(time_s.final_s)} for the winner and the defaults")
     display.say(f"  in all     {minutes(time_s.total_s)}")
 

@@ -238,7 +238,7 @@ class _CompletedStudy(optuna.Study):
     def __init__(self, study: optuna.Study, number: int) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
         others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != number]
-        self._shown = _as_completed(others) if len(study.directions) == 1 else others
+        self._shown = _as_completed(others)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

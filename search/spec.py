@@ -82,13 +82,6 @@ class ConfirmConfig(Settings):
     """Trainings of each, with different seeds, at the full budget."""
 
 
-class ObjectiveConfig(Settings):
-    """What the sampler weighs against validation Dice."""
-
-    second: Literal["none", "seconds", "memory"] = "none"
-    """Training seconds an epoch, or peak memory of a training in bytes; none: Dice alone."""
-
-
 class StorageConfig(Settings):
     """Where a run that outgrows one machine keeps its truth."""
 
@@ -124,7 +117,6 @@ class Spec(TrainConfig):
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     storage: StorageConfig = StorageConfig()
     resources: ResourcesConfig = ResourcesConfig()
