@@ -13,18 +13,24 @@ from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from search.ledger import DEFAULTS
 from search.resources import Slots
 from search.trial import TrialActor, TrialContext, keep_training
 
 EPOCHS = 9
 PAUSE_S = 0.03
 TOGETHER = 2
+DOOMED = 5
+"""Epoch of the defaults before which their node is killed."""
+KILLED = "killed"
+"""File beside the diaries that names the killed node."""
 
 
 def quick_training(folder: Path, config: TrainConfig, diary: Path) -> Generator[EpochResult, None, Outcome]:
     """Epochs that are done are told again; each new one leaves a line with its node in the diary.
 
-    Workers start one after the other, so the third epoch waits until two trainings have begun.
+    Workers start one after the other, so the third epoch waits until two trainings have begun. The defaults' fifth
+    epoch waits for the end of the node they are on: a worker may outlive its node by more than a few quick epochs.
     """
     state = folder / "last.pt"
     curve: list[float] = json.loads(state.read_text()) if state.exists() else []
@@ -33,12 +39,20 @@ def quick_training(folder: Path, config: TrainConfig, diary: Path) -> Generator[
         time.sleep(PAUSE_S)
         while epoch == 3 and len(list(diary.parent.glob("*.diary"))) < TOGETHER:
             time.sleep(PAUSE_S)
+        while epoch == DOOMED and diary.stem == str(DEFAULTS) and is_doomed(diary.parent):
+            time.sleep(PAUSE_S)
         curve.append(dice_after(config, epoch))
         with diary.open("a") as file:
             file.write(f"{ray.get_runtime_context().get_node_id()} {epoch}\n")
         write_text_atomically(state, json.dumps(curve))
         yield epoch_result(epoch, curve[-1])
     return Outcome.COMPLETED
+
+
+def is_doomed(folder: Path) -> bool:
+    """Whether no node has been killed yet, or it is this one."""
+    killed = folder / KILLED
+    return not killed.exists() or killed.read_text() == ray.get_runtime_context().get_node_id()
 
 
 class QuickActor(TrialActor):

@@ -15,6 +15,7 @@ from quick import EPOCHS, QuickActor, quick_context, read_diary
 from ray.cluster_utils import Cluster
 
 from data_prep.errors import InputError
+from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.cluster import (
     Node,
@@ -141,6 +142,7 @@ def test_a_search_loses_nothing_with_a_node(
             ended.append(event.trial.number)
         if not died and event.trial.number == DEFAULTS and len(event.trial.curve) == 4:
             died.append(read_diary(context, DEFAULTS)[-1][0])
+            write_text_atomically(context.folder / quick.KILLED, died[0])
             (node,) = [node for node in cluster.worker_nodes if node.node_id == died[0]]
             cluster.remove_node(node, allow_graceful=False)
 
