@@ -127,6 +127,16 @@ def test_a_stopped_search_says_how_to_go_on(
     assert "Traceback" not in output + errors
 
 
+def test_a_search_killed_without_a_word_keeps_its_epochs(
+    place: Path, run: Path, started: subprocess.Popen[str]
+) -> None:
+    wait_for_new_epoch(started, run)
+    before = recorded_epochs(run)
+    started.kill()
+    assert started.wait(timeout=30) == -signal.SIGKILL
+    assert recorded_epochs(run) >= before
+
+
 def test_the_same_command_resumes_and_finishes(place: Path, run: Path) -> None:
     before = recorded_epochs(run)
     done = execute(search(4), place)
