@@ -34,7 +34,8 @@ from search.memory import Shape, replaced, share_of
 from search.probe import Card, Weight, Workshop, find_card, weigh_in
 from search.resources import Slots, available_cores
 from search.spec import Overrides, Spec, load_spec
-from search.trial import OUTCOME_KEY, TrialContext, stream_training
+from search.trainings import Training, start_stream
+from search.trial import OUTCOME_KEY, TrialContext
 from search.tune_search import ray_running
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
@@ -96,14 +97,10 @@ def results(config: TrainConfig, context: TrialContext, count: int) -> Iterator[
     loop = config.train.model_copy(update={"early_stopping": MOST_EPOCHS})
     # Only restarts go on beyond the profile's epochs.
     endless = config.model_copy(update={"train": loop, "schedule": CosineRestarts()})
-    demands = context.slots.demands(context.slots.gpu_share)
-    task = ray.remote(stream_training).options(
-        num_returns="streaming", num_cpus=demands["CPU"], num_gpus=demands.get("GPU", 0), max_retries=0
-    )
     streams = {}
     for trial in range(count):
-        settings = replaced(endless, {"train.seed": trial}).model_dump_json()
-        streams[task.remote(context, str(trial), settings, context.slots.gpu_share, MOST_EPOCHS)] = trial
+        training = Training(str(trial), replaced(endless, {"train.seed": trial}), MOST_EPOCHS)
+        streams[start_stream(training, context, context.slots.gpu_share, retries=0)] = trial
     while streams:
         (stream, *_), _ = ray.wait(list(streams), num_returns=1)
         try:

@@ -65,8 +65,10 @@ class AlignmentNetwork(nn.Module):
 
 
 def pose_view(unit_BCHW: Tensor) -> Tensor:
-    """The pictures averaged (or interpolated) to POSE_SIDE pixels."""
-    if unit_BCHW.shape[-1] >= POSE_SIDE:
+    """The pictures averaged (or interpolated) to POSE_SIDE pixels; those of that size as they are."""
+    if unit_BCHW.shape[-1] == POSE_SIDE:
+        return unit_BCHW
+    if unit_BCHW.shape[-1] > POSE_SIDE:
         return F.adaptive_avg_pool2d(unit_BCHW, POSE_SIDE)
     return F.interpolate(unit_BCHW, size=(POSE_SIDE, POSE_SIDE), mode="bilinear", align_corners=False)
 

@@ -90,13 +90,14 @@ class Tally:
         return sum(number > -self._best[1] for number in self._ended)
 
 
-def reached(budget: BudgetConfig, tally: Tally, seconds: float) -> Limit | None:
+def reached(budget: BudgetConfig, tally: Tally, seconds: float, *, exhausted: bool = False) -> Limit | None:
     """The limit that a search has come to, the sternest first; None where it may go on.
 
     Args:
         budget: the limits.
         tally: what the trials have used.
         seconds: wall-clock time spent searching, over all sittings.
+        exhausted: whether nothing is left to propose.
     """
     best = tally.best
     limits = {
@@ -106,5 +107,6 @@ def reached(budget: BudgetConfig, tally: Tally, seconds: float) -> Limit | None:
         Limit.EPOCHS: budget.epochs is not None and tally.epochs >= budget.epochs,
         Limit.TRIALS: tally.counted >= budget.trials,
         Limit.PLATEAU: budget.plateau is not None and best is not None and tally.since_best >= budget.plateau,
+        Limit.SPACE: exhausted,
     }
     return next((limit for limit, is_reached in limits.items() if is_reached), None)

@@ -157,8 +157,8 @@ class Conductor:
 
     def reached(self) -> Limit | None:
         """The limit that the search has come to; None where it may go on."""
-        limit = reached(self._budget, self._tally, self._seconds_searched())
-        return limit or (Limit.SPACE if self._ledger.is_exhausted() else None)
+        exhausted = self._ledger.is_exhausted()
+        return reached(self._budget, self._tally, self._seconds_searched(), exhausted=exhausted)
 
     def _tell(self, number: int, kind: str) -> None:
         trial = self._ledger.trial(number)
@@ -167,7 +167,8 @@ class Conductor:
 
     def _must_stop(self) -> Limit | None:
         """The limit for which what runs is stopped as well."""
-        limit = self.reached()
+        # Asked after every epoch; whether the space is exhausted is costly to know and stops nothing that runs.
+        limit = reached(self._budget, self._tally, self._seconds_searched())
         return limit if limit and limit.stops_running else None
 
     def _decide(self, number: int) -> Decision:

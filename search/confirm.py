@@ -16,6 +16,7 @@ from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.ledger import DEFAULTS, Ledger, TrialRecord
+from search.memory import replaced
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.spec import ConfirmConfig
@@ -81,7 +82,7 @@ def _trainings(trial: TrialRecord, config: ConfirmConfig, space: SearchSpace) ->
     return {
         seed: Training(
             f"{trial.number}-{seed}",
-            settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})}),
+            replaced(settings, {"train.seed": seed}),
             settings.train.epochs,
         )
         for seed in range(first, first + config.seeds)

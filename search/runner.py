@@ -91,7 +91,8 @@ def run_search(
         write_spec(run, spec)
         write_environment(run)
         display.log_to(run.root / "run.log")
-        ledger = open_ledger(run, spec, space)
+        if not resumed:
+            ledger = open_ledger(run, spec, space)
         if warm:
             start_warm(ledger, warm, display)
         if address is None:

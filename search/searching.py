@@ -23,8 +23,7 @@ def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
     trials = ledger.trials()
     if any(trial.outcome is None for trial in trials):
         return None
-    limit = reached(spec.budget, Tally(trials), ledger.search_seconds)
-    return limit or (Limit.SPACE if ledger.is_exhausted() else None)
+    return reached(spec.budget, Tally(trials), ledger.search_seconds, exhausted=ledger.is_exhausted())
 
 
 def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
@@ -85,7 +84,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         run_trials(conductor, context)
     finally:
         display.clear()
-    stopwatch.keep()
+        stopwatch.keep()
     if conductor.halted:
         raise RunFailed(f"{conductor.halted}; make room, then the same command goes on")
 

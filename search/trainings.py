@@ -70,7 +70,9 @@ def run_trainings(
     Raises:
         RunFailed: a worker broke more often than it is retried.
     """
-    streams = {_start(training, context): training for training in trainings}
+    streams = {
+        start_stream(training, context, _share(training, context), CRASH_RETRIES): training for training in trainings
+    }
     curves: dict[str, dict[int, float | None]] = {training.key: {} for training in trainings}
     done: dict[str, Trained] = {}
     while streams:
@@ -91,15 +93,26 @@ def run_trainings(
     return done
 
 
-def _start(training: Training, context: TrialContext) -> ray.ObjectRefGenerator:
+def _share(training: Training, context: TrialContext) -> float:
     placement = context.slots.place(training.config, training.config.train.accumulation)
-    share = placement.share if placement else 1.0
+    return placement.share if placement else 1.0
+
+
+def start_stream(training: Training, context: TrialContext, share: float, retries: int) -> ray.ObjectRefGenerator:
+    """Start a training as a stream of plain results (`search.trial.stream_training`).
+
+    Args:
+        training: what to train.
+        context: what it may know.
+        share: of a card, which is reserved for it.
+        retries: times that Ray starts it again where its worker breaks.
+    """
     demands = context.slots.demands(share)
     task = ray.remote(stream_training).options(
         num_returns="streaming",
         num_cpus=demands["CPU"],
         num_gpus=demands.get("GPU", 0),
         memory=demands.get("memory"),
-        max_retries=CRASH_RETRIES,
+        max_retries=retries,
     )
     return task.remote(context, training.key, training.config.model_dump_json(), share, training.epochs)
