@@ -30,13 +30,13 @@ from data_prep.store import Store
 from experiments.speed import NORMALISATION, open_data
 from lcnn.config import CosineRestarts, TrainConfig
 from search.errors import RunFailed
-from search.memory import Shape, replaced, share_of
-from search.probe import Card, Weight, Workshop, find_card, weigh_in
-from search.resources import Slots, available_cores
+from search.execution.probe import Card, Weight, Workshop, find_card, weigh_in
+from search.execution.trainings import Training, start_stream
+from search.execution.trial import OUTCOME_KEY, TrialContext
+from search.execution.tune_search import ray_running
+from search.placement.memory import Shape, replaced, share_of
+from search.placement.resources import Slots, available_cores
 from search.spec import Overrides, Spec, load_spec
-from search.trainings import Training, start_stream
-from search.trial import OUTCOME_KEY, TrialContext
-from search.tune_search import ray_running
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
 GPU_IMAGE_SIZE = 256

@@ -47,11 +47,11 @@ from data_prep.errors import InputError, first_line
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
-from search.conductor import Conductor, Proposal
-from search.ledger import FOLDER, OUTCOME, SECONDS, Ledger
-from search.scheduler import Decision, build_scheduler
 from search.space import Alternatives, Params, Range, SearchSpace
 from search.spec import BudgetConfig, Overrides, Spec, load_spec
+from search.study.conductor import Conductor, Proposal
+from search.study.ledger import FOLDER, OUTCOME, SECONDS, Ledger
+from search.study.scheduler import Decision, build_scheduler
 
 T = TypeVar("T")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

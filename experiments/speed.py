@@ -56,8 +56,8 @@ from lcnn.config import TrainConfig
 from lcnn.fit import TrainingData, make_optimizer
 from lcnn.loss import lcnn_loss
 from lcnn.stacks import StackSource, channels, neighbours
+from search.placement.resources import available_cores, this_machine
 from search.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
-from search.resources import available_cores, this_machine
 from search.spec import Overrides, Spec, load_spec
 
 NORMALISATION = Normalisation(mean=100.0, std=50.0)

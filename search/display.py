@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.text import Text
 
 from lcnn.outcome import Outcome
-from search.conductor import Event
-from search.ledger import TrialRecord
 from search.space import Value
+from search.study.conductor import Event
+from search.study.ledger import TrialRecord
 
 log = logging.getLogger("search.run")
 HEARTBEAT_S = 20.0

@@ -11,13 +11,13 @@ import torch
 from data_prep.cohort import IMAGE_FOLDERS
 from lcnn.config import TrainConfig
 from search.display import Display, minutes
+from search.placement.rehearsal import Rehearsal
+from search.placement.resources import Slots, is_placed_by_memory, this_machine
 from search.prepare import find_cohort
-from search.rehearsal import Rehearsal
-from search.resources import Slots, is_placed_by_memory, this_machine
 from search.run_folder import check_spec, run_folder
-from search.scheduler import expected_epochs
 from search.space import SearchSpace
 from search.spec import Spec
+from search.study.scheduler import expected_epochs
 
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
 STARTUP_S = 20.0

@@ -14,7 +14,7 @@ from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
 from data_prep.store import Store
-from search.resources import available_cores
+from search.placement.resources import available_cores
 from search.run_folder import RunFolder
 from search.spec import CohortConfig
 

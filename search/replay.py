@@ -12,13 +12,13 @@ from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.display import Display, short_params
 from search.errors import RunFailed
-from search.ledger import Ledger, TrialRecord
-from search.resources import this_machine
+from search.execution.trainings import Trained, Training, run_trainings, settings_of
+from search.execution.tune_search import ray_running
+from search.placement.resources import this_machine
 from search.run_folder import RunFolder, describe_environment, read_environment
 from search.runner import open_ledger, prepare_cohort, trial_context
 from search.space import SearchSpace
-from search.trainings import Trained, Training, run_trainings, settings_of
-from search.tune_search import ray_running
+from search.study.ledger import Ledger, TrialRecord
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
 from search.display import Display, short_params
 from search.errors import RunFailed
-from search.final import final_job, test_models
-from search.ledger import Ledger, TrialRecord
-from search.resources import this_machine
+from search.execution.tune_search import ray_running
+from search.placement.resources import this_machine
 from search.run_folder import RunFolder
 from search.runner import open_ledger, prepare_cohort, read_evaluation, trial_context
 from search.space import SearchSpace
-from search.tune_search import ray_running
-from search.winner import train
+from search.study.ledger import Ledger, TrialRecord
+from search.winner.final import final_job, test_models
+from search.winner.finalists import train
 
 
 def retrain(run_root: Path, number: int | None, results: Path, display: Display) -> None:

@@ -15,24 +15,24 @@ from lcnn.evaluation import summarise, write_evaluation, write_patients
 from lcnn.model import build_model
 from lcnn.model_file import load_model
 from lcnn.overlay import save_best_median_worst
-from search.cluster import check_address, on_cluster
-from search.confirm import Confirmed, confirmation_summary
 from search.display import Display
-from search.final import FinalJob, export_winner, test_models
-from search.ledger import Ledger
+from search.execution.cluster import check_address, on_cluster
+from search.execution.probe import Workshop, find_card, plan_memory, weigh_in
+from search.execution.searching import limit_reached, search
+from search.execution.trial import TrialContext
+from search.execution.tune_search import ray_running
+from search.placement.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory, this_machine
 from search.prepare import Prepared, find_cohort, prepare
-from search.probe import Workshop, find_card, plan_memory, weigh_in
-from search.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory, this_machine
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
-from search.searching import limit_reached, search
 from search.space import SearchSpace
 from search.spec import Extension, Spec
 from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, study_place
+from search.study.ledger import Ledger
+from search.study.warm_start import WarmStart, read_warm_start
 from search.summary import closing_summary, write_trials_table
-from search.trial import TrialContext
-from search.tune_search import ray_running
-from search.warm_start import WarmStart, read_warm_start
-from search.winner import finalists, train_winner
+from search.winner.confirm import Confirmed, confirmation_summary
+from search.winner.final import FinalJob, export_winner, test_models
+from search.winner.finalists import finalists, train_winner
 
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""

@@ -12,8 +12,8 @@ from data_prep.files import write_text_atomically
 from lcnn.evaluation import estimate_text
 from lcnn.intervals import Estimate
 from search.display import minutes, short_params
-from search.ledger import DEFAULTS, Ledger, TrialRecord
 from search.run_folder import RunFolder
+from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 
 FEWEST_PATIENTS = 6
 """With fewer, equal signs by chance alone put 0 outside a bootstrap interval in more than one case of twenty."""

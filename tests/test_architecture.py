@@ -14,6 +14,13 @@ ALLOWED = {
     "lcnn": {"lcnn", "data_prep"},
     "search": {"search", "lcnn", "data_prep"},
 }
+BELOW = {
+    "placement": set(),
+    "study": {"placement"},
+    "execution": {"study", "placement"},
+    "winner": {"execution", "study", "placement"},
+}
+KNOW_RAY = {"execution"}
 OURS = {*ALLOWED, "experiments", "run_search"}
 
 
@@ -37,11 +44,23 @@ def test_only_search_knows_ray_optuna_and_wandb(package: str) -> None:
         assert not {name.split(".")[0] for name in imports(path)} & {"ray", "optuna", "wandb"}, path.name
 
 
+@pytest.mark.parametrize("package", BELOW)
+def test_the_folders_of_search_stand_on_each_other_one_way(package: str) -> None:
+    """What is decided and recorded knows no Ray; Ray's side knows no winner; and none knows the run around it."""
+    for path in (ROOT / "search" / package).rglob("*.py"):
+        names = {name.split(".")[1] for name in imports(path) if name.startswith("search.")}
+        assert names & set(BELOW) <= {package, *BELOW[package]}, path.name
+        assert "runner" not in names, path.name
+        assert package in KNOW_RAY or "ray" not in {name.split(".")[0] for name in imports(path)}, path.name
+
+
 def test_there_are_no_import_cycles() -> None:
     graph = {
-        f"{package}.{path.stem}": {name for name in imports(path) if name.split(".")[0] in OURS}
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): {
+            name for name in imports(path) if name.split(".")[0] in OURS
+        }
         for package in ALLOWED
-        for path in (ROOT / package).glob("*.py")
+        for path in (ROOT / package).rglob("*.py")
     }
     done: set[str] = set()
 
@@ -89,6 +108,6 @@ def test_the_conda_environment_has_no_list_of_its_own() -> None:
 def test_the_readme_names_every_file_of_the_packages() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for package in ALLOWED:
-        for path in (ROOT / package).glob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             if path.name != "__init__.py":
-                assert path.name in readme, f"{package}/{path.name} is missing from the README's file tree"
+                assert path.name in readme, f"{path.relative_to(ROOT)} is missing from the README's file tree"

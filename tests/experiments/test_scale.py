@@ -9,11 +9,11 @@ from experiments import scale
 from experiments.scale import RecordedCourses, Setting, Simulation, SyntheticCourses, fill, main, simulate, summary
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.conductor import Conductor
-from search.ledger import Ledger
-from search.scheduler import Asha, NoScheduler, Scheduler
 from search.space import SearchSpace
 from search.spec import BudgetConfig, SamplerConfig
+from search.study.conductor import Conductor
+from search.study.ledger import Ledger
+from search.study.scheduler import Asha, NoScheduler, Scheduler
 
 RANGES = {"T": {"choice": [1, 2, 3]}, "optim.lr": {"log": [1e-4, 1e-2]}}
 EPOCHS = 4

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lcnn.config import TrainConfig
-from search.ledger import Ledger
 from search.space import SearchSpace
 from search.spec import SamplerConfig
+from search.study.ledger import Ledger
 
 RANGES: dict[str, Any] = {
     "T": {"choice": [1, 2, 3]},

@@ -13,9 +13,9 @@ from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
-from search.ledger import DEFAULTS
-from search.resources import Slots
-from search.trial import TrialActor, TrialContext, keep_training
+from search.execution.trial import TrialActor, TrialContext, keep_training
+from search.placement.resources import Slots
+from search.study.ledger import DEFAULTS
 
 EPOCHS = 9
 PAUSE_S = 0.03

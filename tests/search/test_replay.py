@@ -3,9 +3,9 @@
 import pytest
 
 from lcnn.outcome import Outcome
-from search.ledger import TrialRecord
+from search.execution.trainings import Trained
 from search.replay import EpochDifference, compare, report
-from search.trainings import Trained
+from search.study.ledger import TrialRecord
 
 HERE = {"python": "3.11.1", "packages": {"torch": "2.13", "ray": "2.60"}, "platform": "Linux", "cores": 2, "gpus": []}
 

@@ -15,7 +15,6 @@ from sqlalchemy.engine import make_url
 
 from data_prep.errors import InputError
 from lcnn.outcome import Outcome
-from search.ledger import Ledger
 from search.run_folder import RunFolder, check_spec, write_spec
 from search.space import SearchSpace
 from search.spec import SamplerConfig, Spec, StorageConfig
@@ -28,6 +27,7 @@ from search.storage import (
     redact,
     study_place,
 )
+from search.study.ledger import Ledger
 
 LOCAL = "sqlite:///study.db"
 HERE = Path(__file__).parent

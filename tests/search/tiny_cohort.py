@@ -8,8 +8,8 @@ from PIL import Image
 from data_prep.compiled import compile_cohort
 from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
-from search.resources import Slots
-from search.trial import TrialContext
+from search.execution.trial import TrialContext
+from search.placement.resources import Slots
 
 SIDE, SLICES = 32, 4
 TINY = TrainConfig.model_validate(

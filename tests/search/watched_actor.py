@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from lcnn.config import TrainConfig
-from search.probe import resident_bytes
-from search.resources import Slots
-from search.trial import TrialActor
-from search.tune_search import ray_running
+from search.execution.probe import resident_bytes
+from search.execution.trial import TrialActor
+from search.execution.tune_search import ray_running
+from search.placement.resources import Slots
 
 WAIT_S = 90.0
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]

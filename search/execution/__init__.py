@@ -1,0 +1,1 @@
+"""Where trainings run: Ray Tune as the muscle, and nothing that cannot be rebuilt from the study."""

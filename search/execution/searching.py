@@ -1,0 +1,115 @@
+"""The search itself: trials on Ray, one sitting after the other, until a limit is reached."""
+
+import time
+from collections import Counter
+from functools import partial
+
+from lcnn.outcome import Outcome
+from search.display import Display, SearchProgress
+from search.errors import RunFailed
+from search.execution.checkpoints import CheckpointKeeper
+from search.execution.trial import TrialContext
+from search.execution.tune_search import run_trials
+from search.space import SearchSpace
+from search.spec import Spec
+from search.study.budget import Limit, Tally, reached
+from search.study.conductor import MOST_CRASHES, Conductor, Event
+from search.study.ledger import Ledger
+from search.study.scheduler import build_scheduler, expected_epochs
+
+
+def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
+    """The limit at which the search has ended; None while it may go on or a trial is open."""
+    trials = ledger.trials()
+    if any(trial.outcome is None for trial in trials):
+        return None
+    return reached(spec.budget, Tally(trials), ledger.search_seconds, exhausted=ledger.is_exhausted())
+
+
+def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
+    """Run what is left of the search on a started Ray.
+
+    Raises:
+        KeyboardInterrupt: it was stopped from outside.
+        RunFailed: the machine is broken or its disk full, or not one trial gave a value.
+    """
+    if limit_reached(spec, ledger) is None:
+        _sit(spec, space, ledger, context, display)
+    limit = limit_reached(spec, ledger)
+    if limit is None:
+        crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
+        if crash is None:
+            raise KeyboardInterrupt  # Tune was asked to stop from outside
+        raise RunFailed(f"{MOST_CRASHES} trials crashed in a row ({crash}); mend it, then the same command goes on")
+    display.say(f"The search has ended: {limit}")
+    if not ledger.ranking():
+        counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
+        ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
+
+
+def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
+    records = ledger.trials()
+    progress = SearchProgress(
+        display,
+        trials=spec.budget.trials,
+        finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
+        best=Tally(records).best,
+        expected_epochs=partial(expected_epochs, spec.scheduler, spec.train.epochs),
+    )
+    display.say(
+        f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
+    )
+    stopwatch = Stopwatch(ledger, context.slots.at_once)
+    keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
+
+    def on_event(event: Event) -> None:
+        stopwatch.keep()
+        if event.kind == "finished":
+            keeper.ended(event.trial)
+        progress(event)
+
+    conductor = Conductor(
+        ledger,
+        space,
+        build_scheduler(spec.scheduler, spec.train.epochs),
+        budget=spec.budget,
+        epochs=spec.train.epochs,
+        seconds=lambda: stopwatch.seconds,
+        place=context.slots.place,
+        uses_gpu=context.slots.device == "cuda",
+        on_event=on_event,
+    )
+    try:
+        run_trials(conductor, context)
+    finally:
+        display.clear()
+        stopwatch.keep()
+    if conductor.halted:
+        raise RunFailed(f"{conductor.halted}; make room, then the same command goes on")
+
+
+class Stopwatch:
+    """Adds the time since it was last asked to the study, so that a hard kill loses at most one epoch of it.
+
+    Args:
+        ledger: the study.
+        slots: trial slots of this sitting.
+    """
+
+    def __init__(self, ledger: Ledger, slots: int) -> None:
+        self._ledger, self._slots, self._last = ledger, slots, time.monotonic()
+        self._kept, self._slot_seconds = ledger.search_seconds, ledger.slot_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of searching, over all sittings."""
+        return self._kept + time.monotonic() - self._last
+
+    def keep(self) -> None:
+        """Write the time that has gone by."""
+        now = time.monotonic()
+        self._kept += now - self._last
+        self._slot_seconds += self._slots * (now - self._last)
+        self._last = now
+        self._ledger.set_search_seconds(self._kept, self._slot_seconds)

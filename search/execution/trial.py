@@ -1,0 +1,154 @@
+"""What runs inside a worker: one training, driven epoch by epoch, kept in its own folder."""
+
+import errno
+import gc
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from data_prep.split import Normalisation
+from data_prep.store import Store
+from lcnn.config import TrainConfig
+from lcnn.fit import EpochResult, TrainingData, fit
+from lcnn.outcome import Outcome
+from search.placement.resources import Slots
+from search.storage import CheckpointStore, mirrored
+
+OUTCOME_KEY = "outcome"
+HALT_KEY = "halt"
+"""Why no trial can go on at present; the trial itself is none the worse for it."""
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trainings of a run share; small, for the cohort itself is mapped from disk by each worker."""
+
+    folder: Path
+    """Each training keeps its files in a folder below, named by its key."""
+    store: Path
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    """Patients to validate on; empty for final trainings."""
+    normalisation: Normalisation
+    slots: Slots
+    checkpoints: str | None = None
+    """Folder or URL to which trainings are mirrored; None: they work in ``folder`` itself."""
+
+    def data(self) -> TrainingData:
+        """Open the store and pick the patients; test patients are not among them."""
+        return TrainingData(Store.open(self.store), self.train, self.val, self.normalisation)
+
+
+def start_training(
+    context: TrialContext, key: str, config: TrainConfig, share: float, epochs: int | None = None
+) -> Generator[EpochResult, None, Outcome]:
+    """A training in this process, with the threads of its slot and this share of its card's memory."""
+    settle_process(context.slots.threads, context.slots.device)
+    if context.slots.device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(context.slots.allocator_share(share))
+    data = context.data()
+    return keep_training(
+        context,
+        key,
+        lambda folder: fit(config, data, device=context.slots.device, folder=folder, epochs=epochs),
+    )
+
+
+def settle_process(threads: int, device: str) -> None:
+    """Put torch's global settings where every training finds them, whatever ran in this process before.
+
+    Random numbers are not among them: `lcnn.fit` seeds all that it draws from.
+    """
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.benchmark = device == "cuda"
+
+
+def keep_training(
+    context: TrialContext, key: str, begin: Callable[[Path], Generator[EpochResult, None, Outcome]]
+) -> Generator[EpochResult, None, Outcome]:
+    """A training in its own folder, or in a scratch folder that is mirrored to the run's storage."""
+    if context.checkpoints is None:
+        return begin(context.folder / key)
+    return mirrored(CheckpointStore(context.checkpoints), _stored_as(context, key), begin)
+
+
+def fetch_training(context: TrialContext, key: str) -> None:
+    """Bring a training's files from the run's storage into its own folder, where there is a storage."""
+    if context.checkpoints is not None:
+        CheckpointStore(context.checkpoints).fetch(_stored_as(context, key), context.folder / key)
+
+
+def _stored_as(context: TrialContext, key: str) -> str:
+    """The training's name in the storage: run, kind, key, as in the results."""
+    return f"{context.folder.parent.name}/{context.folder.name}/{key}"
+
+
+def stream_training(
+    context: TrialContext, key: str, config_json: str, share: float, epochs: int | None
+) -> Iterator[dict[str, Any]]:
+    """A training as a stream of plain results, the last of which holds the outcome; a Ray task."""
+    config = TrainConfig.model_validate_json(config_json)
+    training = start_training(context, key, config, share, epochs)
+    while True:
+        try:
+            yield asdict(next(training))
+        except StopIteration as end:
+            yield {OUTCOME_KEY: end.value.value}
+            return
+
+
+class TrialActor(tune.Trainable):
+    """A Ray worker that runs one trial after the other; one step is one epoch.
+
+    Tune's own checkpoints are not used: the training keeps its state in its folder, and after a crash or a
+    restart `fit` takes it up from there.
+    """
+
+    def setup(self, config: dict[str, Any], context: TrialContext) -> None:
+        """Begin the trial that ``config`` describes (number, configuration, share of a card, epochs already known)."""
+        self._context = context
+        self._begin(config)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._known_epochs = int(config["known_epochs"])
+        settings = TrainConfig.model_validate_json(config["config"])
+        self._training = self.start(str(config["number"]), settings, float(config["share"]))
+
+    def start(self, key: str, config: TrainConfig, share: float) -> Generator[EpochResult, None, Outcome]:
+        """The training to run."""
+        return start_training(self._context, key, config, share)
+
+    def step(self) -> dict[str, Any]:
+        """The next epoch that the study does not know yet, or how the training ended."""
+        while True:
+            try:
+                result = next(self._training)
+            except StopIteration as end:
+                return {OUTCOME_KEY: end.value.value, "done": True}
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return {HALT_KEY: str(error), "done": True}
+            if result.epoch > self._known_epochs:
+                return asdict(result)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in the same process, which spares the start-up of a worker."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Let go of the training's memory."""
+        self._training.close()
+        gc.collect()  # networks refer to themselves in circles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

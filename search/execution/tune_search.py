@@ -1,0 +1,186 @@
+"""Ray Tune as the muscle of a search: it places trials, moves results, retries crashes and decides nothing.
+
+Tune asks its searcher for configurations and its scheduler for decisions; both pass the question on to the
+`Conductor`. Tune's experiment state is thrown away: the study holds all there is to know.
+"""
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from data_prep.errors import first_line, last_line
+from lcnn.fit import EpochResult
+from lcnn.outcome import Outcome
+from search.errors import RunFailed
+from search.execution.cluster import join
+from search.execution.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
+from search.placement.resources import Slots
+from search.study.conductor import Conductor
+from search.study.scheduler import Decision
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+"""No reports home, no change of folder, no loggers a trial, Ctrl-C left to us, one waiting trial."""
+EPOCH_KEYS = tuple(f.name for f in fields(EpochResult))
+
+
+class _Stateless:
+    """Tune pickles its parts to be able to restore them; here the study is the state, so they hold none."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_Stateless, Searcher):
+    """Hands the conductor's proposals to Tune while one more trial may fit.
+
+    What a trial takes is known only once it is drawn. One that turns out too large for what is free waits with
+    Tune, which has one trial wait at most, and is placed before any other is drawn: so none is starved by smaller
+    ones, and the sampler is asked no earlier than it has to be.
+    """
+
+    def __init__(self, conductor: Conductor, slots: Slots) -> None:
+        super().__init__()
+        self._conductor, self._slots = conductor, slots
+        self._shares: dict[str, float] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration, None while there is no room or nothing new, FINISHED at the end."""
+        if not self._slots.has_room(self._shares.values()):
+            return None
+        proposal = self._conductor.next_trial()
+        if proposal is None:
+            # While something runs, its worker may still break, and then it has to be suggested once more.
+            return None if self._shares else Searcher.FINISHED
+        self._shares[trial_id] = proposal.share
+        return {
+            "number": proposal.number,
+            "config": proposal.config.model_dump_json(),
+            "share": proposal.share,
+            "known_epochs": proposal.known_epochs,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Free the slot. How the trial ended, the scheduler's hooks have already recorded."""
+        self._shares.pop(trial_id, None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+
+class StudyScheduler(_Stateless, FIFOScheduler):
+    """Passes results to the conductor and its decisions to Tune."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the epoch, then answer."""
+        epoch = EpochResult(**{key: result[key] for key in EPOCH_KEYS})
+        decision = self._conductor.report(trial.config["number"], epoch)
+        return TrialScheduler.STOP if decision == Decision.STOP else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Record the outcome that the training itself gave; a trial that was pruned is already recorded."""
+        if HALT_KEY in result:
+            self._conductor.halt(result[HALT_KEY])
+        if OUTCOME_KEY in result:
+            self._conductor.finish(trial.config["number"], Outcome(result[OUTCOME_KEY]))
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass a broken worker on. Tune itself retries nothing: it gives up trials that break while they start."""
+        self._conductor.crash(trial.config["number"], last_line(trial.get_error() or RuntimeError("unknown")))
+
+
+@contextmanager
+def ray_running(slots: Slots, address: str | None = None) -> Iterator[None]:
+    """Ray for the length of the block: on this machine with just the slots' resources, or a cluster that runs.
+
+    Args:
+        slots: what to start on this machine; a cluster has its own, see `search.execution.cluster.on_cluster`.
+        address: of a cluster to join, as `search.execution.cluster.join` takes it; leaving the block only disconnects.
+
+    Raises:
+        RunFailed: Ray does not start, with its reason.
+        InputError: the cluster cannot be joined.
+    """
+    os.environ.update(RAY_SETTINGS)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if address is None:
+        _start_ray(slots)
+    else:
+        join(address, RAY_SETTINGS)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(slots: Slots) -> None:
+    try:
+        ray.init(
+            address="local",  # a cluster that happens to run here is not ours to use
+            num_cpus=slots.at_once * slots.threads,
+            num_gpus=slots.gpus,
+            _memory=slots.ram_bytes,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RunFailed(f"Ray does not start: {first_line(error)}") from error
+
+
+def run_trials(conductor: Conductor, context: TrialContext, actor: type[TrialActor] = TrialActor) -> None:
+    """Run the search on a started Ray until the conductor has no more trials.
+
+    Args:
+        conductor: says what is run.
+        context: what all trials share.
+        actor: what a worker does with a trial.
+    """
+    slots = context.slots
+
+    def demands(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([slots.demands(config["share"])])
+
+    with tempfile.TemporaryDirectory(prefix="lcnn-search-") as scratch:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(actor, context=context), demands),
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(conductor, slots),
+                scheduler=StudyScheduler(conductor),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="search",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()

@@ -1,0 +1,1 @@
+"""What a training takes, and how many fit on a machine."""

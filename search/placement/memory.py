@@ -1,0 +1,277 @@
+"""What trainings take of a card's memory, and what share of the card follows for each.
+
+A shape is all that decides the memory of a training. The shapes that a space can propose are weighed before the
+search (see `search.execution.probe`); here is what follows from the weights, without measuring anything.
+
+A card is a GPU, or on a computer without one its main memory.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+from pydantic import ValidationError
+
+from lcnn.config import TrainConfig
+from search.space import SearchSpace, Value
+
+SHAPE_FIELDS = (
+    "T",
+    "model.width",
+    "model.levels",
+    "model.window",
+    "model.heads",
+    "model.norm",
+    "model.global_backbone",
+    "train.batch_size",
+    "train.accumulation",
+    "train.precision",
+)
+"""The settings that decide, with the size of the pictures, how much memory a training takes."""
+ORDER: Mapping[str, Sequence[str]] = {
+    "model.norm": ("group", "batch"),
+    "model.global_backbone": ("resnext14_4x2d", "resnext50_32x4d"),
+    "train.precision": ("bf16", "fp16", "auto", "fp32"),
+}
+"""Named values from the least to the most demanding; numbers demand more the larger they are."""
+MOST_SHAPES = 16
+"""Shapes that are weighed at most: each takes seconds, and has to wait for the one before."""
+MARGIN = 0.15
+"""Memory that a trial is given beyond its weight: a long training's allocator breaks its memory into pieces."""
+SHARES: Mapping[str, int] = {"cuda": 16, "cpu": 256}
+"""Shares of a card are multiples of one in so many. Of a GPU they are exact in binary and to Ray's four decimals, and
+few, so that a worker often finds another trial of its own share; main memory may be for as many as there are cores."""
+
+Peaks = Mapping["Shape", float]
+"""Peak memory in bytes by shape; infinity for one that ran out of memory."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything about a training that its memory depends on."""
+
+    image_size: int
+    """Side of the pictures in pixels."""
+    config: TrainConfig
+    """The fields of `SHAPE_FIELDS`; all others at their defaults, so that equal shapes are equal."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, image_size: int) -> "Shape":
+        """The shape of a training."""
+        return cls.from_fields({name: look_up(config, name) for name in SHAPE_FIELDS}, image_size)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Value], image_size: int) -> "Shape":
+        """The shape with these values, by dotted name.
+
+        Raises:
+            ValidationError: the values exclude each other.
+        """
+        return cls(image_size, replaced(TrainConfig(), fields))
+
+    def fields(self) -> dict[str, Value]:
+        """Its values by dotted name."""
+        return {name: look_up(self.config, name) for name in SHAPE_FIELDS}
+
+    def leaner(self) -> Iterator["Shape"]:
+        """This shape, then those of the same training in ever smaller micro-batches, down to one stack at a time."""
+        yield self
+        train = self.config.train
+        if train.accumulation >= train.batch_size:
+            return
+        try:
+            smaller = with_accumulation(self.config, min(2 * train.accumulation, train.batch_size))
+        except ValidationError:
+            return  # batch normalisation needs two stacks at once
+        yield from Shape(self.image_size, smaller).leaner()
+
+
+def with_accumulation(config: TrainConfig, accumulation: int) -> TrainConfig:
+    """The same training in so many micro-batches a step.
+
+    Raises:
+        ValidationError: the network cannot be trained in micro-batches of that size.
+    """
+    return replaced(config, {"train.accumulation": accumulation})
+
+
+def replaced(config: TrainConfig, fields: Mapping[str, Value]) -> TrainConfig:
+    """The configuration with other values, by dotted name.
+
+    Raises:
+        ValidationError: the values exclude each other.
+    """
+    data = config.model_dump(mode="json")
+    for name, value in fields.items():
+        *sections, leaf = name.split(".")
+        place = data
+        for section in sections:
+            place = place[section]
+        place[leaf] = value
+    return TrainConfig.model_validate_json(json.dumps(data))
+
+
+def look_up(config: TrainConfig, name: str) -> Any:
+    """The value of a dotted name."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# --- the shapes of a space -----------------------------------------------------------------------------------------
+
+Grid = Mapping[str, tuple[Value, ...]]
+"""Values that are weighed of each searched field of `SHAPE_FIELDS`, from the least to the most demanding."""
+
+
+def demand(name: str, value: Value) -> float:
+    """Puts a field's values in order of the memory that they ask for."""
+    if name in ORDER:
+        return ORDER[name].index(str(value))
+    assert isinstance(value, int | float)
+    return -value if name == "train.accumulation" else value
+
+
+def shape_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
+    """The values to weigh.
+
+    Where all of them together make more than ``most`` shapes, every second value of the longest range is left
+    out, again and again; a value that is left out counts as the next more demanding one, which always stays.
+    """
+    grid = {
+        searched.name: tuple(sorted(searched.edge_values(), key=partial(demand, searched.name)))
+        for searched in space.ranges()
+        if searched.name in SHAPE_FIELDS
+    }
+    while math.prod(len(values) for values in grid.values()) > most:
+        longest = max(grid, key=lambda name: len(grid[name]))
+        grid[longest] = grid[longest][::-2][::-1]
+    return grid
+
+
+def space_shapes(space: SearchSpace, grid: Grid, image_size: int) -> list[Shape]:
+    """Every shape of the grid whose values go together; that of the defaults is the first."""
+    shapes = [stand_in(space.defaults, grid, image_size)]
+    for values in product(*grid.values()):
+        try:
+            shapes.append(Shape.of(replaced(space.defaults, dict(zip(grid, values, strict=True))), image_size))
+        except ValidationError:
+            continue  # the conductor records such trials without starting them
+    return list(dict.fromkeys(shape for shape in shapes if shape))
+
+
+def stand_in(config: TrainConfig, grid: Grid, image_size: int) -> Shape | None:
+    """The shape of the grid that asks for as much memory as ``config`` or just more; None where there is none."""
+    fields: dict[str, Value] = {}
+    for name, values in grid.items():
+        wanted = demand(name, look_up(config, name))
+        enough = [value for value in values if demand(name, value) >= wanted]
+        if not enough:
+            return None
+        fields[name] = enough[0]
+    try:
+        return Shape.of(replaced(config, fields), image_size)
+    except ValidationError:
+        return None
+
+
+# --- from weights to shares ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a training is fitted onto a card."""
+
+    share: float
+    """Of one card; 0 where trials do not share by memory."""
+    accumulation: int
+    """Micro-batches a step."""
+
+
+def share_of(peak_bytes: float, card_bytes: int, shares: int) -> float:
+    """Share of a card that a training of this weight gets; more than 1 where it does not fit."""
+    if math.isinf(peak_bytes):
+        return math.inf
+    return math.ceil(peak_bytes * (1 + MARGIN) / card_bytes * shares) / shares
+
+
+def place(shape: Shape, card_bytes: int, peaks: Peaks, shares: int) -> Placement | None:
+    """Fit a shape onto an empty card, in smaller micro-batches where it has to be.
+
+    Returns:
+        The share and the micro-batches; None where even the smallest do not fit. A shape that was not weighed
+        gets a whole card.
+    """
+    weighed = None
+    for leaner in shape.leaner():
+        if leaner not in peaks:
+            break
+        weighed = leaner
+        share = share_of(peaks[leaner], card_bytes, shares)
+        if share <= 1:
+            return Placement(share, leaner.config.train.accumulation)
+    if weighed is None:
+        return Placement(1.0, shape.config.train.accumulation)
+    # On a card of its own, a training that was seen to fit needs no margin for its neighbours' sake.
+    return Placement(1.0, weighed.config.train.accumulation) if peaks[weighed] <= card_bytes else None
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The weights of a space's shapes on one kind of card."""
+
+    card_bytes: int
+    context_bytes: int
+    """Of a weight, what a worker takes besides the tensors of its training."""
+    image_size: int
+    grid: Grid
+    peaks: Peaks
+    shares: int
+    """A share is a multiple of one in so many."""
+
+    @property
+    def largest_share(self) -> float:
+        """Share of the trial that asks for most, where it fits."""
+        return max(self._shares())
+
+    @property
+    def smallest_share(self) -> float:
+        """Share of the trial that asks for least; 1 where none fits."""
+        return min(self._shares())
+
+    def _shares(self) -> list[float]:
+        shares = [share_of(peak, self.card_bytes, self.shares) for peak in self.peaks.values()]
+        return [share for share in shares if share <= 1] or [1.0]
+
+    def place(self, config: TrainConfig, accumulation: int | None = None) -> Placement | None:
+        """Fit a training onto an empty card.
+
+        Args:
+            config: its settings.
+            accumulation: micro-batches that it was begun with: a training that goes on keeps to them.
+
+        Returns:
+            Its share and micro-batches; None where it does not fit even one stack at a time.
+        """
+        own = config.train.accumulation
+        shape = stand_in(config, self.grid, self.image_size)
+        if shape is None:
+            return Placement(1.0, accumulation or own)
+        # The stand-in may have other micro-batches than the training; what counts is how often they are halved.
+        base = shape.config.train.accumulation
+        if accumulation is not None:
+            return Placement(self._share(shape, base * accumulation / own), accumulation)
+        found = place(shape, self.card_bytes, self.peaks, self.shares)
+        if found is None:
+            return None
+        return Placement(found.share, min(own * found.accumulation // base, max(own, config.train.batch_size)))
+
+    def _share(self, shape: Shape, accumulation: float) -> float:
+        leaner = (shape for shape in shape.leaner() if shape.config.train.accumulation >= accumulation)
+        peak = self.peaks.get(next(leaner, shape), math.inf)
+        return min(1.0, share_of(peak, self.card_bytes, self.shares))

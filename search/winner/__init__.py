@@ -1,0 +1,1 @@
+"""From a finished search to a winner: confirmed, trained finally, tested once."""

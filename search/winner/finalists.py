@@ -1,0 +1,117 @@
+"""From a searched study to a trained winner: the best trials confirmed, the winner and the defaults trained finally."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lcnn.outcome import Outcome
+from search.display import Display
+from search.errors import RunFailed
+from search.execution.trainings import run_trainings
+from search.execution.trial import TrialContext
+from search.run_folder import RunFolder
+from search.space import SearchSpace
+from search.spec import Spec
+from search.study.ledger import DEFAULTS, Ledger, TrialRecord
+from search.winner.confirm import (
+    Confirmed,
+    candidates,
+    confirmation_lines,
+    confirmed,
+    write_confirmation,
+)
+from search.winner.final import FinalJob, final_job, train_final
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that may win, and for how many epochs its final training runs."""
+
+    trial: TrialRecord
+    epochs: int | None = None
+    """None: for the trial's own best epoch."""
+
+
+def finalists(
+    spec: Spec, run: RunFolder, ledger: Ledger, space: SearchSpace, context: TrialContext, display: Display
+) -> tuple[list[Finalist], list[Confirmed]]:
+    """The trials that may win, the best first: by confirmed value, or by search value where nothing is confirmed.
+
+    Raises:
+        RunFailed: not one of the best trials trained again.
+    """
+    if not spec.confirm.top:
+        return [Finalist(trial) for trial in ledger.ranking()], []
+    chosen = candidates(spec.confirm, ledger, space)
+    trainings = [training for candidate in chosen for training in candidate.trainings.values()]
+    numbers = ", ".join(str(candidate.trial.number) for candidate in chosen)
+    display.say(f"Confirming trials {numbers} with {spec.confirm.seeds} other seeds each, at the full budget")
+    total = sum(training.epochs for training in trainings)
+    try:
+        trained = run_trainings(
+            trainings,
+            replace(context, folder=run.confirm.resolve()),
+            lambda done: display.progress("confirmation, epochs", done, total),
+        )
+    finally:
+        display.clear()
+    results = confirmed(chosen, trained)
+    write_confirmation(run, results)
+    for line in confirmation_lines(results):
+        display.say(line)
+    return [Finalist(result.trial, result.epochs) for result in results if result.mean is not None], results
+
+
+def train_winner(
+    ranked: Sequence[Finalist], run: RunFolder, space: SearchSpace, context: TrialContext, display: Display
+) -> dict[str, FinalJob]:
+    """Train the winner and, beside it, the defaults on training and validation patients.
+
+    Where the winner does not train again, the next best takes its place; defaults that do not are left out.
+
+    Args:
+        ranked: who may win, the best first.
+        run: the run.
+        space: turns trials into settings.
+        context: what trainings may know.
+        display: where to report.
+
+    Returns:
+        What was trained, by role (winner, defaults).
+
+    Raises:
+        RunFailed: no trial trained again.
+    """
+    left = list(ranked)
+    while left:
+        roles = {"winner": left[0]}
+        if others := [finalist for finalist in left[1:] if finalist.trial.number == DEFAULTS]:
+            roles["defaults"] = others[0]
+        jobs = {role: final_job(finalist.trial, space, finalist.epochs) for role, finalist in roles.items()}
+        outcomes = train(jobs, context, run, display)
+        failed = {job.number for job in jobs.values() if outcomes[job.number] != Outcome.COMPLETED}
+        for role, job in jobs.items():
+            if job.number in failed:
+                display.say(f"The final training of the {role} (trial {job.number}) ended {outcomes[job.number]}")
+        if jobs["winner"].number not in failed:
+            return {role: job for role, job in jobs.items() if job.number not in failed}
+        left = [finalist for finalist in left if finalist.trial.number not in failed]
+    raise RunFailed(f"no final training completed; see {run.final}")
+
+
+def train(jobs: Mapping[str, FinalJob], context: TrialContext, run: RunFolder, display: Display) -> dict[int, Outcome]:
+    """Train every job on training and validation patients; how each ended, by number."""
+    for role, job in jobs.items():
+        display.say(
+            f"Training the {role} (trial {job.number}) on training and validation patients "
+            f"for {job.epochs} epochs, its best by validation"
+        )
+    total = sum(job.epochs for job in jobs.values())
+    try:
+        return train_final(
+            list(jobs.values()),
+            context,
+            run.final,
+            lambda done: display.progress("final training, epochs", done, total),
+        )
+    finally:
+        display.clear()
