@@ -89,8 +89,9 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
     others = [f for f in root.iterdir() if not f.name.startswith((PHANTOM_PREFIX, "."))] if root.is_dir() else []
     # Whoever changed the folder means that folder: a typing error must not end in synthetic results.
     if config.fallback == "none" or others or config.root != CohortConfig().root:
-        found = f"it holds {others[0].name}" if others else "no such cohort"
-        raise InputError(f"cohort.root: {root}: {found}, but no images/ folder; {LAYOUT_REMEDY}")
+        missing = "no images/ folder" if root.is_dir() else "no such folder"
+        found = f"it holds {others[0].name}, but {missing}" if others else missing
+        raise InputError(f"cohort.root: {root}: {found}; {LAYOUT_REMEDY}")
     return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)
 
 

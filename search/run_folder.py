@@ -72,6 +72,11 @@ class RunFolder:
         return self.root / "trials.csv"
 
     @property
+    def pareto(self) -> Path:
+        """The Pareto front as CSV, where a search weighs a cost against Dice."""
+        return self.root / "pareto.csv"
+
+    @property
     def confirm(self) -> Path:
         """A folder a confirming training, named by trial and seed: last.pt, history.csv."""
         return self.root / "confirm"

@@ -28,8 +28,9 @@ from search.space import SearchSpace
 from search.spec import Extension, Spec
 from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, study_place
 from search.study.ledger import Ledger
+from search.study.pareto import cost_of, front_summary
 from search.study.warm_start import WarmStart, read_warm_start
-from search.summary import closing_summary, write_trials_table
+from search.summary import closing_summary, write_front, write_trials_table
 from search.winner.confirm import Confirmed, confirmation_summary
 from search.winner.final import FinalJob, export_winner, test_models
 from search.winner.finalists import finalists, train_winner
@@ -103,7 +104,7 @@ def run_search(
                 context = on_cluster(context, spec.resources)
                 display.say(f"Cluster at {address}; trials: {context.slots}")
             search(spec, space, ledger, context, display)
-            write_trials_table(run.trials_table, ledger.trials())
+            write_trials(run, spec, ledger)
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)
         finish(spec, run, ledger, jobs, confirmation, prepared, slots, display)
@@ -161,11 +162,13 @@ def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
         InputError: the file is damaged, locked, or no study; the database does not answer.
     """
     place = study_of(spec, run)
+    cost = cost_of(spec.objective)
+    price = cost.of if cost else None
     if place.is_shared:
         with explaining_study(place):
-            return Ledger(place.url, place.name, space, spec.sampler)
+            return Ledger(place.url, place.name, space, spec.sampler, price)
     try:
-        return Ledger(place.url, place.name, space, spec.sampler)
+        return Ledger(place.url, place.name, space, spec.sampler, price)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
 
@@ -176,6 +179,14 @@ def start_warm(ledger: Ledger, warm: WarmStart, display: Display) -> None:
     display.say(f"Warm start: {new} of the other run's best {len(warm.points) + len(warm.refused)} settings come next")
     for refusal in warm.refused:
         display.say(f"  left out: {refusal}")
+
+
+def write_trials(run: RunFolder, spec: Spec, ledger: Ledger) -> None:
+    """The study as tables."""
+    trials = ledger.trials()
+    write_trials_table(run.trials_table, trials)
+    if cost := cost_of(spec.objective):
+        write_front(run.pareto, trials, cost)
 
 
 def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
@@ -279,11 +290,13 @@ def finish(
     display: Display,
 ) -> None:
     """Export the winner, test it unless that was done, and sum up."""
+    cost = cost_of(spec.objective)
     searched = {
         "trials": len(ledger),
         "confirm": spec.confirm.model_dump(),
         "slots_busy": ledger.busy_share,
         "confirmation": confirmation_summary(confirmation) if confirmation else None,
+        "pareto": front_summary(ledger.trials(), cost) if cost else None,
     }
     if is_tested(run, jobs):
         display.say("The winner is the one that was tested before; the test patients are not opened again")

@@ -49,6 +49,13 @@ class BudgetConfig(Settings):
     """Trials in a row that may end without a new best before the search ends, or no limit."""
 
 
+class ObjectiveConfig(Settings):
+    """What a trial is judged by."""
+
+    cost: Literal["none", "seconds", "memory"] = "none"
+    """What is weighed against validation Dice: nothing, training time an epoch, or peak memory of a training."""
+
+
 class SamplerConfig(Settings):
     """Who proposes configurations."""
 
@@ -114,6 +121,7 @@ class Spec(TrainConfig):
     cohort: CohortConfig = CohortConfig()
     search: dict[str, Any] = Field(default_factory=dict)
     """What the sampler may choose; see `search.space`."""
+    objective: ObjectiveConfig = ObjectiveConfig()
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -191,6 +199,16 @@ def validate_spec(data: Mapping[str, Any], where: str) -> Spec:
         raise InputError(
             f"{where}: scheduler.grace: {spec.scheduler.grace} epochs is more than the "
             f"full budget train.epochs = {spec.train.epochs}; lower grace or raise epochs"
+        )
+    if spec.objective.cost != "none" and spec.sampler.name == "cmaes":
+        raise InputError(
+            f"{where}: sampler.name: cmaes proposes for one objective, and objective.cost = {spec.objective.cost} "
+            "makes two; choose tpe, gp, random or grid, or cost: none"
+        )
+    if spec.objective.cost == "memory" and spec.resources.trials_per_gpu:
+        raise InputError(
+            f"{where}: resources.trials_per_gpu: a fixed number a GPU leaves memory unmeasured, which "
+            "objective.cost = memory needs; remove one of the two"
         )
     return spec
 

@@ -14,6 +14,7 @@ from lcnn.intervals import Estimate
 from search.display import minutes, short_params
 from search.run_folder import RunFolder
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
+from search.study.pareto import Cost, front
 
 FEWEST_PATIENTS = 6
 """With fewer, equal signs by chance alone put 0 outside a bootstrap interval in more than one case of twenty."""
@@ -30,10 +31,25 @@ def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
             "best_val_dice": trial.best,
             "seconds": round(trial.seconds, 1),
             "accumulation": trial.accumulation,
+            "memory_bytes": trial.memory_bytes,
             "reason": trial.reason,
             **trial.params,
         }
         for trial in trials
+    ]
+    write_text_atomically(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def write_front(path: Path, trials: list[TrialRecord], cost: Cost) -> None:
+    """The Pareto front of Dice and cost as CSV, the best Dice first: number, both values, parameters."""
+    rows = [
+        {
+            "number": trial.number,
+            "best_val_dice": trial.best,
+            f"{cost.name}_{cost.unit}": cost.of(trial),
+            **trial.params,
+        }
+        for trial in front(trials, cost)
     ]
     write_text_atomically(path, pd.DataFrame(rows).to_csv(index=False))
 
@@ -52,6 +68,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         "",
         *_verdict(evaluation, winner),
         "",
+        *_front(evaluation),
         f"  model       {run.model / 'model.pt'}",
         f"  settings    {run.root / 'best_config.yaml'}",
         f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
@@ -109,6 +126,17 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
         f"  defaults    {estimate_text(models['defaults']['dice'])}, their test Dice, trained alike",
         f"  gain        {gain.text()} {gain_in_words(gain)}",
     ]
+
+
+def _front(evaluation: Mapping[str, Any]) -> list[str]:
+    """The Pareto front, where the search weighed something against Dice."""
+    found = evaluation.get("pareto")
+    if not found:
+        return []
+    points = [
+        f"  trial {p['trial']:>3}  Dice {p['dice']:.3f}  {p['cost']:.3g} {found['unit']}" for p in found["trials"]
+    ]
+    return [f"Pareto front of validation Dice and {found['cost']}, as searched:", *points, ""]
 
 
 def _false_alarms(model: Mapping[str, Any]) -> list[str]:

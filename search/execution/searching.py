@@ -15,6 +15,7 @@ from search.spec import Spec
 from search.study.budget import Limit, Tally, reached
 from search.study.conductor import MOST_CRASHES, Conductor, Event
 from search.study.ledger import Ledger
+from search.study.pareto import FrontGuard, cost_of
 from search.study.scheduler import build_scheduler, expected_epochs
 
 
@@ -69,10 +70,13 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
             keeper.ended(event.trial)
         progress(event)
 
+    scheduler = build_scheduler(spec.scheduler, spec.train.epochs)
+    if cost := cost_of(spec.objective):
+        scheduler = FrontGuard(scheduler, ledger.trials, cost)
     conductor = Conductor(
         ledger,
         space,
-        build_scheduler(spec.scheduler, spec.train.epochs),
+        scheduler,
         budget=spec.budget,
         epochs=spec.train.epochs,
         seconds=lambda: stopwatch.seconds,

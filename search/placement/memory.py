@@ -9,7 +9,7 @@ A card is a GPU, or on a computer without one its main memory.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -191,6 +191,8 @@ class Placement:
     """Of one card; 0 where trials do not share by memory."""
     accumulation: int
     """Micro-batches a step."""
+    memory_bytes: float | None = None
+    """Peak memory of the training; None where it was not weighed."""
 
 
 def share_of(peak_bytes: float, card_bytes: int, shares: int) -> float:
@@ -214,11 +216,12 @@ def place(shape: Shape, card_bytes: int, peaks: Peaks, shares: int) -> Placement
         weighed = leaner
         share = share_of(peaks[leaner], card_bytes, shares)
         if share <= 1:
-            return Placement(share, leaner.config.train.accumulation)
+            return Placement(share, leaner.config.train.accumulation, peaks[leaner])
     if weighed is None:
         return Placement(1.0, shape.config.train.accumulation)
     # On a card of its own, a training that was seen to fit needs no margin for its neighbours' sake.
-    return Placement(1.0, weighed.config.train.accumulation) if peaks[weighed] <= card_bytes else None
+    peak = peaks[weighed]
+    return Placement(1.0, weighed.config.train.accumulation, peak) if peak <= card_bytes else None
 
 
 @dataclass(frozen=True)
@@ -265,13 +268,16 @@ class MemoryPlan:
         # The stand-in may have other micro-batches than the training; what counts is how often they are halved.
         base = shape.config.train.accumulation
         if accumulation is not None:
-            return Placement(self._share(shape, base * accumulation / own), accumulation)
+            peak = self._peak(shape, base * accumulation / own)
+            share = min(1.0, share_of(peak, self.card_bytes, self.shares))
+            return Placement(share, accumulation, None if math.isinf(peak) else peak)
         found = place(shape, self.card_bytes, self.peaks, self.shares)
         if found is None:
             return None
-        return Placement(found.share, min(own * found.accumulation // base, max(own, config.train.batch_size)))
+        halved = min(own * found.accumulation // base, max(own, config.train.batch_size))
+        return replace(found, accumulation=halved)
 
-    def _share(self, shape: Shape, accumulation: float) -> float:
+    def _peak(self, shape: Shape, accumulation: float) -> float:
+        """Of the shape in at least so many micro-batches; infinity where it was not weighed."""
         leaner = (shape for shape in shape.leaner() if shape.config.train.accumulation >= accumulation)
-        peak = self.peaks.get(next(leaner, shape), math.inf)
-        return min(1.0, share_of(peak, self.card_bytes, self.shares))
+        return self.peaks.get(next(leaner, shape), math.inf)

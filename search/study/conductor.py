@@ -218,7 +218,10 @@ class Conductor:
             self.finish(number, Outcome.INFEASIBLE, describe(error, TrainConfig))
             return None
         self._ledger.record_placement(
-            number, accumulation=placement.accumulation, gpu_share=placement.share if self._uses_gpu else 0.0
+            number,
+            accumulation=placement.accumulation,
+            gpu_share=placement.share if self._uses_gpu else 0.0,
+            memory_bytes=placement.memory_bytes,
         )
         self._tell(number, "started")
         return Proposal(number, config, len(self._curves[number]), placement.share)

@@ -7,7 +7,7 @@ studies (optuna-dashboard) work on any run.
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -32,6 +32,7 @@ REASON = "reason"
 SECONDS = "seconds"
 GPU_SHARE = "gpu_share"
 ACCUMULATION = "accumulation"
+MEMORY = "memory_bytes"
 FOLDER = "folder"
 SEARCH_SECONDS = "search_seconds"
 SLOT_SECONDS = "slot_seconds"
@@ -63,6 +64,8 @@ class TrialRecord:
     """Why it ended, where the outcome does not say it all."""
     accumulation: int | None = None
     """Micro-batches of a step, so that it fits its card; None before it was placed."""
+    memory_bytes: float | None = None
+    """Peak memory of its training; None where it was not weighed."""
 
     @property
     def best(self) -> float | None:
@@ -88,9 +91,17 @@ class Ledger:
         name: name of the study in it.
         space: turns trials into parameters.
         sampler: who proposes.
+        cost: what the sampler weighs against a trial's value, less being better; None: nothing.
     """
 
-    def __init__(self, url: str, name: str, space: SearchSpace, sampler: SamplerConfig) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        space: SearchSpace,
+        sampler: SamplerConfig,
+        cost: Callable[[TrialRecord], float | None] | None = None,
+    ) -> None:
         self._space, self._sampler = space, sampler
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -101,12 +112,13 @@ class Ledger:
         self._crashed: set[int] = set()
         self._observations = Observations()
         self._taken = TakenPoints()
+        self._cost = (lambda trial: cost(_record(trial))) if cost else None
         self.study = optuna.create_study(
             storage=self._storage,
             study_name=name,
             direction="maximize",
             load_if_exists=True,
-            sampler=build_sampler(sampler, space, self._taken),
+            sampler=build_sampler(sampler, space, self._taken, self._cost),
         )
 
     @property
@@ -183,7 +195,7 @@ class Ledger:
 
     def _shown(self) -> list[FrozenTrial] | None:
         """The trials that the sampler sees; None: all."""
-        if self._sampler.name != "tpe":
+        if self._sampler.name != "tpe" or self._cost is not None:
             return None
         running = [trial for trial in self._storage.unfinished() if trial.state == TrialState.RUNNING]
         return self._observations.shown(running)
@@ -240,12 +252,16 @@ class Ledger:
             trial.report(value, epoch)
             trial.set_user_attr(SECONDS, seconds)
 
-    def record_placement(self, number: int, *, accumulation: int, gpu_share: float) -> None:
-        """Keep in how many micro-batches a step of the trial is taken, and what share of a GPU it has."""
+    def record_placement(
+        self, number: int, *, accumulation: int, gpu_share: float, memory_bytes: float | None = None
+    ) -> None:
+        """Keep in how many micro-batches a step of the trial is taken, its share of a GPU and its peak memory."""
         trial = self._trial(number)
         with self._storage.transaction():
             trial.set_user_attr(ACCUMULATION, accumulation)
             trial.set_user_attr(GPU_SHARE, gpu_share)
+            if memory_bytes is not None:
+                trial.set_user_attr(MEMORY, memory_bytes)
 
     def finish(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Keep how a trial ended.
@@ -300,4 +316,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         gpu_share=float(trial.user_attrs.get(GPU_SHARE, 0.0)),
         reason=trial.user_attrs.get(REASON),
         accumulation=trial.user_attrs.get(ACCUMULATION),
+        memory_bytes=trial.user_attrs.get(MEMORY),
     )

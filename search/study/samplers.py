@@ -16,6 +16,10 @@ most trials early they would learn next to nothing, and would come back to a reg
 are therefore shown the trials as `_as_completed` puts them. CMA-ES counts whole numbers as real ones and rounds;
 a choice of numbers is to it, as to TPE, a list of words: write {int: [1, 3]} where their order matters.
 
+With a second objective (`search.study.pareto`), TPE and the Gaussian process are shown every trial as completed with
+two values, Dice and cost, and propose for the front of both: TPE as of Ozaki et al. 2022 (Multiobjective
+Tree-Structured Parzen Estimator), the Gaussian process by expected hypervolume improvement. CMA-ES cannot.
+
 A point that runs or has run is not proposed again, for its training would give the same result. It is drawn anew,
 a few times by the sampler and then at random, and in a finite space taken from what is left. Nothing of that is
 seen in the study. A crashed trial has no result, so that its point may come again.
@@ -31,11 +35,16 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.space import Key, Params, Range, SearchSpace, Value, point_key
 from search.spec import SamplerConfig
-from search.study.tpe import build_tpe
+from search.study.front import undominated
+from search.study.tpe import GOOD, MOST_OBSERVATIONS, build_tpe
+
+TrialCost = Callable[[FrozenTrial], float | None]
+"""What a trial takes, less being better; None where it is not known."""
 
 REDRAWS = 2
 """Times that a sampler may draw again where its point has run before; each costs the Gaussian process another fit."""
@@ -51,6 +60,7 @@ class Occasion:
     trial: FrozenTrial
     config: SamplerConfig
     space: SearchSpace
+    cost: "TrialCost | None" = None
 
     def seed(self, attempt: int) -> int:
         """The same for the same trial and attempt in every sitting."""
@@ -95,10 +105,13 @@ class PointSampler(BaseSampler):
         config: the sampler's name and settings.
         space: the space to draw from.
         taken: the points that run or have run.
+        cost: the second objective; None: the trials' value is the only one.
     """
 
-    def __init__(self, config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> None:
-        self._config, self._space, self._taken = config, space, taken
+    def __init__(
+        self, config: SamplerConfig, space: SearchSpace, taken: TakenPoints, cost: TrialCost | None = None
+    ) -> None:
+        self._config, self._space, self._taken, self._cost = config, space, taken, cost
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters: a point is drawn as a whole."""
@@ -109,7 +122,7 @@ class PointSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The first candidate that neither runs nor has run; the last one where all do."""
         point: Params = {}
-        for point in CANDIDATES[self._config.name](Occasion(study, trial, self._config, self._space)):
+        for point in CANDIDATES[self._config.name](Occasion(study, trial, self._config, self._space, self._cost)):
             if not self._taken.holds(point, but=trial.number):
                 break
         return point
@@ -122,9 +135,11 @@ class PointSampler(BaseSampler):
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
 
-def build_sampler(config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> BaseSampler:
+def build_sampler(
+    config: SamplerConfig, space: SearchSpace, taken: TakenPoints, cost: TrialCost | None = None
+) -> BaseSampler:
     """The sampler that a space file names."""
-    return PointSampler(config, space, taken)
+    return PointSampler(config, space, taken, cost)
 
 
 def is_exhausted(config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> bool:
@@ -165,7 +180,9 @@ def _gridded(occasion: Occasion) -> Iterator[Params]:
 def _draw(sampler: BaseSampler, occasion: Occasion) -> Params:
     """A point from an Optuna sampler: together what it draws together, the rest one at a time."""
     study, trial = occasion.study, occasion.trial
-    if isinstance(sampler, CmaEsSampler | GPSampler):
+    if occasion.cost is not None and isinstance(sampler, TPESampler | GPSampler):
+        study = _PricedStudy(study, trial.number, occasion.cost)
+    elif isinstance(sampler, CmaEsSampler | GPSampler):
         study = _CompletedStudy(study, trial.number)
     joint = sampler.infer_relative_search_space(study, trial)
     drawn = sampler.sample_relative(study, trial, joint)
@@ -225,7 +242,7 @@ CANDIDATES: Mapping[str, Callable[[Occasion], Iterator[Params]]] = {
 }
 
 
-# --- what CMA-ES and the Gaussian process see ---------------------------------------------------------------------
+# --- what samplers see that know completed trials only ----------------------------------------------------------
 
 
 class _CompletedStudy(optuna.Study):
@@ -238,13 +255,53 @@ class _CompletedStudy(optuna.Study):
     def __init__(self, study: optuna.Study, number: int) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
         others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != number]
-        self._shown = _as_completed(others)
+        self._shown = _as_completed(self._select(others))
+
+    def _select(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Those that are shown."""
+        return trials
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+
+class _PricedStudy(_CompletedStudy):
+    """A study of two objectives: the value is to rise, the cost to fall.
+
+    Of a long study it shows the newest trials and those that no other beats in both, for what a sampler takes for a
+    proposal grows with the trials that it sees.
+    """
+
+    def __init__(self, study: optuna.Study, number: int, cost: TrialCost) -> None:
+        self._cost = cost
+        super().__init__(study, number)
+        self._directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+        prices = {trial.number: cost(trial) for trial in self._shown if trial.state == TrialState.COMPLETE}
+        dearest = max((price for price in prices.values() if price is not None), default=1.0)
+        for position, trial in enumerate(self._shown):
+            if trial.state == TrialState.COMPLETE:
+                price = prices[trial.number]
+                # What could not be trained has no cost; it is to look no better for that.
+                values = [*(trial.values or []), dearest if price is None else price]
+                self._shown[position] = _completed_with(values, trial)
+
+    def _select(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        if len(ended) <= MOST_OBSERVATIONS:
+            return trials
+        front = undominated(
+            (trial.value, price, trial)
+            for trial in ended
+            if trial.value is not None and (price := self._cost(trial)) is not None
+        )
+        shown = {trial.number: trial for trial in front[:GOOD]}
+        newest = [trial for trial in ended if trial.number not in shown]
+        shown |= {trial.number: trial for trial in newest[len(shown) - MOST_OBSERVATIONS :]}
+        shown |= {trial.number: trial for trial in trials if trial.state == TrialState.RUNNING}
+        return [shown[number] for number in sorted(shown)]
 
 
 def _as_completed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -262,16 +319,16 @@ def _as_completed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     shown = []
     for trial in trials:
         if trial.state == TrialState.PRUNED and (trial.number in values or not _is_trainable(trial)):
-            shown.append(_completed_with(values.get(trial.number, untrainable), trial))
+            shown.append(_completed_with([values.get(trial.number, untrainable)], trial))
         else:
             shown.append(trial)
     return shown
 
 
-def _completed_with(value: float, trial: FrozenTrial) -> FrozenTrial:
-    """A copy of the trial, completed with a value, which takes the place of its constraints."""
+def _completed_with(values: list[float], trial: FrozenTrial) -> FrozenTrial:
+    """A copy of the trial, completed with these values, which take the place of its constraints."""
     shown = copy.copy(trial)
-    shown.state, shown.values = TrialState.COMPLETE, [value]
+    shown.state, shown.values = TrialState.COMPLETE, values
     shown.system_attrs = {k: v for k, v in trial.system_attrs.items() if not k.startswith("constraints")}
     return shown
 

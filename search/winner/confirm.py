@@ -20,7 +20,7 @@ from search.placement.memory import replaced
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.spec import ConfirmConfig
-from search.study.ledger import DEFAULTS, Ledger, TrialRecord
+from search.study.ledger import DEFAULTS, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,15 @@ class Confirmed:
         return None if self.mean is None or self.trial.best is None else self.trial.best - self.mean
 
 
-def candidates(config: ConfirmConfig, ledger: Ledger, space: SearchSpace) -> list[Candidate]:
-    """The best trials by search value and the defaults, with their trainings; the best first."""
-    ranked = ledger.ranking()
-    chosen = ranked[: config.top]
+def candidates(config: ConfirmConfig, ranked: Sequence[TrialRecord], space: SearchSpace) -> list[Candidate]:
+    """The best trials and the defaults, with their trainings; the best first.
+
+    Args:
+        config: how many, and with how many seeds.
+        ranked: trials that ended well, the best first.
+        space: turns trials into settings.
+    """
+    chosen = list(ranked[: config.top])
     chosen += [trial for trial in ranked if trial.number == DEFAULTS and trial not in chosen]
     return [Candidate(trial, _trainings(trial, config, space)) for trial in chosen]
 

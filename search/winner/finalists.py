@@ -12,6 +12,7 @@ from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.spec import Spec
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
+from search.study.pareto import cost_of, front
 from search.winner.confirm import (
     Confirmed,
     candidates,
@@ -31,6 +32,17 @@ class Finalist:
     """None: for the trial's own best epoch."""
 
 
+def ranking(spec: Spec, ledger: Ledger) -> list[TrialRecord]:
+    """Trials that ended well, the best first; where a cost counts too, those on the front of both before all others."""
+    ranked = ledger.ranking()
+    cost = cost_of(spec.objective)
+    if cost is None:
+        return ranked
+    best = front(ranked, cost)
+    on_front = {trial.number for trial in best}
+    return [*best, *(trial for trial in ranked if trial.number not in on_front)]
+
+
 def finalists(
     spec: Spec, run: RunFolder, ledger: Ledger, space: SearchSpace, context: TrialContext, display: Display
 ) -> tuple[list[Finalist], list[Confirmed]]:
@@ -39,9 +51,10 @@ def finalists(
     Raises:
         RunFailed: not one of the best trials trained again.
     """
+    ranked = ranking(spec, ledger)
     if not spec.confirm.top:
-        return [Finalist(trial) for trial in ledger.ranking()], []
-    chosen = candidates(spec.confirm, ledger, space)
+        return [Finalist(trial) for trial in ranked], []
+    chosen = candidates(spec.confirm, ranked, space)
     trainings = [training for candidate in chosen for training in candidate.trainings.values()]
     numbers = ", ".join(str(candidate.trial.number) for candidate in chosen)
     display.say(f"Confirming trials {numbers} with {spec.confirm.seeds} other seeds each, at the full budget")

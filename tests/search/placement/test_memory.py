@@ -171,11 +171,11 @@ def weights(*peaks: float) -> Peaks:
 @pytest.mark.parametrize(
     ("peaks", "expected"),
     [
-        ((100,), Placement(0.125, 1)),
-        ((1391,), Placement(1.0, 1)),
-        ((2000, 1000), Placement(0.75, 2)),
-        ((math.inf, 2000, 800), Placement(0.625, 4)),
-        ((1500, 1450, 1400), Placement(1.0, 4)),  # seen to fit, though without a margin
+        ((100,), Placement(0.125, 1, 100)),
+        ((1391,), Placement(1.0, 1, 1391)),
+        ((2000, 1000), Placement(0.75, 2, 1000)),
+        ((math.inf, 2000, 800), Placement(0.625, 4, 800)),
+        ((1500, 1450, 1400), Placement(1.0, 4, 1400)),  # seen to fit, though without a margin
         ((math.inf, math.inf, math.inf), None),
         ((3000, 2500, 1601), None),
         ((), Placement(1.0, 1)),  # not weighed
@@ -191,18 +191,18 @@ def make_plan(peaks: Peaks, **ranges: Any) -> MemoryPlan:
 
 def test_a_training_that_goes_on_keeps_its_micro_batches() -> None:
     plan = make_plan(weights(200, 120, 90))
-    assert plan.place(TINY) == Placement(0.1875, 1)
-    assert plan.place(TINY, 4) == Placement(0.125, 4)
+    assert plan.place(TINY) == Placement(0.1875, 1, 200)
+    assert plan.place(TINY, 4) == Placement(0.125, 4, 90)
     # Begun on a larger card than this one: it is the checkpoint's, so it gets all there is.
-    assert make_plan(weights(2000, 400)).place(TINY, 1) == Placement(1.0, 1)
+    assert make_plan(weights(2000, 400)).place(TINY, 1) == Placement(1.0, 1, 2000)
 
 
 def test_micro_batches_are_halved_as_often_as_the_stand_in_s() -> None:
     ranges = {"train.batch_size": {"int": [2, 4]}}
     plan = make_plan(weights(2000, 400), **ranges)
-    assert plan.place(with_accumulation(replaced(TINY, {"train.batch_size": 3}), 1)) == Placement(0.3125, 2)
+    assert plan.place(with_accumulation(replaced(TINY, {"train.batch_size": 3}), 1)) == Placement(0.3125, 2, 400)
     plan = make_plan(weights(2000, 2000, 400), **ranges)
-    assert plan.place(replaced(TINY, {"train.batch_size": 3})) == Placement(0.3125, 3)
+    assert plan.place(replaced(TINY, {"train.batch_size": 3})) == Placement(0.3125, 3, 400)
 
 
 # --- weighing --------------------------------------------------------------------------------------------------------
@@ -228,9 +228,9 @@ def test_shapes_are_weighed_once_and_leaner_ones_where_they_do_not_fit(tmp_path:
     asked = [(shape.config.T, shape.config.train.accumulation) for shape in scale.asked]
     assert asked == [(1, 1), (2, 1), (2, 2), (5, 1), (5, 2), (5, 4)]
     assert plan.context_bytes == 7
-    assert plan.place(TINY) == Placement(0.9375, 1)
-    assert plan.place(replaced(TINY, {"T": 2})) == Placement(0.9375, 2)
-    assert plan.place(replaced(TINY, {"T": 5})) == Placement(1.0, 4)
+    assert plan.place(TINY) == Placement(0.9375, 1, 1600)
+    assert plan.place(replaced(TINY, {"T": 2})) == Placement(0.9375, 2, 1600)
+    assert plan.place(replaced(TINY, {"T": 5})) == Placement(1.0, 4, 2000)
 
 
 def test_a_later_sitting_weighs_again_on_another_device_only(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_what_ran_out_of_memory_is_weighed_again_where_more_is_free(tmp_path: Pa
     scale = Scale()
     assert plan_memory(space, SIDE, path, CARD, scale).place(TINY) is None
     assert scale.asked == []
-    assert plan_memory(space, SIDE, path, Card("a card", 4000, 16), scale).place(TINY) == Placement(0.5, 1)
+    assert plan_memory(space, SIDE, path, Card("a card", 4000, 16), scale).place(TINY) == Placement(0.5, 1, 1600)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"device": "a card", "total_bytes": 1, "trainings": [{"T": 1}]}'])

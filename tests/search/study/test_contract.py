@@ -12,10 +12,12 @@ from curves import dice_after, epoch_result
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
+from search.placement.memory import Placement
 from search.space import Range, SearchSpace, Value, suggest_one
-from search.spec import BudgetConfig, SamplerConfig, SchedulerConfig
+from search.spec import BudgetConfig, ObjectiveConfig, SamplerConfig, SchedulerConfig
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger, TrialRecord
+from search.study.pareto import COSTS, Cost, FrontGuard, cost_of
 from search.study.scheduler import Decision, Scheduler, build_scheduler
 
 SAMPLERS = get_args(SamplerConfig.model_fields["name"].annotation)
@@ -66,19 +68,26 @@ class Search:
     sampler: SamplerConfig
     scheduler: SchedulerConfig
     space: MortalSpace
+    cost: Cost | None = None
     trials: int = TRIALS
     epochs: int = EPOCHS
 
     def ledger(self) -> Ledger:
-        return Ledger(self.url, "search", self.space, self.sampler)
+        return Ledger(self.url, "search", self.space, self.sampler, self.cost.of if self.cost else None)
 
     def run(self, die_after: float = float("inf")) -> Scheduler:
         """Run to the end, one trial at a time, or until the given call."""
         clock = self.space.clock
         clock.left = die_after
         scheduler = build_scheduler(self.scheduler, self.epochs)
+        ledger = self.ledger()
         conductor = Conductor(
-            self.ledger(), self.space, scheduler, budget=BudgetConfig(trials=self.trials), epochs=self.epochs
+            ledger,
+            self.space,
+            FrontGuard(scheduler, ledger.trials, self.cost) if self.cost else scheduler,
+            budget=BudgetConfig(trials=self.trials),
+            epochs=self.epochs,
+            place=lambda config, begun: Placement(0.0, begun or 1, memory_bytes=1e9 * config.T),
         )
         while (proposal := conductor.next_trial()) is not None:
             clock.tick()
@@ -128,12 +137,15 @@ def space() -> MortalSpace:
 
 @pytest.fixture(
     scope="module",
-    params=[(sampler, scheduler) for sampler in SAMPLERS for scheduler in SCHEDULERS],
+    params=[
+        *((sampler, scheduler, "none") for sampler in SAMPLERS for scheduler in SCHEDULERS),
+        *((sampler, "asha", cost) for sampler in SAMPLERS if sampler != "cmaes" for cost in COSTS),
+    ],
     ids="-".join,
 )
 def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, space: MortalSpace) -> Lived:
-    """Every sampler with every scheduler, run once for all contracts."""
-    sampler, scheduler = request.param
+    """Every sampler with every scheduler, and with every cost that it can weigh, run once for all contracts."""
+    sampler, scheduler, cost = request.param
     folder = tmp_path_factory.mktemp("studies")
 
     def search(name: str) -> Search:
@@ -142,6 +154,7 @@ def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             SamplerConfig(name=sampler, startup=STARTUP),
             SchedulerConfig(name=scheduler, grace=1, reduction=2),
             space,
+            cost_of(ObjectiveConfig(cost=cost)),
         )
 
     scheduler_then = search("whole").run()

@@ -56,11 +56,11 @@ def result(number: int, search: float, **by_seed: Trained) -> Confirmed:
 def test_the_best_and_the_defaults_are_confirmed(
     ledger: Ledger, space: SearchSpace, top: int, chosen: list[int]
 ) -> None:
-    assert numbers(candidates(ConfirmConfig(top=top, seeds=1), ledger, space)) == chosen
+    assert numbers(candidates(ConfirmConfig(top=top, seeds=1), ledger.ranking(), space)) == chosen
 
 
 def test_each_is_trained_with_seeds_that_the_search_has_not_used(ledger: Ledger, space: SearchSpace) -> None:
-    for candidate in candidates(ConfirmConfig(top=2, seeds=3), ledger, space):
+    for candidate in candidates(ConfirmConfig(top=2, seeds=3), ledger.ranking(), space):
         searched = space.config(candidate.trial.params)
         assert [training.config.train.seed for training in candidate.trainings.values()] == [1, 2, 3]
         for seed, training in candidate.trainings.items():
@@ -71,7 +71,7 @@ def test_each_is_trained_with_seeds_that_the_search_has_not_used(ledger: Ledger,
 
 
 def test_the_confirmed_value_decides_not_the_searched_one(ledger: Ledger, space: SearchSpace) -> None:
-    found = candidates(ConfirmConfig(top=2, seeds=2), ledger, space)
+    found = candidates(ConfirmConfig(top=2, seeds=2), ledger.ranking(), space)
     curves = {
         "2-1": trained(0.3, 0.4),
         "2-2": trained(0.6, 0.1),
@@ -93,13 +93,13 @@ def test_the_final_training_has_the_median_of_the_best_epochs() -> None:
 
 
 def test_equal_values_go_to_the_earlier_trial(ledger: Ledger, space: SearchSpace) -> None:
-    found = candidates(ConfirmConfig(top=3, seeds=1), ledger, space)
+    found = candidates(ConfirmConfig(top=3, seeds=1), ledger.ranking(), space)
     curves = {f"{number}-1": trained(0.5) for number in numbers(found)}
     assert [each.trial.number for each in confirmed(found, curves)] == [0, 1, 2, 3]
 
 
 def test_nothing_that_trains_again_is_a_failed_run(ledger: Ledger, space: SearchSpace) -> None:
-    found = candidates(ConfirmConfig(top=1, seeds=1), ledger, space)
+    found = candidates(ConfirmConfig(top=1, seeds=1), ledger.ranking(), space)
     curves = {f"{number}-1": trained(outcome=Outcome.DIVERGED) for number in numbers(found)}
     with pytest.raises(RunFailed, match="not one of the best trials trained again"):
         confirmed(found, curves)
