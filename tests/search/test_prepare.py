@@ -21,9 +21,9 @@ def test_the_phantom_stands_in_for_the_default_folder_only() -> None:
     place = find_cohort(CohortConfig(fallback="phantom"))
     assert place.is_phantom
     assert place.root.parent == Path("data")
-    with pytest.raises(InputError, match=r"cohort\.root: /srv/typo: no such cohort"):
+    with pytest.raises(InputError, match=r"cohort\.root: /srv/typo: no such folder"):
         find_cohort(CohortConfig(fallback="phantom", root="/srv/typo"))
-    with pytest.raises(InputError, match=r"cohort\.root: data: no such cohort"):
+    with pytest.raises(InputError, match=r"cohort\.root: data: no such folder"):
         find_cohort(CohortConfig(fallback="none"))
 
 
