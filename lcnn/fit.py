@@ -126,7 +126,7 @@ def fit(
         history = training.resume(folder) if folder else []
         most = config.train.epochs if epochs is None else epochs
         yield from history[:most]
-        while not _finished(history, most, config.train.early_stopping):
+        while not is_finished(history, most, config.train.early_stopping):
             result = training.run_epoch(len(history) + 1)
             history.append(result)
             if folder:
@@ -146,7 +146,8 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
-def _finished(history: Sequence[EpochResult], epochs: int, patience: int) -> bool:
+def is_finished(history: Sequence[EpochResult], epochs: int, patience: int) -> bool:
+    """Whether a training has all its epochs, or none of the last ``patience`` was better than one before."""
     if len(history) >= epochs:
         return True
     curve = [result.val_dice or 0.0 for result in history]

@@ -82,6 +82,7 @@ class SearchProgress:
         finished: trials that earlier sittings finished.
         best: best value so far.
         expected_epochs: that a trial has before it after so many; for the time left.
+        unit: what a trial's steps are: epochs, or folds.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class SearchProgress:
         finished: int,
         best: float | None,
         expected_epochs: Callable[[int], float],
+        unit: str = "epochs",
     ) -> None:
-        self._display = display
+        self._display, self._unit = display, unit
         self._trials, self._done, self._best = trials, finished, best
         self._expected_epochs = expected_epochs
         self._running: dict[int, int] = {}
@@ -107,7 +109,7 @@ class SearchProgress:
         if event.kind == "finished":
             self._running.pop(trial.number, None)
             self._done += 1
-            self._display.say(trial_line(trial))
+            self._display.say(trial_line(trial, self._unit))
         else:
             self._running[trial.number] = len(trial.curve)
             self._epochs += event.kind == "epoch"
@@ -119,20 +121,20 @@ class SearchProgress:
 
     def _time_left(self) -> str:
         if not self._epochs:
-            return "time left: measuring the first epoch"
+            return "time left: measuring the first step"
         pace_s = (time.monotonic() - self._started) / self._epochs
         waiting = self._trials - self._done - len(self._running)
         underway = sum(self._expected_epochs(done) for done in self._running.values())
         return f"about {minutes((waiting * self._expected_epochs(0) + underway) * pace_s)} left"
 
 
-def trial_line(trial: TrialRecord) -> str:
-    """A trial in one line: number, settings, how it ended, how good it was."""
+def trial_line(trial: TrialRecord, unit: str = "epochs") -> str:
+    """A trial in one line: number, how good it was, after how many steps, how it ended, settings."""
     score = f"Dice {trial.best:.3f}" if trial.best is not None else "no value"
     end = trial.outcome or "unfinished"
     if trial.outcome in (Outcome.CRASHED, Outcome.PRUNED) and trial.reason:
         end = f"{end} ({trial.reason})"
-    return f"trial {trial.number:>3}  {score}  {len(trial.curve):>2} epochs  {end:<10} {short_params(trial.params)}"
+    return f"trial {trial.number:>3}  {score}  {len(trial.curve):>2} {unit}  {end:<10} {short_params(trial.params)}"
 
 
 def short_params(params: Mapping[str, Value]) -> str:

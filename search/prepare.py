@@ -10,6 +10,7 @@ from typing import NamedTuple
 from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.errors import InputError
+from data_prep.folds import lock_folds
 from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
@@ -30,10 +31,12 @@ class Prepared:
     data: CompiledCohort
     split: Split
     normalisation: Normalisation
+    folds: tuple[Split, ...] = ()
+    """Who trains and validates in each fold, where trials are measured on folds."""
 
 
-def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Progress) -> Prepared:
-    """Find or build the cohort, compile it, lock the split into the run folder.
+def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Progress, *, folds: int = 0) -> Prepared:
+    """Find or build the cohort, compile it, lock the split and its folds into the run folder.
 
     Raises:
         InputError: no cohort, a broken one, or one that is not the run's.
@@ -51,7 +54,10 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     )
     split = lock_split(run.split, data.store, config.split)
     check_lesions(data.store, split, config.image_size)
-    return Prepared(data, split, training_normalisation(data.store, split))
+    made = lock_folds(run.folds, data.store, split, folds) if folds else ()
+    for fold in made:
+        check_lesions(data.store, fold, config.image_size)
+    return Prepared(data, split, training_normalisation(data.store, split), made)
 
 
 def check_lesions(store: Store, split: Split, image_size: int) -> None:

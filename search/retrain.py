@@ -15,7 +15,7 @@ from search.run_folder import RunFolder
 from search.runner import open_ledger, prepare_cohort, read_evaluation, trial_context
 from search.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord
-from search.winner.final import final_job, test_models
+from search.winner.final import final_job, fold_epochs, test_models
 from search.winner.finalists import train
 
 
@@ -39,7 +39,8 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         display.log_to(run.root / "run.log")
         ledger = open_ledger(run, spec, space)
         trial = pick_trial(run, ledger, number)
-        job = final_job(trial, space)
+        by_fold = spec.step_unit == "folds"
+        job = final_job(trial, space, fold_epochs(run.trials / str(trial.number)) if by_fold else None)
         slots = this_machine(spec.resources)
         display.say(f"Trial {trial.number}: {short_params(trial.params)}")
         prepared = prepare_cohort(spec, run, results, display)

@@ -72,6 +72,11 @@ class RunFolder:
         return self.root / "trials.csv"
 
     @property
+    def folds(self) -> Path:
+        """Which patients validate in which fold, where trials are measured on folds."""
+        return self.root / "folds.json"
+
+    @property
     def pareto(self) -> Path:
         """The Pareto front as CSV, where a search weighs a cost against Dice."""
         return self.root / "pareto.csv"

@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
-from data_prep.split import Normalisation
+from data_prep.split import Normalisation, training_normalisation
 from lcnn.evaluation import summarise, write_evaluation, write_patients
 from lcnn.model import build_model
 from lcnn.model_file import load_model
@@ -19,7 +19,7 @@ from search.display import Display
 from search.execution.cluster import check_address, on_cluster
 from search.execution.probe import Workshop, find_card, plan_memory, weigh_in
 from search.execution.searching import limit_reached, search
-from search.execution.trial import TrialContext
+from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory, this_machine
 from search.prepare import Prepared, find_cohort, prepare
@@ -234,13 +234,19 @@ def announce(spec: Spec, run: RunFolder, slots: Slots, display: Display, *, resu
 
 def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) -> Prepared:
     """Cohort, store and split, with progress."""
-    prepared = prepare(spec.cohort, run, results / CACHE, display.progress)
+    prepared = prepare(spec.cohort, run, results / CACHE, display.progress, folds=spec.folds.count)
     display.clear()
     split = prepared.split
     display.say(
         f"Split (locked, by patient): {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test; "
         f"{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
     )
+    if prepared.folds:
+        sizes = " or ".join(str(size) for size in sorted({len(fold.val) for fold in prepared.folds}))
+        display.say(
+            f"Folds: trials are measured on {len(prepared.folds)} folds of the patients outside the test, "
+            f"{sizes} of them validating in each"
+        )
     return prepared
 
 
@@ -254,6 +260,10 @@ def trial_context(spec: Spec, run: RunFolder, prepared: Prepared, slots: Slots) 
         normalisation=prepared.normalisation,
         slots=slots,
         checkpoints=spec.storage.checkpoints,
+        folds=tuple(
+            Fold(fold.train, fold.val, training_normalisation(prepared.data.store, fold)) for fold in prepared.folds
+        ),
+        fold_use=spec.folds.use,
     )
 
 

@@ -38,7 +38,7 @@ class BudgetConfig(Settings):
     trials: int = Field(64, ge=1)
     """Configurations to try, the defaults included."""
     epochs: int | None = Field(None, ge=1)
-    """Epochs of training over all trials, or no limit."""
+    """Steps of all trials, or no limit: epochs, whether on one fold or several at once; folds where these are steps."""
     hours: float | None = Field(None, gt=0)
     """Wall-clock hours of searching over all sittings, or no limit."""
     gpu_hours: float | None = Field(None, gt=0)
@@ -78,6 +78,15 @@ class SchedulerConfig(Settings):
     """Epochs that every trial gets."""
     reduction: int = Field(3, ge=2)
     """One trial in this many goes on from each rung to the next; the median rule has no use for it."""
+
+
+class FoldsConfig(Settings):
+    """Whether a trial is measured on several folds of the patients, in place of the one validation part."""
+
+    count: int = Field(0, ge=0)
+    """Folds over training and validation patients; 0: none."""
+    use: Literal["repeats", "fidelity"] = "repeats"
+    """All folds epoch by epoch, or one whole fold after the other: then a trial's steps, rungs and grace are folds."""
 
 
 class ConfirmConfig(Settings):
@@ -125,9 +134,20 @@ class Spec(TrainConfig):
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    folds: FoldsConfig = FoldsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     storage: StorageConfig = StorageConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def step_unit(self) -> Literal["epochs", "folds"]:
+        """What the steps of a trial are."""
+        return "folds" if self.folds.count and self.folds.use == "fidelity" else "epochs"
+
+    @property
+    def steps(self) -> int:
+        """Results that a whole trial gives: its epochs, or its folds where these are its fidelity."""
+        return self.folds.count if self.step_unit == "folds" else self.train.epochs
 
     @property
     def defaults(self) -> TrainConfig:
@@ -195,10 +215,18 @@ def validate_spec(data: Mapping[str, Any], where: str) -> Spec:
         InputError: as `load_spec`.
     """
     spec = validate(Spec, data, where)
-    if spec.scheduler.name != "none" and spec.scheduler.grace > spec.train.epochs:
+    if spec.scheduler.name != "none" and spec.scheduler.grace > spec.steps:
+        key = {"epochs": "train.epochs", "folds": "folds.count"}[spec.step_unit]
         raise InputError(
-            f"{where}: scheduler.grace: {spec.scheduler.grace} epochs is more than the "
-            f"full budget train.epochs = {spec.train.epochs}; lower grace or raise epochs"
+            f"{where}: scheduler.grace: {spec.scheduler.grace} {spec.step_unit} is more than the "
+            f"full budget {key} = {spec.steps}; lower grace or raise {spec.step_unit}"
+        )
+    if spec.folds.count == 1:
+        raise InputError(f"{where}: folds.count: one fold leaves nobody to train; choose 2 or more, or 0 for none")
+    if spec.step_unit == "folds" and not spec.confirm.top:
+        raise InputError(
+            f"{where}: confirm.top: with folds.use = fidelity the epochs of the final training come from the "
+            "confirmation; set it to 1 or more"
         )
     if spec.objective.cost != "none" and spec.sampler.name == "cmaes":
         raise InputError(

@@ -41,4 +41,6 @@ class CheckpointKeeper:
             self._remove(loser, "best.pt")
 
     def _remove(self, number: int, name: str) -> None:
-        (self._folder / str(number) / name).unlink(missing_ok=True)
+        trained = self._folder / str(number)
+        for file in (trained / name, *trained.glob(f"fold-*/{name}")):
+            file.unlink(missing_ok=True)

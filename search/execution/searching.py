@@ -56,11 +56,10 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         trials=spec.budget.trials,
         finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
         best=Tally(records).best,
-        expected_epochs=partial(expected_epochs, spec.scheduler, spec.train.epochs),
+        expected_epochs=partial(expected_epochs, spec.scheduler, spec.steps),
+        unit=spec.step_unit,
     )
-    display.say(
-        f"Searching: {spec.budget.trials} trials of at most {spec.train.epochs} epochs, trial 0 is the defaults"
-    )
+    display.say(f"Searching: {spec.budget.trials} trials of at most {trial_length(spec)}, trial 0 is the defaults")
     stopwatch = Stopwatch(ledger, context.slots.at_once)
     keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
 
@@ -70,7 +69,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
             keeper.ended(event.trial)
         progress(event)
 
-    scheduler = build_scheduler(spec.scheduler, spec.train.epochs)
+    scheduler = build_scheduler(spec.scheduler, spec.steps)
     if cost := cost_of(spec.objective):
         scheduler = FrontGuard(scheduler, ledger.trials, cost)
     conductor = Conductor(
@@ -78,7 +77,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         space,
         scheduler,
         budget=spec.budget,
-        epochs=spec.train.epochs,
+        epochs=spec.steps,
         seconds=lambda: stopwatch.seconds,
         place=context.slots.place,
         uses_gpu=context.slots.device == "cuda",
@@ -91,6 +90,14 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         stopwatch.keep()
     if conductor.halted:
         raise RunFailed(f"{conductor.halted}; make room, then the same command goes on")
+
+
+def trial_length(spec: Spec) -> str:
+    """What a trial that nobody stops goes through, for people."""
+    if not spec.folds.count:
+        return f"{spec.train.epochs} epochs"
+    joined = "one after the other, each of" if spec.folds.use == "fidelity" else "side by side, of"
+    return f"{spec.folds.count} folds {joined} {spec.train.epochs} epochs"
 
 
 class Stopwatch:

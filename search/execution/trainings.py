@@ -27,6 +27,8 @@ class Training:
     """Name of its folder below the context's."""
     config: TrainConfig
     epochs: int
+    fold: int | None = None
+    """The fold that it trains and validates on, from 0; None: what the context says."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def start_stream(training: Training, context: TrialContext, share: float, retrie
         share: of a card, which is reserved for it.
         retries: times that Ray starts it again where its worker breaks.
     """
+    if training.fold is not None:
+        context = context.of_fold(training.fold)
     demands = context.slots.demands(share)
     task = ray.remote(stream_training).options(
         num_returns="streaming",

@@ -3,9 +3,9 @@
 import errno
 import gc
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ray import tune
@@ -14,6 +14,7 @@ from data_prep.split import Normalisation
 from data_prep.store import Store
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult, TrainingData, fit
+from lcnn.folds import Begin, one_by_one, side_by_side
 from lcnn.outcome import Outcome
 from search.placement.resources import Slots
 from search.storage import CheckpointStore, mirrored
@@ -21,6 +22,16 @@ from search.storage import CheckpointStore, mirrored
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"
 """Why no trial can go on at present; the trial itself is none the worse for it."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Who trains and who validates in one fold."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    normalisation: Normalisation
+    """Of the fold's own training patients."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,19 @@ class TrialContext:
     slots: Slots
     checkpoints: str | None = None
     """Folder or URL to which trainings are mirrored; None: they work in ``folder`` itself."""
+    folds: tuple[Fold, ...] = ()
+    """Where there are some, a training is one a fold, each in a folder of its own below the training's."""
+    fold_use: Literal["repeats", "fidelity"] = "repeats"
+
+    def of_fold(self, number: int) -> "TrialContext":
+        """The context of a single fold's trainings, counted from 0."""
+        fold = self.folds[number]
+        return replace(self, train=fold.train, val=fold.val, normalisation=fold.normalisation, folds=())
+
+    @property
+    def unfolded(self) -> "TrialContext":
+        """The context of trainings on the split itself."""
+        return replace(self, folds=())
 
     def data(self) -> TrainingData:
         """Open the store and pick the patients; test patients are not among them."""
@@ -50,12 +74,36 @@ def start_training(
     settle_process(context.slots.threads, context.slots.device)
     if context.slots.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(context.slots.allocator_share(share))
+    if context.folds:
+        return _over_folds(context, key, config, epochs)
+    return _train(context, key, config, epochs)
+
+
+def _train(
+    context: TrialContext, key: str, config: TrainConfig, epochs: int | None
+) -> Generator[EpochResult, None, Outcome]:
     data = context.data()
     return keep_training(
         context,
         key,
         lambda folder: fit(config, data, device=context.slots.device, folder=folder, epochs=epochs),
     )
+
+
+def _over_folds(
+    context: TrialContext, key: str, config: TrainConfig, steps: int | None
+) -> Generator[EpochResult, None, Outcome]:
+    """The folds' trainings as one; of a limit in steps, see `search.spec.Spec.steps`."""
+    count, full = len(context.folds), config.train.epochs
+
+    def begin_with(settings: TrainConfig) -> Begin:
+        return lambda fold, epochs: _train(context.of_fold(fold), f"{key}/fold-{fold}", settings, epochs)
+
+    if context.fold_use == "fidelity":
+        return one_by_one(begin_with(config), min(count, steps or count), full)
+    # It is the mean of the folds that may stop early, not one of them.
+    patient = config.model_copy(update={"train": config.train.model_copy(update={"early_stopping": full})})
+    return side_by_side(begin_with(patient), count, min(full, steps or full), config.train.early_stopping)
 
 
 def settle_process(threads: int, device: str) -> None:

@@ -28,8 +28,17 @@ class Candidate:
     """A trial with the trainings that confirm it."""
 
     trial: TrialRecord
-    trainings: Mapping[int, Training]
-    """By seed."""
+    trainings: tuple[Training, ...]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One training that confirms a candidate, and how it went."""
+
+    seed: int
+    fold: int | None
+    """Where trials are measured on folds, which of them, from 0."""
+    trained: Trained
 
 
 @dataclass(frozen=True)
@@ -37,15 +46,17 @@ class Confirmed:
     """What a candidate's trainings say."""
 
     trial: TrialRecord
-    trained: Mapping[int, Trained]
-    """By seed."""
+    runs: tuple[Confirmation, ...]
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Best validation Dice of each training, in order of the seeds; none where one of them failed."""
-        values = [training.best for training in self.trained.values() if training.outcome == Outcome.COMPLETED]
-        found = tuple(value for value in values if value is not None)
-        return found if len(found) == len(self.trained) else ()
+        """Best validation Dice with each seed, the mean over its folds; none where a training failed."""
+        by_seed: dict[int, list[float]] = {}
+        for run in self.runs:
+            if run.trained.outcome != Outcome.COMPLETED or run.trained.best is None:
+                return ()
+            by_seed.setdefault(run.seed, []).append(run.trained.best)
+        return tuple(fmean(by_seed[seed]) for seed in sorted(by_seed))
 
     @property
     def mean(self) -> float | None:
@@ -59,8 +70,8 @@ class Confirmed:
 
     @property
     def epochs(self) -> int:
-        """Epochs for a final training: the median over the seeds of the best epoch."""
-        return median_low(t.best_epoch for t in self.trained.values() if t.best_epoch is not None)
+        """Epochs for a final training: the median over the trainings of the best epoch."""
+        return median_low(run.trained.best_epoch for run in self.runs if run.trained.best_epoch is not None)
 
     @property
     def regression(self) -> float | None:
@@ -68,30 +79,35 @@ class Confirmed:
         return None if self.mean is None or self.trial.best is None else self.trial.best - self.mean
 
 
-def candidates(config: ConfirmConfig, ranked: Sequence[TrialRecord], space: SearchSpace) -> list[Candidate]:
+def candidates(
+    config: ConfirmConfig, ranked: Sequence[TrialRecord], space: SearchSpace, folds: int = 0
+) -> list[Candidate]:
     """The best trials and the defaults, with their trainings; the best first.
 
     Args:
         config: how many, and with how many seeds.
         ranked: trials that ended well, the best first.
         space: turns trials into settings.
+        folds: with each seed, a training on each of so many folds; 0: one on the split itself.
     """
     chosen = list(ranked[: config.top])
     chosen += [trial for trial in ranked if trial.number == DEFAULTS and trial not in chosen]
-    return [Candidate(trial, _trainings(trial, config, space)) for trial in chosen]
+    return [Candidate(trial, _trainings(trial, config, space, folds)) for trial in chosen]
 
 
-def _trainings(trial: TrialRecord, config: ConfirmConfig, space: SearchSpace) -> dict[int, Training]:
+def _trainings(trial: TrialRecord, config: ConfirmConfig, space: SearchSpace, folds: int) -> tuple[Training, ...]:
     settings = settings_of(trial, space)
     first = settings.train.seed + 1  # the search itself used the seed of the file
-    return {
-        seed: Training(
-            f"{trial.number}-{seed}",
+    return tuple(
+        Training(
+            f"{trial.number}-{seed}" + ("" if fold is None else f"-fold-{fold}"),
             replaced(settings, {"train.seed": seed}),
             settings.train.epochs,
+            fold,
         )
         for seed in range(first, first + config.seeds)
-    }
+        for fold in (range(folds) if folds else [None])
+    )
 
 
 def confirmed(candidates: Sequence[Candidate], trained: Mapping[str, Trained]) -> list[Confirmed]:
@@ -101,7 +117,10 @@ def confirmed(candidates: Sequence[Candidate], trained: Mapping[str, Trained]) -
         RunFailed: none trains reliably.
     """
     results = [
-        Confirmed(candidate.trial, {seed: trained[training.key] for seed, training in candidate.trainings.items()})
+        Confirmed(
+            candidate.trial,
+            tuple(Confirmation(t.config.train.seed, t.fold, trained[t.key]) for t in candidate.trainings),
+        )
         for candidate in candidates
     ]
     if all(result.mean is None for result in results):
@@ -121,31 +140,32 @@ def confirmation_lines(results: Sequence[Confirmed]) -> list[str]:
     return lines
 
 
-def write_confirmation(run: RunFolder, results: Sequence[Confirmed]) -> None:
+def write_confirmation(folder: RunFolder, results: Sequence[Confirmed]) -> None:
     """confirm.csv: a row a training."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["trial", "seed", "outcome", "epochs", "best_epoch", "best_val_dice", "search_val_dice"])
+    writer.writerow(["trial", "seed", "fold", "outcome", "epochs", "best_epoch", "best_val_dice", "search_val_dice"])
     for result in results:
-        for seed, training in result.trained.items():
+        for run in result.runs:
             writer.writerow(
                 [
                     result.trial.number,
-                    seed,
-                    training.outcome.value,
-                    len(training.curve),
-                    training.best_epoch,
-                    training.best,
+                    run.seed,
+                    run.fold,
+                    run.trained.outcome.value,
+                    len(run.trained.curve),
+                    run.trained.best_epoch,
+                    run.trained.best,
                     result.trial.best,
                 ]
             )
-    write_text_atomically(run.confirmation, buffer.getvalue())
+    write_text_atomically(folder.confirmation, buffer.getvalue())
 
 
 def confirmation_summary(results: Sequence[Confirmed]) -> dict[str, Any]:
     """The confirmation for evaluation.json, the winner first."""
     return {
-        "seeds": len(results[0].trained),
+        "seeds": len({run.seed for run in results[0].runs}),
         "trials": [
             {
                 "trial": result.trial.number,

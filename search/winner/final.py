@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median_low
 
+import pandas as pd
 import yaml
 
 from data_prep.files import write_text_atomically
@@ -43,6 +45,21 @@ def final_job(trial: TrialRecord, space: SearchSpace, epochs: int | None = None)
     return FinalJob(trial.number, settings_of(trial, space), epochs)
 
 
+def fold_epochs(trained: Path) -> int:
+    """Epochs for a final training of a trial whose steps were folds: the median over the folds of the best epoch.
+
+    Args:
+        trained: the trial's folder.
+
+    Raises:
+        RunFailed: the folds' histories are not there any more.
+    """
+    histories = [pd.read_csv(file) for file in sorted(trained.glob("fold-*/history.csv"))]
+    if not histories:
+        raise RunFailed(f"{trained}: no history of its folds, which tells for how many epochs to train")
+    return median_low(int(history["epoch"][history["val_dice"].argmax()]) for history in histories)
+
+
 def train_final(
     jobs: Sequence[FinalJob], context: TrialContext, folder: Path, on_epoch: Callable[[int], None]
 ) -> dict[int, Outcome]:
@@ -60,7 +77,7 @@ def train_final(
     Raises:
         RunFailed: a worker broke more often than it is retried.
     """
-    joined = replace(context, folder=folder.resolve(), train=(*context.train, *context.val), val=())
+    joined = replace(context.unfolded, folder=folder.resolve(), train=(*context.train, *context.val), val=())
     trained = run_trainings([Training(str(job.number), job.config, job.epochs) for job in jobs], joined, on_epoch)
     for job in jobs:
         fetch_training(joined, str(job.number))

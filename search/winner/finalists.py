@@ -54,8 +54,8 @@ def finalists(
     ranked = ranking(spec, ledger)
     if not spec.confirm.top:
         return [Finalist(trial) for trial in ranked], []
-    chosen = candidates(spec.confirm, ranked, space)
-    trainings = [training for candidate in chosen for training in candidate.trainings.values()]
+    chosen = candidates(spec.confirm, ranked, space, spec.folds.count)
+    trainings = [training for candidate in chosen for training in candidate.trainings]
     numbers = ", ".join(str(candidate.trial.number) for candidate in chosen)
     display.say(f"Confirming trials {numbers} with {spec.confirm.seeds} other seeds each, at the full budget")
     total = sum(training.epochs for training in trainings)

@@ -15,6 +15,7 @@ from search.spec import ConfirmConfig
 from search.study.ledger import Ledger, TrialRecord
 from search.winner.confirm import (
     Candidate,
+    Confirmation,
     Confirmed,
     candidates,
     confirmation_lines,
@@ -49,7 +50,7 @@ def trained(*curve: float, outcome: Outcome = Outcome.COMPLETED) -> Trained:
 
 def result(number: int, search: float, **by_seed: Trained) -> Confirmed:
     record = TrialRecord(number, {}, (search,), Outcome.COMPLETED, 1.0)
-    return Confirmed(record, {int(seed[1:]): each for seed, each in by_seed.items()})
+    return Confirmed(record, tuple(Confirmation(int(seed[1:]), None, each) for seed, each in by_seed.items()))
 
 
 @pytest.mark.parametrize(("top", "chosen"), [(1, [2, 0]), (2, [2, 3, 0]), (5, [2, 3, 1, 4, 0]), (9, [2, 3, 1, 4, 0])])
@@ -62,8 +63,9 @@ def test_the_best_and_the_defaults_are_confirmed(
 def test_each_is_trained_with_seeds_that_the_search_has_not_used(ledger: Ledger, space: SearchSpace) -> None:
     for candidate in candidates(ConfirmConfig(top=2, seeds=3), ledger.ranking(), space):
         searched = space.config(candidate.trial.params)
-        assert [training.config.train.seed for training in candidate.trainings.values()] == [1, 2, 3]
-        for seed, training in candidate.trainings.items():
+        assert [training.config.train.seed for training in candidate.trainings] == [1, 2, 3]
+        for training in candidate.trainings:
+            seed = training.config.train.seed
             assert training.key == f"{candidate.trial.number}-{seed}"
             assert training.epochs == searched.train.epochs
             unseeded = searched.train.model_copy(update={"seed": seed})
@@ -90,6 +92,24 @@ def test_the_confirmed_value_decides_not_the_searched_one(ledger: Ledger, space:
 
 def test_the_final_training_has_the_median_of_the_best_epochs() -> None:
     assert result(1, 0.5, s1=trained(0.1, 0.2, 0.5), s2=trained(0.5, 0.2), s3=trained(0.1, 0.5, 0.2)).epochs == 2
+
+
+def test_with_folds_a_seed_is_a_training_on_each(ledger: Ledger, space: SearchSpace) -> None:
+    (best, _) = candidates(ConfirmConfig(top=1, seeds=2), ledger.ranking(), space, folds=2)
+    assert [(t.key, t.config.train.seed, t.fold) for t in best.trainings] == [
+        ("2-1-fold-0", 1, 0),
+        ("2-1-fold-1", 1, 1),
+        ("2-2-fold-0", 2, 0),
+        ("2-2-fold-1", 2, 1),
+    ]
+    curves = dict(zip((t.key for t in best.trainings), map(trained, (0.2, 0.4, 0.6, 0.8)), strict=True))
+    (found,) = confirmed([best], curves)
+    assert found.values == pytest.approx((0.3, 0.7))  # noqa: PD011 (no table)
+    assert found.mean == pytest.approx(0.5)
+    assert confirmation_summary([found])["seeds"] == 2
+    curves["2-2-fold-1"] = trained(outcome=Outcome.DIVERGED)
+    with pytest.raises(RunFailed):
+        confirmed([best], curves)
 
 
 def test_equal_values_go_to_the_earlier_trial(ledger: Ledger, space: SearchSpace) -> None:

@@ -1,0 +1,87 @@
+"""Folds over the patients outside the test part."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refusals import refusal
+
+from data_prep.errors import InputError
+from data_prep.folds import lock_folds, make_folds
+from data_prep.split import Split, SplitConfig, make_split
+from data_prep.store import Store, StoredPatient
+
+
+def store_of(volumes: Sequence[int]) -> Store:
+    """A store of one-slice patients of these lesion volumes; folds read no pixels."""
+    patients = {
+        f"p{n}": StoredPatient(start=n, stop=n + 1, box=(0, 0, 1), native=(1, 1), spacing_mm=None, lesion_pixels=volume)
+        for n, volume in enumerate(volumes)
+    }
+    blank = np.zeros((len(volumes), 1, 1), dtype=np.uint8)
+    return Store(Path("cache/store"), "c0ffee", 1, "none", blank, blank, np.array(volumes) > 0, patients)
+
+
+@pytest.mark.parametrize("patients", [12, 20, 33, 60])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_every_patient_outside_the_test_validates_once(patients: int, count: int) -> None:
+    store = store_of(np.random.default_rng(0).permutation(np.arange(1, patients + 1)).tolist())
+    split = make_split(store, SplitConfig())
+    folds = make_folds(store, split, count)
+    outside = {*split.train, *split.val}
+    assert len(folds) == count
+    assert sorted(name for fold in folds for name in fold.val) == sorted(outside)
+    sizes = [len(fold.val) for fold in folds]
+    assert max(sizes) - min(sizes) <= 1
+    for fold in folds:
+        assert {*fold.train, *fold.val} == outside
+        assert not {*fold.train} & {*fold.val}
+        assert fold.test == split.test
+
+
+def test_every_fold_has_large_and_small_lesions() -> None:
+    store = store_of([*range(1, 61)])
+    for fold in make_folds(store, make_split(store, SplitConfig()), 5):
+        volumes = [store.lesion_volume(name) for name in fold.val]
+        assert min(volumes) <= 15
+        assert max(volumes) >= 45
+
+
+def test_a_seed_gives_the_same_folds_and_another_one_others() -> None:
+    store = store_of([*range(1, 31)])
+    splits = [make_split(store, SplitConfig(seed=seed)) for seed in (0, 0, 1)]
+    same, again, other = (make_folds(store, split, 3) for split in splits)
+    assert same == again
+    assert same != other
+
+
+def test_more_folds_than_patients_with_a_lesion_are_refused() -> None:
+    store = store_of([0] * 10 + [1, 2, 3, 4, 5, 6])
+    split = make_split(store, SplitConfig(train=0.4, val=0.3, test=0.3))
+    with pytest.raises(InputError, match=r"folds\.count: 9 folds, but only \d patients with a lesion"):
+        make_folds(store, split, 9)
+
+
+def test_kept_folds_are_those_of_the_split(tmp_path: Path) -> None:
+    store, path = store_of([*range(1, 31)]), tmp_path / "folds.json"
+    split = make_split(store, SplitConfig())
+    folds = lock_folds(path, store, split, 3)
+    assert lock_folds(path, store, split, 3) == folds
+    kept = json.loads(path.read_text())
+    assert kept["validation"] == [list(fold.val) for fold in folds]
+    for other in (make_split(store, SplitConfig(seed=1)), split):
+        with pytest.raises(InputError, match="not the folds of this split"):
+            lock_folds(path, store, other, 3 if other is not split else 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "damaged"), ("[]", "damaged"), ("{}", "damaged"), ('{"validation": [["p1"]]}', "not the folds")],
+)
+def test_a_changed_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    store, path = store_of([*range(1, 31)]), tmp_path / "folds.json"
+    path.write_text(text)
+    split: Split = make_split(store, SplitConfig())
+    assert message in refusal(lambda: lock_folds(path, store, split, 3))
