@@ -1,6 +1,7 @@
 """What a person sees while a run works: calm lines, and on a terminal one live line at the bottom."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,6 +68,13 @@ class Display:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def failed(self, reason: str) -> None:
+        """Why the program ends, on standard error."""
+        self.clear()
+        log.info("failed: %s", reason)
+        sys.stderr.write(f"failed: {reason}\n")
+        sys.stderr.flush()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Status of a piece of work that is counted."""

@@ -11,12 +11,14 @@ import torch
 from data_prep.cohort import IMAGE_FOLDERS
 from lcnn.config import TrainConfig
 from search.display import Display, minutes
+from search.execution.measuring import recalled_slots
 from search.placement.rehearsal import Rehearsal
 from search.placement.resources import Slots, is_placed_by_memory, this_machine
 from search.prepare import find_cohort
 from search.run_folder import check_spec, run_folder
 from search.space import SearchSpace
-from search.spec import Spec
+from search.spec import ResourcesConfig, Spec
+from search.study.budget import planned_trials
 from search.study.scheduler import expected_epochs
 
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
@@ -38,8 +40,8 @@ class TimeEstimate:
 
     step_s: float
     epoch_s: float
-    trial_epochs: float
-    """Epochs that a trial runs on average under the scheduler."""
+    trial_steps: float
+    """Epochs, or folds where these are its steps, that a trial runs on average under the scheduler."""
     search_s: float
     confirm_s: float
     final_s: float
@@ -81,7 +83,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def estimate_time(spec: Spec, slots: Slots, load: Workload) -> TimeEstimate:
+def estimate_time(spec: Spec, trials: int, slots: Slots, load: Workload) -> TimeEstimate:
     """Time of search and final trainings, had all trials the defaults' cost and ASHA its usual course.
 
     A search over T costs more than this where larger T are drawn often; the estimate names the order.
@@ -89,14 +91,15 @@ def estimate_time(spec: Spec, slots: Slots, load: Workload) -> TimeEstimate:
     step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots)
     steps, val_batches = load.train_stacks / spec.train.batch_size, load.val_slices / spec.train.stacks_at_once
     epoch_s = math.ceil(steps) * step_s + math.ceil(val_batches) * val_s
-    per_trial = expected_epochs(spec.scheduler, spec.train.epochs)
+    per_trial = expected_epochs(spec.scheduler, spec.steps)
     # Trial 0 runs to its end whatever the scheduler says.
-    epochs = spec.train.epochs + (spec.budget.trials - 1) * per_trial
-    search_s = epochs * epoch_s / slots.at_once
+    trial_steps = spec.steps + (trials - 1) * per_trial
+    trainings = max(1, spec.folds.count)
+    search_s = trial_steps * trainings * spec.train.epochs / spec.steps * epoch_s / slots.at_once
     if spec.budget.hours is not None:
         search_s = min(search_s, spec.budget.hours * 3600)
     # The best and, where they are not among them, the defaults.
-    confirmed = min(spec.confirm.top + 1, spec.budget.trials) * spec.confirm.seeds if spec.confirm.top else 0
+    confirmed = min(spec.confirm.top + 1, trials) * spec.confirm.seeds * trainings if spec.confirm.top else 0
     rounds = math.ceil(confirmed / slots.at_once)
     confirm_s = rounds * spec.train.epochs * epoch_s
     final_s = 2 * spec.train.epochs * epoch_s / min(2, slots.at_once)
@@ -108,14 +111,27 @@ def describe_space(space: SearchSpace) -> list[str]:
     return [f"{searched.name}: {searched}" for searched in space.ranges()]
 
 
+def describe_slots(config: ResourcesConfig, slots: Slots) -> str:
+    """How many trials run side by side, as far as that is known before a trial's memory is measured."""
+    if slots.memory is not None:
+        return f"{slots}; {slots.memory}, as this run has measured"
+    if not is_placed_by_memory(config, slots):
+        return str(slots)
+    if slots.gpus:
+        return "as many to a GPU as its memory holds, which the search measures first; one is assumed here"
+    return f"{slots}, or fewer where their memory, which the search measures first, asks for it"
+
+
 def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     """Validate, show the plan and estimate its time; nothing is written."""
     space = SearchSpace(spec.search, spec.defaults, where)
-    slots = this_machine(spec.resources)
+    run = run_folder(results, spec)
+    exists = check_spec(run, spec)
+    slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
+    trials = planned_trials(spec, space)
     root, is_phantom = find_cohort(spec.cohort)
-    exists = check_spec(run_folder(results, spec), spec)
     display.say(
-        f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run_folder(results, spec).root}"
+        f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.root}"
         + (" (exists, would be resumed)" if exists else "")
     )
     display.say(f"Cohort: {root}{' (synthetic, built on the first run)' if is_phantom else ''}")
@@ -123,13 +139,11 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     for line in describe_space(space):
         display.say(f"  {line}")
     load, source = workload(spec, root)
-    time_s = estimate_time(spec, slots, load)
-    epochs = f"{time_s.trial_epochs:.1f} of {spec.train.epochs} epochs"
-    display.say(
-        f"Budget: {spec.budget.trials} trials, {slots}; a trial runs about {epochs} under {spec.scheduler.name}"
-    )
-    if slots.gpus and is_placed_by_memory(spec.resources, slots):
-        display.say("Memory: not measured yet; the search packs as many trials onto a GPU as fit, here one is assumed")
+    time_s = estimate_time(spec, trials, slots, load)
+    steps = f"{time_s.trial_steps:.1f} of {spec.steps} {spec.step_unit}"
+    every_point = ", every point there is" if trials < spec.budget.trials else ""
+    display.say(f"Budget: {trials} trials{every_point}; a trial runs about {steps} under {spec.scheduler.name}")
+    display.say(f"Trials: {describe_slots(spec.resources, slots)}")
     display.say("Time, estimated from steps that were timed just now:")
     display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")
     display.say(

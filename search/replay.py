@@ -12,6 +12,7 @@ from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.display import Display, short_params
 from search.errors import RunFailed
+from search.execution.measuring import recalled_slots
 from search.execution.trainings import Trained, Training, run_trainings, settings_of
 from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
@@ -68,14 +69,14 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
         trial = _trial(open_ledger(run, spec, space), run, number)
         display.say(f"Replaying trial {number} for {len(trial.curve)} epochs: {short_params(trial.params)}")
         prepared = prepare_cohort(spec, run, results, display)
-        slots = this_machine(spec.resources)
+        slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
         # From the start, not from what an interrupted replay left: that is what is to be shown.
         scratch = run.replays / "work"
         shutil.rmtree(scratch, ignore_errors=True)
         context = replace(trial_context(spec, run, prepared, slots), folder=scratch.resolve())
         training = Training(str(number), settings_of(trial, space), len(trial.curve))
         try:
-            with ray_running(slots):
+            with ray_running(slots, on_death=display.failed):
                 trained = run_trainings(
                     [training], context, lambda done: display.progress("replay, epochs", done, training.epochs)
                 )[training.key]

@@ -9,6 +9,7 @@ from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
 from search.display import Display, short_params
 from search.errors import RunFailed
+from search.execution.measuring import recalled_slots
 from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder
@@ -41,11 +42,11 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         trial = pick_trial(run, ledger, number)
         by_fold = spec.step_unit == "folds"
         job = final_job(trial, space, fold_epochs(run.trials / str(trial.number)) if by_fold else None)
-        slots = this_machine(spec.resources)
+        slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
         display.say(f"Trial {trial.number}: {short_params(trial.params)}")
         prepared = prepare_cohort(spec, run, results, display)
         jobs = {"trial": job}
-        with ray_running(slots):
+        with ray_running(slots, on_death=display.failed):
             outcomes = train(jobs, trial_context(spec, run, prepared, slots), run, display)
         if outcomes[job.number] != Outcome.COMPLETED:
             raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")

@@ -162,7 +162,7 @@ class RunFolder:
             handle = (self.root / LOCK).open("w")
         except OSError as error:
             raise InputError(
-                f"{self.root}: cannot be written ({error.strerror}); choose another --results folder"
+                f"{self.root}: cannot be written ({error.strerror}); make it writable, or choose other --results"
             ) from error
         with handle:
             try:

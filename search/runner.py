@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from lcnn.model_file import load_model
 from lcnn.overlay import save_best_median_worst
 from search.display import Display
 from search.execution.cluster import check_address, on_cluster
-from search.execution.probe import Workshop, find_card, plan_memory, weigh_in
+from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
 from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
-from search.placement.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory, this_machine
+from search.placement.resources import Slots, this_machine
 from search.prepare import Prepared, find_cohort, prepare
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.space import SearchSpace
@@ -97,39 +97,18 @@ def run_search(
         if warm:
             start_warm(ledger, warm, display)
         if address is None:
-            slots = measured_slots(spec, space, slots, run, display)
+            slots = measured_slots(spec, space, slots, run.memory, display)
         context = trial_context(spec, run, prepared, slots)
-        with ray_running(slots, address):
+        with ray_running(slots, address, display.failed):
             if address is not None:
+                display.say(f"Cluster at {address}")
                 context = on_cluster(context, spec.resources)
-                display.say(f"Cluster at {address}; trials: {context.slots}")
+                context = replace(context, slots=slots_measured_there(spec, space, context.slots, run.memory, display))
             search(spec, space, ledger, context, display)
             write_trials(run, spec, ledger)
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)
         finish(spec, run, ledger, jobs, confirmation, prepared, slots, display)
-
-
-def measured_slots(spec: Spec, space: SearchSpace, slots: Slots, run: RunFolder, display: Display) -> Slots:
-    """The slots by what trials are seen to take, unless the file fixes how many share a GPU."""
-    if not is_placed_by_memory(spec.resources, slots):
-        return slots
-    with Workshop() as workshop:
-        card = find_card(workshop, slots.device, slots.gpus)
-        memory = plan_memory(
-            space,
-            spec.cohort.image_size,
-            run.memory,
-            card,
-            weigh_in(workshop, slots.device, slots.threads, card),
-            partial(display.progress, "measuring the memory of trials"),
-        )
-    display.clear()
-    slots = slots_by_memory(spec.resources, slots, memory, cores=available_cores())
-    fitting = [peak / 1e9 for peak in memory.peaks.values() if peak <= card.total_bytes]
-    takes = f"{min(fitting):.1f} to {max(fitting):.1f}" if fitting else "more than all"
-    display.say(f"Memory: a trial takes {takes} of {card.total_bytes / 1e9:.1f} GB; trials: {slots}")
-    return slots
 
 
 def study_of(spec: Spec, run: RunFolder) -> StudyPlace:
@@ -191,8 +170,15 @@ def write_trials(run: RunFolder, spec: Spec, ledger: Ledger) -> None:
 
 def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
-    display.say(f"{run.root} is finished; nothing is run again. To extend it: --trials +{len(ledger)} or --hours +1")
+    display.say(f"{run.root} is finished; nothing is run again. {how_to_extend(ledger)}")
     display.say(closing_summary(run, ledger))
+
+
+def how_to_extend(ledger: Ledger) -> str:
+    """What to do where a finished search is not enough."""
+    if ledger.is_exhausted():
+        return "Every point of its space was run; to search on, widen its ranges and give it a new --name"
+    return f"To extend it: --trials +{len(ledger)} or --hours +1"
 
 
 def extended(spec: Spec, run: RunFolder, ledger: Ledger, extension: Extension, display: Display) -> Spec:

@@ -5,6 +5,7 @@ The nodes have the same Python environment; our own code travels with the run, s
 
 import hashlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_prep.errors import InputError, first_line
 from search.execution.trial import TrialContext
+from search.placement.memory import MemoryPlan
 from search.placement.resources import Slots, plan_slots
 from search.spec import ResourcesConfig
 
@@ -34,11 +36,20 @@ class Node:
     id: str
     cores: int
     gpus: int
+    memory_bytes: int = 0
+    """Main memory that Ray lends."""
 
     def count(self, slots: Slots) -> int:
         """Trials of these slots that fit the machine at once."""
         by_cores = self.cores // slots.threads
         return min(by_cores, self.gpus * _per_gpu(slots)) if slots.gpu_share else by_cores
+
+    def count_sharing(self, slots: Slots, share: float, card_bytes: int) -> int:
+        """Trials that fit the machine at once if each takes this share of a card."""
+        by_cores = self.cores // slots.threads
+        if slots.device == "cuda":
+            return min(by_cores, self.gpus * math.floor(1 / share))
+        return min(by_cores, self.memory_bytes // int(share * card_bytes))
 
 
 def plan_cluster_slots(config: ResourcesConfig, nodes: Sequence[Node]) -> Slots:
@@ -54,6 +65,21 @@ def plan_cluster_slots(config: ResourcesConfig, nodes: Sequence[Node]) -> Slots:
     if each.gpu_share:
         fitting = min(fitting, gpus * _per_gpu(each))
     return replace(each, at_once=config.trials_at_once or fitting)
+
+
+def slots_by_memory_of(nodes: Sequence[Node], config: ResourcesConfig, slots: Slots, memory: MemoryPlan) -> Slots:
+    """The slots of a cluster, once it is known what trials take of the smallest of its cards.
+
+    As on one machine, see `search.placement.resources.slots_by_memory`, but node by node.
+    """
+
+    def fitting(share: float) -> int:
+        count = sum(node.count_sharing(slots, share, memory.card_bytes) for node in nodes)
+        return min(count, slots.gpus * math.floor(1 / share)) if slots.device == "cuda" else count
+
+    at_once = config.trials_at_once or fitting(memory.smallest_share)
+    least = memory.largest_share if at_once <= fitting(memory.largest_share) else 0.0
+    return replace(slots, at_once=at_once, memory=memory, least_share=least)
 
 
 def _per_gpu(slots: Slots) -> int:
@@ -119,7 +145,7 @@ def _unreachable(address: str, error: Exception) -> InputError:
 def cluster_nodes() -> list[Node]:
     """The living nodes of the cluster that was joined."""
     return [
-        Node(node["NodeID"], int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        Node(node["NodeID"], *(int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU", "memory")))
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -175,20 +201,21 @@ def check_nodes(nodes: Sequence[Node], file: Path, what: str, remedy: str) -> No
 
     here = digest(file)
     task = ray.remote(digest)
-    answers = [task.options(num_cpus=0, scheduling_strategy=_on(node)).remote(file) for node in nodes]
+    answers = [task.options(num_cpus=0, scheduling_strategy=on_node(node)).remote(file) for node in nodes]
     for answer, node in zip(answers, nodes, strict=True):
         try:
             there = ray.get(answer, timeout=READ_S)
         except ray.exceptions.RayError as error:
-            raise InputError(f"node {_name(node)} runs nothing ({first_line(error)}); mend or remove it") from error
+            raise InputError(f"node {name_of(node)} runs nothing ({first_line(error)}); mend or remove it") from error
         if there != here:
-            raise InputError(f"node {_name(node)} cannot read {what}; {remedy}")
+            raise InputError(f"node {name_of(node)} cannot read {what}; {remedy}")
 
 
-def _on(node: Node) -> NodeAffinitySchedulingStrategy:
+def on_node(node: Node) -> NodeAffinitySchedulingStrategy:
+    """Places work on this node and on no other."""
     return NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
-def _name(node: Node) -> str:
+def name_of(node: Node) -> str:
     """The address that people know a node by."""
     return next((entry["NodeManagerAddress"] for entry in ray.nodes() if entry["NodeID"] == node.id), node.id)

@@ -16,11 +16,11 @@ import platform
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from lcnn.fit import is_out_of_memory
 from search.errors import RunFailed
-from search.placement.memory import SHAPE_FIELDS, SHARES, MemoryPlan, Shape, shape_grid, share_of, space_shapes
+from search.placement.memory import SHAPE_FIELDS, SHARES, Grid, MemoryPlan, Shape, shape_grid, share_of, space_shapes
 from search.placement.rehearsal import Rehearsal
 from search.space import SearchSpace
 
@@ -89,12 +89,36 @@ def plan_memory(
     weights = read_weights(path, card)
     for done, shape in enumerate(shapes):
         on_weighed(done, len(shapes))
-        for leaner in shape.leaner():
-            if leaner not in weights:
-                weights[leaner] = weigh(leaner)
-                write_weights(path, card, weights)
-            if share_of(weights[leaner].peak_bytes, card.total_bytes, card.shares) <= 1:
-                break
+        while (unweighed := _unweighed(shape, weights, card)) is not None:
+            weights[unweighed] = weigh(unweighed)
+            write_weights(path, card, weights)
+    return _plan(image_size, grid, card, weights)
+
+
+def recall_memory(space: SearchSpace, image_size: int, path: Path, card: Card) -> MemoryPlan | None:
+    """The plan from the weights of earlier sittings; None where a shape has not been weighed on such a card.
+
+    Raises:
+        InputError: the file of an earlier sitting is damaged.
+    """
+    grid = shape_grid(space)
+    weights = read_weights(path, card)
+    if any(_unweighed(shape, weights, card) for shape in space_shapes(space, grid, image_size)):
+        return None
+    return _plan(image_size, grid, card, weights)
+
+
+def _unweighed(shape: Shape, weights: Mapping[Shape, Weight], card: Card) -> Shape | None:
+    """The next to weigh of a shape and its leaner ones, of which the first that fits is the last."""
+    for leaner in shape.leaner():
+        if leaner not in weights:
+            return leaner
+        if share_of(weights[leaner].peak_bytes, card.total_bytes, card.shares) <= 1:
+            return None
+    return None
+
+
+def _plan(image_size: int, grid: Grid, card: Card, weights: Mapping[Shape, Weight]) -> MemoryPlan:
     return MemoryPlan(
         card_bytes=card.total_bytes,
         context_bytes=max((weight.context_bytes for weight in weights.values()), default=0),
@@ -155,21 +179,29 @@ def _read_row(row: dict[str, Any]) -> tuple[Shape, Weight]:
 class Workshop:
     """Runs functions in processes of their own, which start at once with all libraries in place; a context manager.
 
-    On Linux they are forked off one process that has imported what a worker imports and done nothing else.
+    On Linux they are forked off one process that has imported what a worker imports and done nothing else. It takes
+    seconds to start, and does so with the first function.
     """
 
+    def __init__(self) -> None:
+        self._server: Connection | None = None
+
     def __enter__(self) -> "Workshop":
-        # Not forked off this process: it has threads, and by its end much in memory.
-        context = multiprocessing.get_context("spawn")
-        self._server, end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(end,))
-        self._process.start()
-        end.close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.close()
-        self._process.join()
+        if self._server is not None:
+            self._server.close()
+            self._process.join()
+
+    def _open(self) -> Connection:
+        # Not forked off this process: it has threads, and by its end much in memory.
+        context = multiprocessing.get_context("spawn")
+        server, end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(end,))
+        self._process.start()
+        end.close()
+        return server
 
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """What ``work`` answers; None where the kernel killed it, as it does for want of memory.
@@ -177,6 +209,7 @@ class Workshop:
         Raises:
             RunFailed: the process broke off otherwise.
         """
+        self._server = self._server or self._open()
         try:
             self._server.send((work, arguments))
             exit_code, answer = self._server.recv()
@@ -215,24 +248,37 @@ def _answer(end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
     end.send(work(*arguments))
 
 
-def find_card(workshop: Workshop, device: str, gpus: int) -> Card:
+class Bench(Protocol):
+    """Where functions are run for the sake of what they take; see `Workshop`."""
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``work`` answers; None where it was killed."""
+        ...
+
+
+def find_card(workshop: Bench, device: str, gpus: int) -> Card:
     """The smallest of the GPUs, or the free main memory; looked at in a process that lets go of the GPU again."""
     if device == "cpu":
-        name = f"cpu {platform.machine()}, torch {torch.__version__}"
-        return Card(name, int(RAM_SHARE * free_memory()), SHARES["cpu"])
-    card: Card | None = workshop.run(_smallest_gpu, gpus)
+        return main_memory(int(RAM_SHARE * free_memory()))
+    card: Card | None = workshop.run(smallest_gpu, gpus)
     if card is None:
         raise RunFailed("the GPU cannot be looked at: the process was killed")
     return card
 
 
-def _smallest_gpu(gpus: int) -> Card:
+def main_memory(total_bytes: int) -> Card:
+    """So much of a computer's memory, as the card of trainings on its CPU."""
+    return Card(f"cpu {platform.machine()}, torch {torch.__version__}", total_bytes, SHARES["cpu"])
+
+
+def smallest_gpu(gpus: int) -> Card:
+    """The smallest of this computer's first so many GPUs."""
     cards = [torch.cuda.get_device_properties(index) for index in range(gpus)]
     smallest = min(cards, key=lambda card: card.total_memory)
     return Card(f"{smallest.name}, torch {torch.__version__}", smallest.total_memory, SHARES["cuda"])
 
 
-def weigh_in(workshop: Workshop, device: str, threads: int, card: Card) -> Weigh:
+def weigh_in(workshop: Bench, device: str, threads: int, card: Card) -> Weigh:
     """Weighs a shape by training it in a process of its own."""
 
     def weigh(shape: Shape) -> Weight:

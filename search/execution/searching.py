@@ -12,7 +12,7 @@ from search.execution.trial import TrialContext
 from search.execution.tune_search import run_trials
 from search.space import SearchSpace
 from search.spec import Spec
-from search.study.budget import Limit, Tally, reached
+from search.study.budget import Limit, Tally, planned_trials, reached
 from search.study.conductor import MOST_CRASHES, Conductor, Event
 from search.study.ledger import Ledger
 from search.study.pareto import FrontGuard, cost_of
@@ -51,15 +51,16 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
 
 def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
     records = ledger.trials()
+    planned = planned_trials(spec, space)
     progress = SearchProgress(
         display,
-        trials=spec.budget.trials,
+        trials=planned,
         finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
         best=Tally(records).best,
         expected_epochs=partial(expected_epochs, spec.scheduler, spec.steps),
         unit=spec.step_unit,
     )
-    display.say(f"Searching: {spec.budget.trials} trials of at most {trial_length(spec)}, trial 0 is the defaults")
+    display.say(f"Searching: {planned} trials of at most {trial_length(spec)}, trial 0 is the defaults")
     stopwatch = Stopwatch(ledger, context.slots.at_once)
     keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
 

@@ -1,7 +1,10 @@
 """What runs inside a worker: one training, driven epoch by epoch, kept in its own folder."""
 
+import ctypes
 import errno
 import gc
+import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +25,8 @@ from search.storage import CheckpointStore, mirrored
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"
 """Why no trial can go on at present; the trial itself is none the worse for it."""
+PR_SET_PDEATHSIG = 1
+"""Linux: the signal that a process gets when the one that started it ends."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,15 @@ def settle_process(threads: int, device: str) -> None:
     torch.backends.cudnn.benchmark = device == "cuda"
 
 
+def end_with_node() -> None:
+    """Have the kernel end this worker with the Ray node that started it, where the kernel can (Linux).
+
+    By itself it would go on to the end of its epoch or stream, in the folder of the training that takes its place.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def keep_training(
     context: TrialContext, key: str, begin: Callable[[Path], Generator[EpochResult, None, Outcome]]
 ) -> Generator[EpochResult, None, Outcome]:
@@ -143,6 +157,7 @@ def stream_training(
     context: TrialContext, key: str, config_json: str, share: float, epochs: int | None
 ) -> Iterator[dict[str, Any]]:
     """A training as a stream of plain results, the last of which holds the outcome; a Ray task."""
+    end_with_node()
     config = TrainConfig.model_validate_json(config_json)
     training = start_training(context, key, config, share, epochs)
     while True:
@@ -162,6 +177,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any], context: TrialContext) -> None:
         """Begin the trial that ``config`` describes (number, configuration, share of a card, epochs already known)."""
+        end_with_node()
         self._context = context
         self._begin(config)
 

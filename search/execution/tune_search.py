@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -25,9 +25,12 @@ from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.cluster import join
 from search.execution.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
+from search.execution.watch import watching
 from search.placement.resources import Slots
 from search.study.conductor import Conductor
 from search.study.scheduler import Decision
+
+log = logging.getLogger(__name__)
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -115,12 +118,17 @@ class StudyScheduler(_Stateless, FIFOScheduler):
 
 
 @contextmanager
-def ray_running(slots: Slots, address: str | None = None) -> Iterator[None]:
+def ray_running(
+    slots: Slots, address: str | None = None, on_death: Callable[[str], None] = log.error
+) -> Iterator[None]:
     """Ray for the length of the block: on this machine with just the slots' resources, or a cluster that runs.
+
+    Where what was started here dies, so does this process: see `search.execution.watch`.
 
     Args:
         slots: what to start on this machine; a cluster has its own, see `search.execution.cluster.on_cluster`.
         address: of a cluster to join, as `search.execution.cluster.join` takes it; leaving the block only disconnects.
+        on_death: says why this process ends with Ray.
 
     Raises:
         RunFailed: Ray does not start, with its reason.
@@ -134,7 +142,9 @@ def ray_running(slots: Slots, address: str | None = None) -> Iterator[None]:
         join(address, RAY_SETTINGS)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
     try:
-        yield
+        # The servers of a cluster are not ours to watch.
+        with watching(on_death) if address is None else nullcontext():
+            yield
     finally:
         ray.shutdown()
 

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from lcnn.config import TrainConfig
 from search.space import SearchSpace, Value
 
+ACCUMULATION = "train.accumulation"
 SHAPE_FIELDS = (
     "T",
     "model.width",
@@ -28,7 +29,7 @@ SHAPE_FIELDS = (
     "model.norm",
     "model.global_backbone",
     "train.batch_size",
-    "train.accumulation",
+    ACCUMULATION,
     "train.precision",
 )
 """The settings that decide, with the size of the pictures, how much memory a training takes."""
@@ -96,7 +97,7 @@ def with_accumulation(config: TrainConfig, accumulation: int) -> TrainConfig:
     Raises:
         ValidationError: the network cannot be trained in micro-batches of that size.
     """
-    return replaced(config, {"train.accumulation": accumulation})
+    return replaced(config, {ACCUMULATION: accumulation})
 
 
 def replaced(config: TrainConfig, fields: Mapping[str, Value]) -> TrainConfig:
@@ -134,7 +135,7 @@ def demand(name: str, value: Value) -> float:
     if name in ORDER:
         return ORDER[name].index(str(value))
     assert isinstance(value, int | float)
-    return -value if name == "train.accumulation" else value
+    return -value if name == ACCUMULATION else value
 
 
 def shape_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
@@ -251,6 +252,11 @@ class MemoryPlan:
         shares = [share_of(peak, self.card_bytes, self.shares) for peak in self.peaks.values()]
         return [share for share in shares if share <= 1] or [1.0]
 
+    def __str__(self) -> str:
+        fitting = [peak / 1e9 for peak in self.peaks.values() if peak <= self.card_bytes]
+        takes = f"{min(fitting):.1f} to {max(fitting):.1f}" if fitting else "more than all"
+        return f"a trial takes {takes} of {self.card_bytes / 1e9:.1f} GB"
+
     def place(self, config: TrainConfig, accumulation: int | None = None) -> Placement | None:
         """Fit a training onto an empty card.
 
@@ -267,6 +273,8 @@ class MemoryPlan:
             return Placement(1.0, accumulation or own)
         # The stand-in may have other micro-batches than the training; what counts is how often they are halved.
         base = shape.config.train.accumulation
+        if ACCUMULATION not in self.grid:
+            own = base  # the settings of a trial that was begun may be given as it ran, halved already
         if accumulation is not None:
             peak = self._peak(shape, base * accumulation / own)
             share = min(1.0, share_of(peak, self.card_bytes, self.shares))

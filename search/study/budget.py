@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lcnn.outcome import Outcome
-from search.spec import BudgetConfig
+from search.space import SearchSpace, point_key
+from search.spec import BudgetConfig, Spec
 from search.study.ledger import TrialRecord
+from search.study.samplers import values_within_reach
 
 
 class Limit(StrEnum):
@@ -24,6 +26,16 @@ class Limit(StrEnum):
     def stops_running(self) -> bool:
         """Whether trials that run are stopped too; else they come to their own end and only nothing new starts."""
         return self not in (Limit.TRIALS, Limit.SPACE, Limit.PLATEAU)
+
+
+def planned_trials(spec: Spec, space: SearchSpace) -> int:
+    """Trials that a search runs if nothing ends it before: those of the budget, or all points where they are fewer."""
+    values = values_within_reach(spec.sampler, space)
+    if values is None or (size := space.size(values)) >= spec.budget.trials:
+        return spec.budget.trials
+    # A grid need not hold the defaults, which are trial 0 all the same.
+    defaults = point_key(space.params(space.defaults))
+    return size + all(point_key(point) != defaults for point in space.points(values))
 
 
 NOTHING = (-1.0, 1)

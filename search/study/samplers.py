@@ -144,15 +144,17 @@ def build_sampler(
 
 def is_exhausted(config: SamplerConfig, space: SearchSpace, taken: TakenPoints) -> bool:
     """Whether every point that the sampler can reach runs or has run; never where a range of reals is sampled."""
-    if config.name == "grid":
-        values: Callable[[Range], Sequence[Value]] = partial(Range.grid_values, points=config.points)
-    elif space.is_finite:
-        values = Range.edge_values
-    else:
-        return False
-    if len(taken) < space.size(values):
+    values = values_within_reach(config, space)
+    if values is None or len(taken) < space.size(values):
         return False  # spares going through a large space before every trial
     return all(taken.holds(point) for point in space.points(values))
+
+
+def values_within_reach(config: SamplerConfig, space: SearchSpace) -> Callable[[Range], Sequence[Value]] | None:
+    """The values of each range whose points are all that the sampler can reach; None where they are endless."""
+    if config.name == "grid":
+        return partial(Range.grid_values, points=config.points)
+    return Range.edge_values if space.is_finite else None
 
 
 # --- candidates, best first -------------------------------------------------------------------------------------

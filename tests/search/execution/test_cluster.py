@@ -1,6 +1,7 @@
 """A search that outgrows one machine: several real raylets on this one, each a node with a GPU on paper."""
 
 import json
+import math
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ import ray
 import yaml
 from quick import EPOCHS, QuickActor, quick_context, read_diary
 from ray.cluster_utils import Cluster
+from tiny_cohort import SIDE, TINY
 
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
+from search.display import Display
 from search.execution.cluster import (
     Node,
     check_address,
@@ -25,17 +28,24 @@ from search.execution.cluster import (
     cluster_slots,
     on_cluster,
     plan_cluster_slots,
+    slots_by_memory_of,
 )
+from search.execution.cluster_probe import smallest_card
+from search.execution.measuring import slots_measured_there
+from search.execution.probe import Card, main_memory, recall_memory
 from search.execution.tune_search import ray_running, run_trials
+from search.placement.memory import MemoryPlan, Shape, replaced
 from search.placement.resources import plan_slots
 from search.space import SearchSpace
-from search.spec import BudgetConfig, Overrides, ResourcesConfig, load_spec
+from search.spec import BudgetConfig, CohortConfig, Overrides, ResourcesConfig, Spec, load_spec
 from search.study.conductor import Conductor, Event
 from search.study.ledger import DEFAULTS, Ledger
 from search.study.scheduler import Asha
 
 Open = Callable[..., Ledger]
 TRIALS = 10
+SMALL_NODE = 900_000_000
+"""Bytes of memory that the smaller of two nodes lends: for one training, and not for two."""
 ONE_GPU_EACH = ResourcesConfig(trials_per_gpu=1)
 ONE_SLOT = plan_slots(ResourcesConfig(), cores=1, gpus=0)
 TWO_BY_TWO = [Node("a", 8, 2), Node("b", 2, 2), Node("c", 4, 0)]
@@ -56,6 +66,42 @@ TWO_BY_TWO = [Node("a", 8, 2), Node("b", 2, 2), Node("c", 4, 0)]
 )
 def test_slots_of_a_cluster_are_those_of_its_nodes(settings: dict[str, int], nodes: list[Node], at_once: int) -> None:
     assert plan_cluster_slots(ResourcesConfig(**settings), nodes).at_once == at_once
+
+
+def memory_plan(card_bytes: int, *peaks: float) -> MemoryPlan:
+    """What trainings take of a card, by their T."""
+    shapes = {Shape.of(replaced(TINY, {"T": T}), SIDE): peak for T, peak in enumerate(peaks)}
+    return MemoryPlan(card_bytes, 0, SIDE, {"T": tuple(range(len(peaks)))}, shapes, shares=16)
+
+
+QUARTER, HALF = 200.0, 430.0  # bytes, of a card of 1000 and with the margin
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "peaks", "at_once", "least_share"),
+    [
+        ({}, TWO_BY_TWO, [QUARTER, HALF], 10, 0.0),  # the second node has two cores for its eight quarters
+        ({}, [Node("a", 4, 2)], [HALF], 4, 0.5),
+        ({"trials_at_once": 6}, TWO_BY_TWO, [QUARTER, HALF], 6, 0.5),  # as many of the largest fit: all alike
+        ({"trials_at_once": 7}, TWO_BY_TWO, [QUARTER, HALF], 7, 0.0),
+        ({"threads": 3}, TWO_BY_TWO, [QUARTER, HALF], 2, 0.5),
+        ({"gpus": 1}, TWO_BY_TWO, [QUARTER, HALF], 4, 0.0),
+        ({"gpus": 0}, [Node("a", 8, 0, 1000), Node("b", 8, 0, 2000)], [QUARTER, HALF], 12, 0.0),
+        ({"gpus": 0}, [Node("a", 1, 0, 1000), Node("b", 1, 0, 2000)], [QUARTER, HALF], 2, 0.5),
+    ],
+)
+def test_slots_by_memory_are_counted_node_by_node(
+    settings: dict[str, int], nodes: list[Node], peaks: list[float], at_once: int, least_share: float
+) -> None:
+    config = ResourcesConfig(**settings)
+    slots = slots_by_memory_of(nodes, config, plan_cluster_slots(config, nodes), memory_plan(1000, *peaks))
+    assert (slots.at_once, slots.least_share) == (at_once, least_share)
+
+
+def test_of_different_cards_the_smallest_is_planned_for() -> None:
+    large, small, other = (Card(name, size * 10**9, 16) for name, size in (("L", 80), ("S", 24), ("M", 40)))
+    nodes = TWO_BY_TWO
+    assert smallest_card(dict(zip(nodes, (large, small, other), strict=True))) == (nodes[1], small)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +223,40 @@ def test_a_search_loses_nothing_with_a_node(
         kept = json.loads((tmp_path / "storage" / "run" / "trials" / str(trial.number) / "last.pt").read_text())
         assert kept[: len(trial.curve)] == expected
     assert not list(context.folder.glob("*/"))  # trainings left nothing but their diaries in the run folder
+
+
+@pytest.fixture
+def uneven_cluster() -> Iterator[Cluster]:
+    """A head that runs no trials, and two nodes without GPUs, one of which lends twice the memory of the other."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+    try:
+        for share in (2, 1):
+            made.add_node(num_cpus=3, num_gpus=0, memory=share * SMALL_NODE)
+        yield made
+    finally:
+        made.shutdown()
+
+
+def test_a_cluster_is_packed_by_memory_that_is_measured_on_its_smallest_node(
+    uneven_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranges = {"T": {"choice": [1, 2]}, "optim.lr": {"log": [1e-4, 1e-2]}}
+    spec = Spec(**dict(TINY), cohort=CohortConfig(image_size=SIDE), search=ranges)
+    space = SearchSpace(ranges, TINY, "file")
+    weights = tmp_path / "memory.json"
+    with ray_running(ONE_SLOT, uneven_cluster.address):
+        planned = cluster_slots(spec.resources)
+        slots = slots_measured_there(spec, space, planned, weights, Display(live=False))
+
+    assert planned.at_once == 6
+    assert slots.memory is not None
+    assert slots.memory.card_bytes == SMALL_NODE
+    assert slots.memory == recall_memory(space, SIDE, weights, main_memory(SMALL_NODE))
+    assert {shape.config.T for shape in slots.memory.peaks} == {1, 2}
+    shares = slots.memory.smallest_share, slots.memory.largest_share
+    assert 0 < min(shares) <= max(shares) <= 1
+    assert slots.at_once == sum(min(3, math.floor(size / min(shares))) for size in (1, 2))
+    assert "planned for the smallest, 0.9 GB" in capsys.readouterr().out
 
 
 # --- the files in cluster/ ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from data_prep.errors import InputError
 from lcnn.config import TrainConfig
 from lcnn.settings_file import known_keys
 from search.errors import RunFailed
-from search.execution.probe import Card, Weight, Workshop, find_card, plan_memory, weigh_in
+from search.execution.probe import Card, Weight, Workshop, find_card, plan_memory, recall_memory, weigh_in
 from search.placement.memory import (
     MARGIN,
     MOST_SHAPES,
@@ -205,6 +205,14 @@ def test_micro_batches_are_halved_as_often_as_the_stand_in_s() -> None:
     assert plan.place(replaced(TINY, {"train.batch_size": 3})) == Placement(0.3125, 3, 400)
 
 
+def test_a_begun_training_is_placed_alike_by_its_settings_and_as_it_ran() -> None:
+    plan = make_plan(weights(2000, 1500, 400))
+    placed = plan.place(TINY)
+    assert placed == Placement(0.3125, 4)
+    assert plan.place(TINY, 4) == placed
+    assert plan.place(with_accumulation(TINY, 4), 4) == placed
+
+
 # --- weighing --------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +251,16 @@ def test_a_later_sitting_weighs_again_on_another_device_only(tmp_path: Path) -> 
     plan_memory(space, SIDE, path, Card("another", 2000, 16), other)
     assert len(other.asked) == 3
     assert json.loads(path.read_text())["device"] == "another"
+
+
+def test_what_was_weighed_is_recalled_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, space = tmp_path / "memory.json", make_space({"T": {"choice": [1, 2]}})
+    assert recall_memory(space, SIDE, path, CARD) is None
+    plan = plan_memory(space, SIDE, path, CARD, Scale())
+    assert recall_memory(space, SIDE, path, CARD) == plan
+    assert recall_memory(space, SIDE, path, Card("another", 2000, 16)) is None
+    assert recall_memory(space, 2 * SIDE, path, CARD) is None
+    assert recall_memory(make_space({"T": {"choice": [1, 2, 3]}}), SIDE, path, CARD) is None
 
 
 def test_what_ran_out_of_memory_is_weighed_again_where_more_is_free(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""One run that meets with a read-only folder and with the death of Ray's servers: it says so, and goes on.
+
+The tests go through the life of the run in order. tests/search/execution kills workers and nodes.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from test_command import execute, search, wait_for_new_epoch
+
+pytestmark = pytest.mark.timeout(400)
+TRIALS = 3
+COMMAND = search(TRIALS, "--set", "search.T=null", "--set", "confirm.top=0")
+LAST_S = 60.0
+"""Longest time that the command may outlive a server; Ray itself gives up after about as long."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of this file are run."""
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    return place / "results" / "lcnn-cpu"
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody may write below the folder, root included."""
+    mounts = (["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,bind,ro", str(folder)])
+    for mount in mounts:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no folder can be made read-only here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def study(run: Path) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="search", storage=f"sqlite:///{run / 'study.db'}").trials
+
+
+def children(parent: int) -> dict[str, int]:
+    """The processes that a process has started itself, by name."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = (line.split(maxsplit=2) for line in table.splitlines())
+    return {Path(name).name: int(pid) for pid, ppid, name in rows if int(ppid) == parent}
+
+
+def same(trial: FrozenTrial) -> tuple[object, ...]:
+    return trial.number, trial.state, trial.params, trial.intermediate_values
+
+
+def refused_where_read_only(folder: Path, place: Path) -> None:
+    before = contents(place)
+    with read_only(folder):
+        done = execute(COMMAND, place)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (Read-only file system); make it writable" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert contents(place) == before
+
+
+def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
+    process = subprocess.Popen(
+        COMMAND, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_for_new_epoch(process, run)
+        finished = [trial for trial in study(run) if trial.state.is_finished()]
+        # Ours alone: others may run Ray on this machine.
+        os.kill(children(process.pid)[server], signal.SIGKILL)
+        _, errors = process.communicate(timeout=LAST_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 1
+    assert f"Ray's {server} was ended by SIGKILL" in errors
+    assert "then the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert [same(trial) for trial in study(run)[: len(finished)]] == [same(trial) for trial in finished]
+
+
+def test_read_only_results_are_refused_in_one_line(place: Path, run: Path) -> None:
+    run.parent.mkdir()
+    refused_where_read_only(run.parent, place)
+
+
+def test_the_death_of_the_raylet_is_one_line(place: Path, run: Path) -> None:
+    ended_by_the_death_of("raylet", place, run)
+
+
+def test_a_read_only_run_is_refused_in_one_line(place: Path, run: Path) -> None:
+    refused_where_read_only(run, place)
+
+
+def test_the_death_of_the_gcs_server_is_one_line(place: Path, run: Path) -> None:
+    ended_by_the_death_of("gcs_server", place, run)
+
+
+def test_the_same_command_goes_on_and_loses_nothing(place: Path, run: Path) -> None:
+    before = study(run)
+    done = execute(COMMAND, place)
+    assert done.returncode == 0, done.stderr
+    assert "resumed" in done.stdout
+    after = study(run)
+    assert [trial.number for trial in after] == list(range(TRIALS))
+    assert {trial.state for trial in after} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len({str(trial.params) for trial in after}) == TRIALS
+    assert sum(len(trial.intermediate_values) for trial in before) >= 2  # each server died after an epoch
+    for was, now in zip(before, after, strict=False):
+        assert now.params == was.params
+        assert now.intermediate_values | was.intermediate_values == now.intermediate_values
+        if was.state.is_finished():
+            assert same(now) == same(was)
+    assert (run / "evaluation.json").exists()
