@@ -35,7 +35,7 @@ from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_pa
 from lcnn.export.model_card import read_evidence
 from lcnn.export.model_folder import export_model
 from lcnn.fit import EpochResult, TrainingData, fit
-from lcnn.model_file import find_model, load_model
+from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst, save_prediction
 from lcnn.predict import input_patients, predict_volume
@@ -163,13 +163,13 @@ def export(options: argparse.Namespace) -> int:
         InputError: no model, or ``--out`` holds something else.
     """
     place = find_model(options.model)
-    run = options.model if options.model.is_dir() else place.parent
+    is_folder = place.is_dir()
     graphs = export_model(
         options.out,
         load_model(place),
         formats=tuple(options.formats),
-        split=run / "split.json",
-        evidence=read_evidence(run) if place == run / "model" else None,
+        split_hash=read_settings(place).split_hash if is_folder else hash_split(place.parent),
+        evidence=read_evidence(place.resolve().parent) if is_folder and place.resolve().name == MODEL else None,
     )
     for graph in graphs:
         print(graph)

@@ -4,6 +4,7 @@ weights.safetensors   the network's weights, without a pickle
 config.yaml           settings, picture, normalisation: all else that prediction needs
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from lcnn.config import PictureConfig, TrainConfig, TrainingConfig
 from lcnn.model import LCNN, build_model
 from lcnn.settings_file import read_yaml, validate
 
+MODEL = "model"
+"""The model's folder in a run's."""
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 CHECKPOINTS = ("best.pt", "last.pt")
@@ -81,6 +84,12 @@ def save_model(folder: Path, model: TrainedModel, split_hash: str | None = None)
     (folder / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
+def hash_split(folder: Path) -> str | None:
+    """SHA-256 of a folder's split file; None where there is none."""
+    file = folder / "split.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
 def find_model(path: Path) -> Path:
     """The model folder or checkpoint that a path means: itself, a run's model, or a training's best epoch.
 
@@ -89,7 +98,7 @@ def find_model(path: Path) -> Path:
     """
     if path.is_file():
         return path.parent if path.name == WEIGHTS else path
-    for folder in (path / "model", path):
+    for folder in (path / MODEL, path):
         if (folder / WEIGHTS).is_file():
             return folder
     for name in CHECKPOINTS:

@@ -21,6 +21,8 @@ from lcnn.model_file import CONFIG, WEIGHTS, ModelSettings
 
 PACKAGES = ("torch", "torchvision", "monai", "numpy", "safetensors", "onnx", "onnxruntime")
 ESTIMATE_KEYS = set(asdict(Estimate(None, None, None, 0)))
+NEEDED = ("cohort", "cohort_hash", "synthetic", "profile", "patients", "winner", "epochs")
+"""Keys of an evaluation that the card quotes."""
 UNITS = {"hd95": "distance_unit", "absolute_volume_error": "volume_unit"}
 """Where the evaluation names the unit of a figure; the others have none."""
 
@@ -79,10 +81,14 @@ def read_evidence(run: Path) -> Evidence | None:
         return None
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        has_winner = "winner" in evaluation["models"]
+        if "winner" not in evaluation["models"]:
+            return None  # a cohort's scores, not a run's evaluation
+        lacking = [key for key in NEEDED if key not in evaluation]
     except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({first_line(error)}); delete it to export without figures") from error
-    return Evidence(run.resolve().name, evaluation) if has_winner else None
+        raise InputError(f"{path}: damaged ({first_line(error)}); restore it from a copy of the run") from error
+    if lacking:
+        raise InputError(f"{path}: {lacking[0]} is missing; restore it from a copy of the run")
+    return Evidence(run.resolve().name, evaluation)
 
 
 def model_card(settings: ModelSettings, evidence: Evidence | None, graphs: Sequence[Graph], parameters: int) -> str:

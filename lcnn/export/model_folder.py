@@ -1,13 +1,12 @@
 """The folder in which a model leaves: weights, settings, card, graphs, bundle; whole or absent."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch.export import ExportedProgram
 
 from data_prep.errors import InputError
-from data_prep.files import replacing_folder
+from data_prep.files import replacing_folder, require_room
 from lcnn.config import FORMATS, Format
 from lcnn.export.bundle import write_bundle
 from lcnn.export.graph import ExportFailed, LogitNetwork, trace, write_onnx, write_torch
@@ -25,7 +24,7 @@ def export_model(
     model: TrainedModel,
     *,
     formats: tuple[Format, ...] = FORMATS,
-    split: Path | None = None,
+    split_hash: str | None = None,
     evidence: Evidence | None = None,
 ) -> list[Graph]:
     """Write the model's folder; a former one gives way to it. A graph that fails is left out, and told.
@@ -34,7 +33,7 @@ def export_model(
         out: the folder.
         model: on the CPU.
         formats: graphs to make.
-        split: the split file that says who trained it.
+        split_hash: of the split file that says who trained it.
         evidence: what its run measured.
 
     Raises:
@@ -46,9 +45,13 @@ def export_model(
     if not isinstance(model.net, LCNN):
         raise TypeError(f"only LCNN is exported, not {type(model.net).__name__}")
     network = LogitNetwork(model.net).eval()
-    settings = model_settings(model, split_hash=_hash(split))
+    settings = model_settings(model, split_hash)
+    # Asked for at once: not every exporter says that the disk was full.
+    weights = sum(value.nbytes for value in network.state_dict().values())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    require_room(out.parent, (2 + len(formats)) * weights)
     with replacing_folder(out, keep_existing=False) as partial:
-        save_model(partial, model, settings.split_hash)
+        save_model(partial, model, split_hash)
         graphs = write_graphs(partial, network, model.picture.image_size, formats)
         write_bundle(partial / "bundle", network, settings, evidence.figures("winner") if evidence else {})
         parameters = sum(parameter.numel() for parameter in model.net.parameters())
@@ -85,7 +88,3 @@ def refuse_foreign(out: Path) -> None:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / WEIGHTS).is_file()):
         raise InputError(f"{out}: holds something else than a model; choose another folder")
-
-
-def _hash(split: Path | None) -> str | None:
-    return hashlib.sha256(split.read_bytes()).hexdigest() if split and split.is_file() else None

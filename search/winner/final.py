@@ -12,7 +12,7 @@ from lcnn.config import Format, TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
 from lcnn.export.model_card import Evidence, Graph
 from lcnn.export.model_folder import export_model
-from lcnn.model_file import load_model
+from lcnn.model_file import hash_split, load_model
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trainings import Training, run_trainings, settings_of
@@ -87,7 +87,7 @@ def export_winner(
     trained = run.final / str(job.number)
     model = load_model(trained / "last.pt")
     evidence = Evidence(run.root.resolve().name, evaluation)
-    graphs = export_model(run.model, model, formats=formats, split=run.split, evidence=evidence)
+    graphs = export_model(run.model, model, formats=formats, split_hash=hash_split(run.root), evidence=evidence)
     settings = TrainingConfig(**dict(model.config), picture=model.picture)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     write_text_atomically(run.root / "best_config.yaml", text)

@@ -19,12 +19,12 @@ from data_prep.errors import InputError
 from data_prep.store import read_slices
 from lcnn.config import PictureConfig
 from lcnn.evaluate import THRESHOLD, PatientResult
-from lcnn.evaluation import summarise
+from lcnn.evaluation import summarise, write_evaluation
 from lcnn.export.graph import ExportFailed, LogitNetwork, grey_noise, largest_difference, trace, write_torch
-from lcnn.export.model_card import Evidence
+from lcnn.export.model_card import Evidence, read_evidence
 from lcnn.export.model_folder import export_model
 from lcnn.model import LCNN, build_model
-from lcnn.model_file import WEIGHTS, TrainedModel, load_model, read_settings
+from lcnn.model_file import WEIGHTS, TrainedModel, hash_split, load_model, read_settings
 from lcnn.predict import input_patients, predict_volume
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def model(make_config, normalisation):
 def folder(model, evidence, tmp_path_factory):
     place = tmp_path_factory.mktemp("export")
     (place / "split.json").write_text('{"test": ["ada", "bob"]}')
-    graphs = export_model(place / "model", model, split=place / "split.json", evidence=evidence)
+    graphs = export_model(place / "model", model, split_hash=hash_split(place), evidence=evidence)
     assert [(graph.name, graph.fault) for graph in graphs] == [
         ("exports/model.pt2", None),
         ("exports/model.onnx", None),
@@ -155,6 +155,31 @@ def test_the_card_tells_what_was_measured_and_what_the_model_is_not_for(folder, 
         "exports/model.onnx: at most",
     ):
         assert words in card
+
+
+BAD_EVALUATIONS = {
+    "no JSON": ('{"models": ', "damaged"),
+    "no mapping": ("[]", "damaged"),
+    "no cohort": ('{"models": {"winner": {}}}', "cohort is missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EVALUATIONS)
+def test_a_damaged_evaluation_is_refused(tmp_path, case):
+    text, words = BAD_EVALUATIONS[case]
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(InputError, match=rf"evaluation\.json: {words}"):
+        read_evidence(tmp_path)
+
+
+def test_a_run_s_evaluation_is_evidence_and_a_cohort_s_scores_are_not(tmp_path, evidence):
+    assert read_evidence(tmp_path) is None
+    write_evaluation(tmp_path / "evaluation.json", evidence.evaluation)
+    found = read_evidence(tmp_path)
+    assert found.run == tmp_path.name
+    assert found.figures("winner") == evidence.figures("winner")
+    write_evaluation(tmp_path / "evaluation.json", {"models": {"model": {}}})
+    assert read_evidence(tmp_path) is None
 
 
 def test_the_card_of_a_model_without_a_run_claims_nothing(tmp_path, model):
