@@ -33,7 +33,7 @@ from lcnn.config import FORMATS, TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
 from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
 from lcnn.export.model_card import read_evidence
-from lcnn.export.model_folder import export_model
+from lcnn.export.model_folder import export_model, refuse_foreign
 from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
 from lcnn.outcome import Outcome
@@ -163,6 +163,7 @@ def export(options: argparse.Namespace) -> int:
         InputError: no model, or ``--out`` holds something else.
     """
     place = find_model(options.model)
+    refuse_foreign(options.out)
     is_folder = place.is_dir()
     graphs = export_model(
         options.out,

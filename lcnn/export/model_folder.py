@@ -27,21 +27,19 @@ def export_model(
     split_hash: str | None = None,
     evidence: Evidence | None = None,
 ) -> list[Graph]:
-    """Write the model's folder; a former one gives way to it. A graph that fails is left out, and told.
+    """Write the model's folder. A graph that fails is left out, and told.
 
     Args:
-        out: the folder.
+        out: the folder; what is there gives way (see `refuse_foreign`).
         model: on the CPU.
         formats: graphs to make.
         split_hash: of the split file that says who trained it.
         evidence: what its run measured.
 
     Raises:
-        InputError: ``out`` holds something else than a model.
         TypeError: the network is not LCNN.
         OSError: the disk has no room for it.
     """
-    refuse_foreign(out)
     if not isinstance(model.net, LCNN):
         raise TypeError(f"only LCNN is exported, not {type(model.net).__name__}")
     network = LogitNetwork(model.net).eval()
@@ -81,7 +79,7 @@ def _write_graph(path: Path, name: Format, program: ExportedProgram, network: Lo
 
 
 def refuse_foreign(out: Path) -> None:
-    """Check that nothing but a model is about to give way.
+    """Check, where a person names the folder, that nothing but a model is about to give way.
 
     Raises:
         InputError: the folder holds something else.

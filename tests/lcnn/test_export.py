@@ -22,7 +22,7 @@ from lcnn.evaluate import THRESHOLD, PatientResult
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.export.graph import ExportFailed, LogitNetwork, grey_noise, largest_difference, trace, write_torch
 from lcnn.export.model_card import Evidence, read_evidence
-from lcnn.export.model_folder import export_model
+from lcnn.export.model_folder import export_model, refuse_foreign
 from lcnn.model import LCNN, build_model
 from lcnn.model_file import WEIGHTS, TrainedModel, hash_split, load_model, read_settings
 from lcnn.predict import input_patients, predict_volume
@@ -221,16 +221,25 @@ def test_a_graph_that_cannot_be_made_costs_the_graph_alone(make_config, normalis
     assert load_model(tmp_path / "model").config == config
 
 
-def test_a_later_export_takes_the_place_of_a_model_and_of_nothing_else(tmp_path, model):
+def test_a_later_export_takes_the_place_of_what_was_there(tmp_path, model):
     out = tmp_path / "model"
-    export_model(out, model, formats=())
+    out.mkdir()
     (out / "left_over").touch()
     export_model(out, model, formats=())
     assert not (out / "left_over").exists()
-    (out / WEIGHTS).unlink()
-    with pytest.raises(InputError, match="something else than a model"):
-        export_model(out, model, formats=())
+    assert load_model(out).config == model.config
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_a_model_may_give_way_where_a_person_names_the_folder(tmp_path):
+    refuse_foreign(tmp_path / "new")
+    refuse_foreign(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    for place in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(InputError, match="something else than a model"):
+            refuse_foreign(place)
+    (tmp_path / WEIGHTS).touch()
+    refuse_foreign(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:monai")
