@@ -46,13 +46,16 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, keep_existing: bool = True) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its name when the block ends without an error.
 
-    Where another process finished the same folder first, that one is kept: both hold the same content.
+    Args:
+        path: the folder.
+        keep_existing: whether a folder that another process finished first is kept, as where both hold the same
+            content; else the new one takes its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial, former = (path.with_name(f".{path.name}.{os.getpid()}.{state}") for state in ("partial", "former"))
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same number
     partial.mkdir()
     try:
@@ -60,6 +63,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 _sync(file)
+        if not keep_existing and path.is_dir():
+            path.replace(former)  # a full folder cannot be replaced in one step
         try:
             partial.replace(path)
         except OSError:
@@ -67,6 +72,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def _sync(file: Path) -> None:

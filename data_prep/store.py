@@ -258,13 +258,22 @@ def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], fi
 def _read_grey(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            if image.mode in ("I", "I;16", "I;16B", "F"):
-                raise InputError(f"{path}: {image.mode} pixels; window the scan to 8-bit grey first")
-            return np.asarray(image.convert("L"))
+            return np.asarray(as_grey(image, path))
     except InputError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from error
+
+
+def as_grey(image: Image.Image, path: Path) -> Image.Image:
+    """An opened picture as 8-bit grey.
+
+    Raises:
+        InputError: it holds more than 8 bits a pixel, which no rule says how to window.
+    """
+    if image.mode in ("I", "I;16", "I;16B", "F"):
+        raise InputError(f"{path}: {image.mode} pixels; window the scan to 8-bit grey first")
+    return image.convert("L")
 
 
 def _read_mask(path: Path) -> NDArray[np.uint8]:

@@ -3,16 +3,19 @@
     python -m lcnn train    --config results/RUN/best_config.yaml --data COHORT --out DIR [--set train.epochs=20]
     python -m lcnn evaluate --model results/RUN --data COHORT [--out DIR]
     python -m lcnn predict  --model results/RUN --input FOLDER|FILE --out DIR
+    python -m lcnn export   --model results/RUN --out DIR [--formats torch onnx]
 
 ``train`` splits the cohort by patient, trains, and keeps last.pt, best.pt and history.csv in DIR; the same command goes
 on where it stopped. ``evaluate`` scores every patient of any cohort on its own pixel grid. ``predict`` needs no masks:
 it takes one slice, one patient's folder of slices, or a folder of such folders, and writes masks and overlays.
+``export`` writes a model's folder: weights, settings, model card, torch.export and ONNX graphs, a MONAI bundle; a run's
+winner lies in such a folder, results/RUN/model.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +23,22 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.cohort import open_cohort, slice_files
+from data_prep.cohort import open_cohort
 from data_prep.compiled import cache_folder, compile_cohort
 from data_prep.errors import InputError
 from data_prep.files import replacing
 from data_prep.split import SplitConfig, lock_split, training_normalisation
 from data_prep.store import read_slices
-from lcnn.config import TrainingConfig
+from lcnn.config import FORMATS, TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
 from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
+from lcnn.export.model_card import read_evidence
+from lcnn.export.model_folder import export_model, refuse_foreign
 from lcnn.fit import EpochResult, TrainingData, fit
-from lcnn.model_file import load_model
+from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst, save_prediction
-from lcnn.predict import predict_volume
+from lcnn.predict import input_patients, predict_volume
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
 
 
@@ -42,7 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lcnn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,predict}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,predict,export}")
     train = commands.add_parser("train", help="train one configuration")
     train.add_argument("--config", type=Path, required=True, help="settings as YAML, such as a run's best_config.yaml")
     train.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
@@ -55,8 +60,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     predict = commands.add_parser("predict", help="segment slices that have no masks")
     predict.add_argument("--input", type=Path, required=True, help="a slice, a patient's folder, or a folder of those")
     predict.add_argument("--out", type=Path, required=True, help="folder for masks/ and overlays/")
-    for command in (evaluate_, predict):
-        command.add_argument("--model", type=Path, required=True, help="a run folder, a training's folder, or a file")
+    export = commands.add_parser("export", help="write a model's folder, to be taken elsewhere")
+    export.add_argument("--out", type=Path, required=True, help="the folder; a model that is there gives way")
+    export.add_argument("--formats", nargs="*", choices=FORMATS, default=FORMATS, help="graphs to make (default: all)")
+    for command in (evaluate_, predict, export):
+        command.add_argument(
+            "--model", type=Path, required=True, help="a run, model or training's folder, or a checkpoint"
+        )
     for command in (train, evaluate_, predict):
         command.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
         command.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
@@ -106,7 +116,7 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
     Raises:
         InputError: no model or no cohort at the given places.
     """
-    model = load_model(model_path(options.model), device(options))
+    model = load_model(options.model, device(options))
     cohort = open_cohort(options.data, cache_folder(options.data, options.cache))
     results: list[PatientResult] = []
     for patient in cohort.patients:
@@ -132,7 +142,7 @@ def predict(options: argparse.Namespace) -> int:
     Raises:
         InputError: no model, no slices, or slices that cannot be read.
     """
-    model = load_model(model_path(options.model), device(options))
+    model = load_model(options.model, device(options))
     slices, seconds = 0, 0.0
     for name, files in input_patients(options.input):
         image_ZHW = read_slices(files)
@@ -146,24 +156,26 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def input_patients(path: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Patients' names and slice files of an input: one slice, one folder of slices, or a folder of such folders.
+def export(options: argparse.Namespace) -> int:
+    """The ``export`` command.
 
     Raises:
-        InputError: there are no slices.
+        InputError: no model, or ``--out`` holds something else.
     """
-    if path.is_file():
-        yield path.stem, [path]
-        return
-    if not path.is_dir():
-        raise InputError(f"--input {path}: no such file or folder")
-    root = next((path / name for name in ("images", "image") if (path / name).is_dir()), path)
-    folders = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
-    found = [(folder.name, list(slice_files(folder).values())) for folder in folders]
-    patients = [(name, files) for name, files in found if files]
-    if not patients:
-        raise InputError(f"--input {path}: no slices (.png, .jpg, .tif) in it or in its folders")
-    yield from patients
+    place = find_model(options.model)
+    refuse_foreign(options.out)
+    is_folder = place.is_dir()
+    graphs = export_model(
+        options.out,
+        load_model(place),
+        formats=tuple(options.formats),
+        split_hash=read_settings(place).split_hash if is_folder else hash_split(place.parent),
+        evidence=read_evidence(place.resolve().parent) if is_folder and place.resolve().name == MODEL else None,
+    )
+    for graph in graphs:
+        print(graph)
+    print(f"model card, weights, settings and MONAI bundle: {options.out}")
+    return 0 if all(graph.fault is None for graph in graphs) else 1
 
 
 def write_prediction(
@@ -175,19 +187,6 @@ def write_prediction(
             Image.fromarray(predicted_HW.astype(np.uint8) * 255).save(partial, format="PNG")
         if predicted_HW.any():
             save_prediction(out / "overlays" / name / f"{file.stem}.png", image_HW, predicted_HW)
-
-
-def model_path(path: Path) -> Path:
-    """The model file that a path means: itself, a run's model, or a training's best epoch.
-
-    Raises:
-        InputError: there is none.
-    """
-    candidates = [path] if path.is_file() else [path / name for name in ("model/model.pt", "model.pt", "best.pt")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"--model {path}: no model there; give a run folder, a training's folder, or a .pt file")
 
 
 def device(options: argparse.Namespace) -> str:
@@ -214,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)
     try:
-        return {"train": train, "evaluate": evaluate_cohort, "predict": predict}[options.command](options)
+        commands = {"train": train, "evaluate": evaluate_cohort, "predict": predict, "export": export}
+        return commands[options.command](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

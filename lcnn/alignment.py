@@ -59,7 +59,7 @@ class AlignmentNetwork(nn.Module):
         """Pose of each head from its pictures' grey values in 0..1; each part is bounded by its maximum."""
         small = pose_view(unit_BCHW) - 0.5
         both = self.regressor(self.features(torch.cat([small, small.flip(-1)])).flatten(1)).float()
-        own, mirrored = both.chunk(2)
+        own, mirrored = both.unflatten(0, (2, -1)).unbind()
         raw_B2 = torch.tanh((own - mirrored) / 2)
         return Pose(raw_B2[:, 0] * self.max_angle_rad, raw_B2[:, 1] * self.max_shift)
 

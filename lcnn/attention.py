@@ -61,7 +61,7 @@ class SymmetryAttention(nn.Module):
         mask = None
         if any(margins):
             valid_HW = F.pad(torch.ones(height, width, dtype=torch.bool, device=x_BCDHW.device), margins)
-            mask = self._key_mask(valid_HW, len(x_BCDHW), columns)
+            mask = self._key_mask(valid_HW, x_BCDHW.shape[0], columns)
         attended = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask)
         y = self.out(attended.transpose(1, 2).reshape(*tokens.shape[:-1], -1))
         return x_BCDHW + self._unwindow(y)[..., :height, side : side + width]

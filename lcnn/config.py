@@ -4,7 +4,7 @@ The classes hold values only; `lcnn.model.build_model`, `lcnn.schedule.lr_factor
 them into objects. All are frozen and refuse unknown fields.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,9 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 Positive = Annotated[float, Field(gt=0)]
 Backbone = Literal["resnext50_32x4d", "resnext14_4x2d"]
+Format = Literal["torch", "onnx"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+"""Graphs that a trained network can be exported to."""
 
 
 class PictureConfig(Settings):

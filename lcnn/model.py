@@ -90,7 +90,7 @@ class LCNN(nn.Module):
         local_logits, global_logits = self.local.draw(draft, centre).float(), self.global_path(centre).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
         # Validation and prediction have no use for the loss and need not pay for it.
-        nothing_B = small.new_zeros(len(small))
+        nothing_B = small.new_zeros(small.shape[0])  # len() would fix the size of the batch in an exported graph
         aligned_B, untouched_B = self._asymmetries(small, pose) if self.training else (nothing_B, nothing_B)
         return Prediction(logits.squeeze(1), aligned_B, untouched_B, pose)
 

@@ -4,35 +4,83 @@ Legend: Z slices of a patient, H rows, W columns (native), B stacks, D slices of
 S side the network sees.
 """
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from data_prep.cohort import slice_files
+from data_prep.errors import InputError
 from data_prep.head import head_box, whole_box
 from data_prep.store import to_native, to_stored
+from lcnn.config import PictureConfig
 from lcnn.fit import predict_logits, resolve_precision
 from lcnn.model_file import TrainedModel
 from lcnn.stacks import neighbours, overview
 
+Logits = Callable[[Tensor], Tensor]
+"""Log-odds (B, S, S) of lesion from stacks of grey values, uint8 (B, C, S, S) on the CPU."""
+
+
+def predict_volume(model: TrainedModel, image_ZHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probability of lesion, float32 (Z, H, W), of 8-bit grey slices ordered from the skull base upward."""
+    dtype = resolve_precision(model.config.train.precision, model.device)
+    return predict_slices(
+        image_ZHW,
+        lambda grey_BCSS: predict_logits(model.net, grey_BCSS.to(model.device), dtype),
+        picture=model.picture,
+        half_width=model.config.T,
+        at_once=model.config.train.stacks_at_once,
+    )
+
 
 @torch.inference_mode()
-def predict_volume(model: TrainedModel, image_ZHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probability of lesion, float32 (Z, H, W), of 8-bit grey slices ordered from the skull base upward.
+def predict_slices(
+    image_ZHW: NDArray[np.uint8], logits: Logits, *, picture: PictureConfig, half_width: int, at_once: int
+) -> NDArray[np.float32]:
+    """Probability of lesion, float32 (Z, H, W), by whatever gives logits of stacks.
 
-    The slices are cropped and resized as those that the model was trained on; the result is brought back.
+    The slices are cropped and resized as those that the network was trained on; the result is brought back.
+
+    Args:
+        image_ZHW: 8-bit grey slices ordered from the skull base upward.
+        logits: the network.
+        picture: how slices are brought to it.
+        half_width: T, slices on each side of the centre.
+        at_once: stacks that go through it at a time.
     """
     slices, height, width = image_ZHW.shape
-    box = head_box(image_ZHW) if model.picture.crop == "head" else whole_box(height, width)
-    stored_ZSS = np.stack([to_stored(image_HW, box, model.picture.image_size) for image_HW in image_ZHW])
-    stack_ZD = neighbours(np.arange(slices), model.config.T, 0, slices - 1)
+    box = head_box(image_ZHW) if picture.crop == "head" else whole_box(height, width)
+    stored_ZSS = np.stack([to_stored(image_HW, box, picture.image_size) for image_HW in image_ZHW])
+    stack_ZD = neighbours(np.arange(slices), half_width, 0, slices - 1)
     overview_VSS = overview(stored_ZSS)
-    dtype = resolve_precision(model.config.train.precision, model.device)
     probability: list[NDArray[np.float32]] = []
-    at_once = model.config.train.stacks_at_once
     for start in range(0, slices, at_once):
         stacks_BDSS = stored_ZSS[stack_ZD[start : start + at_once]]
         overviews_BVSS = np.broadcast_to(overview_VSS, (len(stacks_BDSS), *overview_VSS.shape))
         grey_BCSS = torch.from_numpy(np.concatenate([overviews_BVSS, stacks_BDSS], axis=1))
-        logits_BSS = predict_logits(model.net, grey_BCSS.to(model.device), dtype)
-        probability += list(torch.sigmoid(logits_BSS).cpu().numpy())
+        probability += list(torch.sigmoid(logits(grey_BCSS)).cpu().numpy())
     return np.stack([to_native(p_SS, box, (height, width)) for p_SS in probability])
+
+
+def input_patients(path: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Patients' names and slice files of an input: one slice, one folder of slices, or a folder of such folders.
+
+    Raises:
+        InputError: there are no slices.
+    """
+    if path.is_file():
+        yield path.stem, [path]
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    root = next((path / name for name in ("images", "image") if (path / name).is_dir()), path)
+    folders = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
+    found = [(folder.name, list(slice_files(folder).values())) for folder in folders]
+    patients = [(name, files) for name, files in found if files]
+    if not patients:
+        raise InputError(f"{path}: no slices (.png, .jpg, .tif) in it or in its folders")
+    yield from patients

@@ -25,9 +25,9 @@ from search.storage import redact
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
 LOCK = ".lock"
-RESUMABLE_KEYS = ("budget", "confirm", "resources")
-"""Sections that may change between two sittings of one search: they decide how long, how wide and how sure, not what
-is searched."""
+RESUMABLE_KEYS = ("budget", "confirm", "resources", "exports")
+"""Sections that may change between two sittings of one search: they decide how long, how wide and how sure, and what
+is made of the winner, not what is searched."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The winner: model.pt and config.yaml."""
+        """The winner, whole or absent: weights, settings, card, exports, bundle."""
         return self.root / "model"
 
     @property

@@ -285,7 +285,7 @@ def finish(
     slots: Slots,
     display: Display,
 ) -> None:
-    """Export the winner, test it unless that was done, and sum up."""
+    """Test the winner and export it, unless that was done, and sum up."""
     cost = cost_of(spec.objective)
     searched = {
         "trials": len(ledger),
@@ -299,25 +299,24 @@ def finish(
         write_evaluation(run.evaluation, {**read_evaluation(run), **searched})
         display.say(closing_summary(run, ledger))
         return
-    export_winner(run, jobs["winner"])
     display.say(f"Testing on {len(prepared.split.test)} patients that no trial has read")
     results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
     write_patients(run.patients, results)
-    model = load_model(run.model / "model.pt", slots.device)
+    model = load_model(run.final / str(jobs["winner"].number) / "last.pt", slots.device)
     save_best_median_worst(run.overlays, results["winner"], model, prepared.data.cohort, prepared.data.root)
     split = prepared.split
-    write_evaluation(
-        run.evaluation,
-        {
-            "cohort": prepared.data.cohort.name,
-            "cohort_hash": prepared.data.cohort.hash,
-            "synthetic": prepared.data.cohort.synthetic,
-            "profile": spec.profile,
-            "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
-            "winner": jobs["winner"].number,
-            "epochs": {role: job.epochs for role, job in jobs.items()},
-            **searched,
-            **summarise(results),
-        },
-    )
+    evaluation = {
+        "cohort": prepared.data.cohort.name,
+        "cohort_hash": prepared.data.cohort.hash,
+        "synthetic": prepared.data.cohort.synthetic,
+        "profile": spec.profile,
+        "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
+        "winner": jobs["winner"].number,
+        "epochs": {role: job.epochs for role, job in jobs.items()},
+        **searched,
+        **summarise(results),
+    }
+    for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
+        display.say(f"Exported: {graph}")
+    write_evaluation(run.evaluation, evaluation)
     display.say(closing_summary(run, ledger))

@@ -15,7 +15,7 @@ from pydantic import Field
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
 from data_prep.split import SplitConfig
-from lcnn.config import PictureConfig, Settings, TrainConfig
+from lcnn.config import FORMATS, Format, PictureConfig, Settings, TrainConfig
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
 
 
@@ -138,6 +138,8 @@ class Spec(TrainConfig):
     confirm: ConfirmConfig = ConfirmConfig()
     storage: StorageConfig = StorageConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    exports: tuple[Format, ...] = FORMATS
+    """Graphs that the winner is exported to, beside its weights and its MONAI bundle."""
 
     @property
     def step_unit(self) -> Literal["epochs", "folds"]:

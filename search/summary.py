@@ -69,7 +69,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         *_verdict(evaluation, winner),
         "",
         *_front(evaluation),
-        f"  model       {run.model / 'model.pt'}",
+        f"  model       {run.model} (weights, model card, exports, MONAI bundle)",
         f"  settings    {run.root / 'best_config.yaml'}",
         f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
         f"  pictures    {run.overlays}",

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from data_prep.files import write_text_atomically
-from lcnn.config import TrainConfig, TrainingConfig
+from lcnn.config import Format, TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
-from lcnn.model_file import load_model, save_model
+from lcnn.export.model_card import Evidence, Graph
+from lcnn.export.model_folder import export_model
+from lcnn.model_file import hash_split, load_model
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trainings import Training, run_trainings, settings_of
@@ -84,17 +87,30 @@ def train_final(
     return {job.number: trained[str(job.number)].outcome for job in jobs}
 
 
-def export_winner(run: RunFolder, job: FinalJob) -> None:
-    """Put the winner where people look for it: weights with settings, the settings as text, the history."""
+def export_winner(
+    run: RunFolder, job: FinalJob, evaluation: Mapping[str, Any], formats: tuple[Format, ...]
+) -> list[Graph]:
+    """Put the winner where people look for it: the model's folder, its settings as text, its history.
+
+    Args:
+        run: where.
+        job: the winner, trained.
+        evaluation: its figures, for the model card.
+        formats: graphs to export.
+
+    Returns:
+        The graphs, those that failed among them.
+    """
     trained = run.final / str(job.number)
     model = load_model(trained / "last.pt")
-    save_model(run.model / "model.pt", model)
+    evidence = Evidence(run.root.resolve().name, evaluation)
+    graphs = export_model(run.model, model, formats=formats, split_hash=hash_split(run.root), evidence=evidence)
     settings = TrainingConfig(**dict(model.config), picture=model.picture)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    write_text_atomically(run.model / "config.yaml", text)
     write_text_atomically(run.root / "best_config.yaml", text)
     history = (trained / "history.csv").read_text(encoding="utf-8")
     write_text_atomically(run.root / "training_history.csv", history)
+    return graphs
 
 
 def test_models(

@@ -52,6 +52,31 @@ def test_error_inside_makes_no_new_file(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_folder_that_is_there_stays_or_gives_way(tmp_path: Path, keep: bool) -> None:
+    target = tmp_path / "folder"
+    for content in ("old", "new"):
+        with replacing_folder(target, keep_existing=keep) as partial:
+            (partial / content).touch()
+    assert names(target) == ["old" if keep else "new"]
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_error_inside_keeps_the_old_folder(tmp_path: Path, keep: bool) -> None:
+    def fail() -> None:
+        with replacing_folder(tmp_path / "folder", keep_existing=keep) as partial:
+            (partial / "half").touch()
+            raise ValueError
+
+    with replacing_folder(tmp_path / "folder") as partial:
+        (partial / "old").touch()
+    with pytest.raises(ValueError, match=r"^$"):
+        fail()
+    assert names(tmp_path / "folder") == ["old"]
+    assert names(tmp_path) == ["folder"]
+
+
 def test_partial_file_is_hidden_and_beside_its_target(tmp_path: Path) -> None:
     with replacing(tmp_path / "file.txt") as partial:
         partial.write_text("")

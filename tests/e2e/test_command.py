@@ -28,6 +28,7 @@ SMALL = (
     "train.stacks_per_epoch=32",
     "scheduler.grace=1",
     "resources.trials_at_once=2",
+    "exports=[torch]",  # ONNX takes thrice as long; tests/lcnn/test_export.py has both
 )
 RUN_FILES = (
     "spec.yaml",
@@ -42,8 +43,11 @@ RUN_FILES = (
     "evaluation.json",
     "patients.csv",
     "test_openings.log",
-    "model/model.pt",
+    "model/weights.safetensors",
     "model/config.yaml",
+    "model/README.md",
+    "model/exports/model.pt2",
+    "model/bundle/configs/inference.json",
     "overlays/best.png",
     "overlays/median.png",
     "overlays/worst.png",
@@ -184,7 +188,9 @@ def test_the_evaluation_is_of_test_patients_only_and_was_opened_once(run: Path) 
 
 
 def test_a_finished_run_shows_its_result_without_doing_it_again(place: Path, run: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (run / "evaluation.json", run / "model" / "model.pt")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (run / "evaluation.json", run / "model" / "weights.safetensors")
+    }
     done = execute(search(4), place)
     assert done.returncode == 0, done.stderr
     assert "is finished" in done.stdout

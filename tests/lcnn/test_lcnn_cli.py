@@ -91,9 +91,21 @@ def test_predict_takes_a_cohort_a_patient_or_a_slice(trained, larger_cohort, tmp
     assert "slices/s" in capsys.readouterr().out
 
 
+def test_an_exported_model_predicts_like_the_training_it_comes_from(trained, larger_cohort, tmp_path):
+    arguments = ["export", "--model", str(trained / "out"), "--out", str(tmp_path / "model"), "--formats"]
+    assert main(arguments) == 0
+    assert "exported without a test" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    for model in (trained / "out", tmp_path / "model"):
+        arguments = ["predict", "--model", str(model), "--input", str(larger_cohort / "images" / "p3")]
+        assert main([*arguments, "--out", str(tmp_path / model.name / "masks_of")]) == 0
+    masks = [sorted((tmp_path / name / "masks_of").rglob("masks/**/*.png")) for name in ("out", "model")]
+    assert len(masks[0]) == 3
+    assert [file.read_bytes() for file in masks[0]] == [file.read_bytes() for file in masks[1]]
+
+
 BAD = {
-    "no model": (["evaluate", "--model", "nowhere", "--data", "DATA"], "--model nowhere: no model there"),
-    "no input": (["predict", "--model", "MODEL", "--input", "nowhere", "--out", "o"], "--input nowhere: no such file"),
+    "no model": (["evaluate", "--model", "nowhere", "--data", "DATA"], "nowhere: no model there"),
+    "no input": (["predict", "--model", "MODEL", "--input", "nowhere", "--out", "o"], "nowhere: no such file"),
     "empty input": (["predict", "--model", "MODEL", "--input", "EMPTY", "--out", "o"], "no slices"),
     "no cohort": (["evaluate", "--model", "MODEL", "--data", "EMPTY"], "no folder images or image"),
     "no config": (["train", "--config", "nowhere.yaml", "--data", "DATA", "--out", "o"], "nowhere.yaml: No such file"),
@@ -106,6 +118,8 @@ BAD = {
         "--device tpu: choose",
     ),
     "no threads": (["predict", "--model", "MODEL", "--input", "DATA", "--out", "o", "--threads", "0"], "--threads 0"),
+    "nothing to export": (["export", "--model", "nowhere", "--out", "o"], "nowhere: no model there"),
+    "export over something else": (["export", "--model", "MODEL", "--out", "TAKEN"], "something else than a model"),
     "text as an image": (["predict", "--model", "MODEL", "--input", "TEXT", "--out", "o"], "cannot be decoded"),
 }
 
@@ -122,6 +136,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         "EMPTY": tmp_path / "empty",
         "CONFIG": config_file,
         "TEXT": tmp_path / "text.png",
+        "TAKEN": tmp_path,
     }
     monkeypatch.chdir(tmp_path)
     arguments, words = BAD[case]

@@ -1,13 +1,14 @@
-"""A model as one file: the same logits again, refusals, and no need of the initial weights."""
+"""A model on disk, as a folder and as a checkpoint: the same logits again, refusals, no need of initial weights."""
 
 import pytest
 import torch
 
 from data_prep.errors import InputError
+from data_prep.split import Normalisation
 from lcnn.checkpoint import save_checkpoint
 from lcnn.config import PictureConfig
 from lcnn.model import build_model
-from lcnn.model_file import TrainedModel, load_model, save_model
+from lcnn.model_file import CONFIG, WEIGHTS, TrainedModel, load_model, read_settings, save_model
 from lcnn.stacks import channels
 
 PICTURE = PictureConfig(image_size=40, crop="none")
@@ -28,15 +29,25 @@ def trained(config, normalisation):
     return model.eval()
 
 
+def save_checkpoint_of(path, net, config):
+    content = {"config": config.model_dump_json(), "picture": PICTURE.model_dump(), "model": net.state_dict()}
+    save_checkpoint(path, content)
+
+
+def save_folder_of(path, net, config):
+    save_model(path, TrainedModel(net, config, PICTURE))
+
+
+@pytest.mark.parametrize("save", [save_checkpoint_of, save_folder_of], ids=["checkpoint", "folder"])
 @pytest.mark.parametrize(
     "changes", [{}, {"T": 2, "fusion.local": 0.4, "model.levels": 3, "schedule.name": "one_cycle", "optim.lr": 0.3}]
 )
 @torch.no_grad()
-def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, normalisation, changes):
+def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, normalisation, changes, save):
     config = make_config(changes)
     model = trained(config, normalisation)
-    save_model(tmp_path / "model.pt", TrainedModel(model, config, PICTURE))
-    loaded = load_model(tmp_path / "model.pt")
+    save(tmp_path / "model", model, config)
+    loaded = load_model(tmp_path / "model")
     found = loaded.net
     assert (loaded.config, loaded.picture) == (config, PICTURE)
     assert not found.training
@@ -45,40 +56,91 @@ def test_a_round_trip_gives_the_same_settings_and_logits(tmp_path, make_config, 
     assert torch.equal(found(stack).pose.angle_rad_B, model(stack).pose.angle_rad_B)
 
 
+@pytest.mark.parametrize("save", [save_checkpoint_of, save_folder_of], ids=["checkpoint", "folder"])
 @torch.no_grad()
-def test_the_initial_weights_need_not_be_at_hand(tmp_path, make_config, normalisation):
+def test_the_initial_weights_need_not_be_at_hand(tmp_path, make_config, normalisation, save):
     big = {"model.global_backbone": "resnext50_32x4d", "model.norm": "batch"}
     model = trained(make_config(big), normalisation)
     config = make_config({**big, "model.weights": str(tmp_path / "long_gone.pth")})
-    save_model(tmp_path / "model.pt", TrainedModel(model, config, PICTURE))
-    loaded = load_model(tmp_path / "model.pt")
-    found = loaded.net
-    (tmp_path / "model.pt").unlink()
+    save(tmp_path / "model", model, config)
+    loaded = load_model(tmp_path / "model")
     assert (loaded.config, loaded.picture) == (config, PICTURE)
-    assert torch.equal(found(grey()).logits_BHW, model(grey()).logits_BHW)
+    assert torch.equal(loaded.net(grey()).logits_BHW, model(grey()).logits_BHW)
+
+
+@pytest.mark.parametrize("mean", [0.1, 47.123456789, 1e-3])
+def test_the_normalisation_lies_among_the_settings_and_comes_back_exactly(tmp_path, make_config, mean):
+    net = build_model(make_config(), Normalisation(mean=mean, std=1 / 3))
+    save_folder_of(tmp_path, net, make_config())
+    found = load_model(tmp_path).net
+    assert torch.equal(found.mean, net.mean)
+    assert torch.equal(found.std, net.std)
+    assert read_settings(tmp_path).normalisation.mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [("model", "model"), ("", "model"), ("best.pt", "best.pt"), ("last.pt", "last.pt"), ("two", "best.pt")],
+)
+def test_a_path_may_mean_a_file_a_training_a_model_or_a_run(tmp_path, make_config, normalisation, place, found):
+    nets = {}
+    for name in ("model", "best.pt", "last.pt"):
+        torch.manual_seed(len(nets))
+        nets[name] = build_model(make_config(), normalisation)
+        save = save_checkpoint_of if name.endswith(".pt") else save_folder_of
+        save(tmp_path / name, nets[name], make_config())
+        if name.endswith(".pt"):
+            save(tmp_path / "two" / name, nets[name], make_config())
+    for name, value in load_model(tmp_path / place).net.state_dict().items():
+        assert torch.equal(value, nets[found].state_dict()[name])
 
 
 def test_a_missing_or_truncated_file_is_refused(tmp_path, make_config, normalisation):
-    path = tmp_path / "model.pt"
-    with pytest.raises(InputError, match=r"model\.pt: no such"):
-        load_model(path)
-    save_model(path, TrainedModel(build_model(make_config(), normalisation), make_config(), PICTURE))
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"model\.pt: truncated"):
-        load_model(path)
+    net = build_model(make_config(), normalisation)
+    with pytest.raises(InputError, match=r"model\.pt: no model there"):
+        load_model(tmp_path / "model.pt")
+    save_checkpoint_of(tmp_path / "model.pt", net, make_config())
+    save_folder_of(tmp_path / "model", net, make_config())
+    for path, words in (
+        (tmp_path / "model.pt", r"model\.pt: truncated"),
+        (tmp_path / "model" / WEIGHTS, r"weights\.safetensors: not readable"),
+    ):
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(InputError, match=words):
+            load_model(path)
 
 
 @pytest.mark.parametrize("changes", [{"model.width": 8}, {"T": 2}, {"model.levels": 3}])
-def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, make_config, normalisation, changes):
-    net = build_model(make_config(), normalisation)
-    save_model(tmp_path / "model.pt", TrainedModel(net, make_config(changes), PICTURE))
-    with pytest.raises(InputError, match=r"model\.pt: weights do not fit"):
-        load_model(tmp_path / "model.pt")
+@pytest.mark.parametrize("save", [save_checkpoint_of, save_folder_of], ids=["checkpoint", "folder"])
+def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, make_config, normalisation, changes, save):
+    save(tmp_path / "model", build_model(make_config(), normalisation), make_config(changes))
+    with pytest.raises(InputError, match=r"model.*: weights do not fit"):
+        load_model(tmp_path / "model")
 
 
-def test_a_file_that_lacks_weights_is_refused(tmp_path, make_config, normalisation):
+BAD_SETTINGS = {
+    "missing": (None, r"config\.yaml: No such file"),
+    "of no model": ("T: 1", r"config\.yaml: normalisation: field required"),
+    "unknown": ("T: 1\nlearning: 2\nnormalisation: {mean: 1, std: 2}", r"config\.yaml: learning: unknown key"),
+    "no deviation": ("normalisation: {mean: 1, std: 0}", r"config\.yaml: normalisation.std"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_a_folder_without_its_settings_is_refused(tmp_path, make_config, normalisation, case):
+    text, words = BAD_SETTINGS[case]
+    save_folder_of(tmp_path, build_model(make_config(), normalisation), make_config())
+    (tmp_path / CONFIG).unlink()
+    if text:
+        (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(InputError, match=words):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["mean", "local.head.bias"])
+def test_a_file_that_lacks_weights_is_refused(tmp_path, make_config, normalisation, lacking):
     state = build_model(make_config(), normalisation).state_dict()
-    state.pop("mean")
+    state.pop(lacking)
     save_checkpoint(
         tmp_path / "model.pt",
         {"config": make_config().model_dump_json(), "picture": PICTURE.model_dump(), "model": state},

@@ -61,6 +61,13 @@ def test_trials_hours_and_name_reach_the_spec(tmp_path: Path) -> None:
     assert (spec.budget.trials, spec.budget.hours, spec.name) == (7, 0.5, "other")
 
 
+def test_the_winner_is_exported_to_all_graphs_or_to_those_that_are_named(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).exports == ("torch", "onnx")
+    assert load(tmp_path, MINIMAL, settings=("exports=[]",)).exports == ()
+    with pytest.raises(InputError, match=r"exports.0: input should be 'torch' or 'onnx'"):
+        load(tmp_path, MINIMAL, settings=("exports=[tflite]",))
+
+
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     assert load(tmp_path, MINIMAL, settings=("optim.lr=1e-3",)).optim.lr == 0.001
 
