@@ -28,7 +28,7 @@ from data_prep.split import SplitConfig, lock_split, training_normalisation
 from data_prep.store import read_slices
 from lcnn.config import TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
-from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
+from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
 from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
@@ -114,8 +114,10 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
         print(f"{patient.id}  Dice {results[-1].dice:.3f}", flush=True)
     summary = summarise({"model": results})
     label = " (synthetic)" if cohort.synthetic else ""
-    for metric in ("dice", "precision", "recall", "hd95"):
-        print(f"{metric:<10} {estimate_text(summary['models']['model'][metric])}{label}")
+    for metric in METRICS:
+        print(f"{metric:<23} {estimate_text(summary['models']['model'][metric])}{label}")
+    for name, share in summary["models"]["model"]["detection"].items():
+        print(f"{name:<23} {estimate_text(share)}{label}")
     if options.out:
         write_patients(options.out / "patients.csv", {"model": results})
         write_evaluation(

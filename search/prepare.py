@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout
 from data_prep.compiled import CompiledCohort, compile_cohort
+from data_prep.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.errors import InputError
 from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
@@ -30,6 +31,8 @@ class Prepared:
     data: CompiledCohort
     split: Split
     normalisation: Normalisation
+    alike: Sequence[AlikeSlices]
+    """Slices that patients of different parts share."""
 
 
 def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Progress) -> Prepared:
@@ -51,7 +54,20 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     )
     split = lock_split(run.split, data.store, config.split)
     check_lesions(data.store, split, config.image_size)
-    return Prepared(data, split, training_normalisation(data.store, split))
+    return Prepared(
+        data, split, training_normalisation(data.store, split), alike_slices(run.near_duplicates, data, split)
+    )
+
+
+def alike_slices(table: Path, data: CompiledCohort, split: Split) -> list[AlikeSlices]:
+    """Slices that leak from one part into another, looked for once and kept in ``table``.
+
+    Raises:
+        InputError: the table is damaged, or a slice cannot be read.
+    """
+    if not table.exists():
+        write_alike(table, find_alike(data, split))
+    return read_alike(table)
 
 
 def check_lesions(store: Store, split: Split, image_size: int) -> None:

@@ -29,13 +29,15 @@ from search.spec import Extension, Spec
 from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, study_place
 from search.study.ledger import Ledger
 from search.study.warm_start import WarmStart, read_warm_start
-from search.summary import closing_summary, write_trials_table
-from search.winner.confirm import Confirmed, confirmation_summary
-from search.winner.final import FinalJob, export_winner, test_models
+from search.summary import closing_summary, leak_in_words, write_trials_table
+from search.winner.confirm import Confirmed, confirmation_summary, validation_dice
+from search.winner.final import FinalJob, export_winner, overtuning, test_models
 from search.winner.finalists import finalists, train_winner
 
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
+EVALUATION_FORMAT = 2
+"""Rises whenever evaluation.json gets figures that the summary cannot do without."""
 
 
 def run_search(
@@ -75,6 +77,7 @@ def run_search(
         if extension and not resumed:
             raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
         if resumed:
+            run.check_test_openings()
             ledger = open_ledger(run, spec, space)
             if extension:
                 spec = extended(spec, run, ledger, extension, display)
@@ -230,6 +233,8 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
         f"Split (locked, by patient): {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test; "
         f"{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
     )
+    if prepared.alike:
+        display.say(f"WARNING: {leak_in_words(prepared.alike)}; see {run.near_duplicates}")
     return prepared
 
 
@@ -250,12 +255,17 @@ def read_evaluation(run: RunFolder) -> dict[str, Any]:
     """The run's evaluation.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or of another version.
     """
     try:
         evaluation: dict[str, Any] = json.loads(run.evaluation.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{run.evaluation}: damaged ({first_line(error)}); delete it to have it made again") from error
+    if evaluation.get("format") != EVALUATION_FORMAT:
+        raise InputError(
+            f"{run.evaluation}: written by an earlier version, without some of today's figures; "
+            "delete it and give the command that made the run again, which tests the trained models anew"
+        )
     return evaluation
 
 
@@ -285,9 +295,12 @@ def finish(
         "slots_busy": ledger.busy_share,
         "confirmation": confirmation_summary(confirmation) if confirmation else None,
     }
+    validation = validation_dice(ledger.trial(jobs["winner"].number), confirmation)
     if is_tested(run, jobs):
         display.say("The winner is the one that was tested before; the test patients are not opened again")
-        write_evaluation(run.evaluation, {**read_evaluation(run), **searched})
+        tested = read_evaluation(run)
+        gap = overtuning(validation, tested["models"]["winner"]["dice"])
+        write_evaluation(run.evaluation, {**tested, **searched, "overtuning": gap})
         display.say(closing_summary(run, ledger))
         return
     export_winner(run, jobs["winner"])
@@ -296,10 +309,11 @@ def finish(
     write_patients(run.patients, results)
     model = load_model(run.model / "model.pt", slots.device)
     save_best_median_worst(run.overlays, results["winner"], model, prepared.data.cohort, prepared.data.root)
-    split = prepared.split
+    split, figures = prepared.split, summarise(results)
     write_evaluation(
         run.evaluation,
         {
+            "format": EVALUATION_FORMAT,
             "cohort": prepared.data.cohort.name,
             "cohort_hash": prepared.data.cohort.hash,
             "synthetic": prepared.data.cohort.synthetic,
@@ -308,7 +322,10 @@ def finish(
             "winner": jobs["winner"].number,
             "epochs": {role: job.epochs for role, job in jobs.items()},
             **searched,
-            **summarise(results),
+            "opening": run.last_test_opening(),
+            "near_duplicates": len(prepared.alike),
+            "overtuning": overtuning(validation, figures["models"]["winner"]["dice"]),
+            **figures,
         },
     )
     display.say(closing_summary(run, ledger))
