@@ -114,9 +114,11 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
         print(f"{patient.id}  Dice {results[-1].dice:.3f}", flush=True)
     summary = summarise({"model": results})
     label = " (synthetic)" if cohort.synthetic else ""
+    figures = summary["models"]["model"]
+    units = {"hd95": figures["distance_unit"], "volume_difference": figures["volume_unit"]}
     for metric in METRICS:
-        print(f"{metric:<23} {estimate_text(summary['models']['model'][metric])}{label}")
-    for name, share in summary["models"]["model"]["detection"].items():
+        print(f"{metric:<23} {estimate_text(figures[metric], units.get(metric, ''))}{label}")
+    for name, share in figures["detection"].items():
         print(f"{name:<23} {estimate_text(share)}{label}")
     if options.out:
         write_patients(options.out / "patients.csv", {"model": results})
