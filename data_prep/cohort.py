@@ -135,6 +135,21 @@ def open_cohort(root: Path, cache: Path) -> Cohort:
     return cohort
 
 
+def check_patients(cohort: Cohort, root: Path, names: Iterable[str]) -> None:
+    """See that the files of these patients are still those of the cohort, as hours may have passed since it was opened.
+
+    Raises:
+        InputError: a file changed, or cannot be read.
+    """
+    wanted = set(names)
+    for patient in (patient for patient in cohort.patients if patient.id in wanted):
+        files = [(root / image, root / mask) for image, mask in zip(patient.images, patient.masks, strict=True)]
+        if _slices_hash((image.stem, (image, mask)) for image, mask in files) != patient.hash:
+            raise InputError(
+                f"{root}: files of {patient.id} changed while the run was going on; restore them and run it again"
+            )
+
+
 def write_manifest(cohort: Cohort, folder: Path) -> None:
     """Write ``cohort.json`` into ``folder`` in one step."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,19 +231,24 @@ def _scan_patient(root: Path, folder: Path, masks: Path, spacing_mm: tuple[float
         )
     for extra in (stem for stem in labels if stem not in images):
         raise InputError(f"{labels[extra]}: a mask without its image {folder / extra}.png; add or remove it")
-    digest = hashlib.sha256()
-    for stem, image in images.items():
-        for file in (image, labels[stem]):
-            content = _read(file)
-            digest.update(f"{stem}\0{len(content)}\0".encode())
-            digest.update(content)
     return Patient(
         id=folder.name,
         images=tuple(image.relative_to(root).as_posix() for image in images.values()),
         masks=tuple(labels[stem].relative_to(root).as_posix() for stem in images),
         spacing_mm=spacing_mm,
-        hash=digest.hexdigest(),
+        hash=_slices_hash((stem, (image, labels[stem])) for stem, image in images.items()),
     )
+
+
+def _slices_hash(slices: Iterable[tuple[str, tuple[Path, Path]]]) -> str:
+    """Over each slice's name and the contents of its image and its mask."""
+    digest = hashlib.sha256()
+    for stem, files in slices:
+        for file in files:
+            content = _read(file)
+            digest.update(f"{stem}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> bytes:

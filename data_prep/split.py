@@ -1,8 +1,10 @@
 """The locked split: which patients train, which validate, which are kept for the final test.
 
-Made once from a seed, written beside the run with the cohort's hash, and refused if the cohort changed.
+Made once from a seed, written beside the run with the cohort's hash and a seal over all of it, and refused if the
+cohort or the file changed.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -98,13 +100,13 @@ def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
     """The split kept at ``path``, or a new one written there.
 
     Raises:
-        InputError: the kept split belongs to another cohort, or is no split.
+        InputError: the kept split belongs to another cohort, was edited, or is no split.
     """
     if not path.exists():
         split = make_split(store, config)
-        write_text_atomically(path, split.model_dump_json(indent=1) + "\n")
+        write_split(path, split)
         return split
-    split = read_split(path)
+    split, is_sealed = _read(path)
     if split.cohort_hash != store.cohort_hash or set(store.patients) != {
         *split.train,
         *split.val,
@@ -119,20 +121,50 @@ def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
             f"{path}: drawn with seed {split.seed}, not {config.seed}; "
             "go back to that seed, or start a new run with --name"
         )
+    # Earlier versions wrote no seal; what they wrote is what their seed draws.
+    if not is_sealed and split != make_split(store, config):
+        raise InputError(_broken_seal(path))
     return split
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Keep a split with its seal."""
+    write_text_atomically(path, json.dumps({**split.model_dump(mode="json"), "seal": _seal(split)}, indent=1) + "\n")
 
 
 def read_split(path: Path) -> Split:
     """Read a split file.
 
     Raises:
-        InputError: the file is missing or is no split.
+        InputError: the file is missing, is no split, or was edited after it was locked.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Split, bool]:
+    """The split, and whether it is sealed."""
     try:
-        return Split.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        seal = content.pop("seal", None)
+        split = Split.model_validate(content)
+    except (OSError, ValueError, TypeError) as error:
         reason = first_line(error)
         raise InputError(f"{path}: not a readable split ({reason}); restore it from a copy of the run") from error
+    if seal not in (None, _seal(split)):
+        raise InputError(_broken_seal(path))
+    return split, seal is not None
+
+
+def _seal(split: Split) -> str:
+    """SHA-256 over the parts, the seed and the cohort's hash."""
+    return hashlib.sha256(split.model_dump_json().encode()).hexdigest()
+
+
+def _broken_seal(path: Path) -> str:
+    return (
+        f"{path}: edited after the split was locked, so its test patients may have been trained on; "
+        "restore it from a copy of the run, or start a new run with --name"
+    )
 
 
 class Normalisation(BaseModel):

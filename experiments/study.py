@@ -3,9 +3,10 @@
 Every contender goes through the same training: stacks, sampler, augmentation, loss, optimizer, one-cycle schedule. It
 gets as many steps as it does in --seconds of processor time on one thread; what a step takes is measured once, all
 contenders in turns, and kept in study.json. Each is trained on the training and validation patients with every seed
-and tested on the test patients at their own pixel grid. Contenders are compared patient by patient on the mean over
-the seeds: the difference and its 95% patient-bootstrap interval. The same command goes on where it stopped; trainings
-run side by side, one thread each.
+and tested on the test patients at their own pixel grid. The first contender is compared with each of the others,
+patient by patient, on the mean over the seeds: the difference, its 95% patient-bootstrap interval, and the p of a
+paired permutation test, corrected by Holm for the number of others. The same command goes on where it stopped;
+trainings run side by side, one thread each.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,19 @@ from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Split, SplitConfig, lock_split, training_normalisation
 from experiments.networks import parameters
 from lcnn.checkpoint import load_checkpoint
+from lcnn.comparison import compare_models
 from lcnn.config import OneCycle, PictureConfig, TrainConfig
 from lcnn.evaluate import evaluate
 from lcnn.evaluation import write_patients
 from lcnn.fit import Build, TrainingData, fit
-from lcnn.intervals import Estimate, estimate_difference, estimate_mean
+from lcnn.intervals import Estimate, estimate_mean
 from lcnn.model_file import TrainedModel
 from lcnn.outcome import Outcome
 from lcnn.settings_file import assign
 from search.errors import RunFailed
 from search.spec import Overrides, Spec, load_spec
 
-METRICS = ("dice", "precision", "recall", "hd95")
+METRICS = ("dice", "surface_dice", "lesion_f1", "precision", "recall", "hd95")
 LEARNING_RATE = 2e-3
 EPOCHS = 20
 """Pieces into which a training is cut; after each it is kept on disk."""
@@ -207,22 +209,33 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
 
 
 def compare(tables: Sequence[tuple[Job, Path]]) -> dict[str, Any]:
-    """Means over the patients, each patient's value a mean over the seeds, and paired differences to the first."""
-    rows = pd.concat([pd.read_csv(path).assign(seed=job.seed) for job, path in tables])
+    """Means over the patients, each patient's value a mean over the seeds, and the first compared with the others.
+
+    Raises:
+        InputError: a table was written by an earlier version and lacks figures.
+    """
+    rows = pd.concat([_read_table(path).assign(seed=job.seed) for job, path in tables])
     names = list(dict.fromkeys(job.contender.name for job, _ in tables))
-    first = names[0]
     means = rows.groupby(["model", "patient"])[list(METRICS)].mean()
-    columns = {(name, metric): means.loc[name][metric].sort_index().tolist() for name in names for metric in METRICS}
+    figures = {name: {metric: means.loc[name][metric].sort_index().tolist() for metric in METRICS} for name in names}
     by_seed = rows.groupby(["model", "seed"])["dice"].mean()
     return {
-        "first": first,
+        "first": names[0],
         "dice_by_seed": {name: by_seed.loc[name].round(4).to_dict() for name in names},
-        "mean": {name: {m: vars(estimate_mean(columns[name, m])) for m in METRICS} for name in names},
-        "first_minus": {
-            name: {m: vars(estimate_difference(columns[first, m], columns[name, m])) for m in METRICS}
-            for name in names[1:]
-        },
+        "mean": {name: {m: asdict(estimate_mean(figures[name][m])) for m in METRICS} for name in names},
+        "comparisons": [asdict(comparison) for comparison in compare_models(figures)],
     }
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    missing = [metric for metric in METRICS if metric not in table]
+    if missing:
+        raise InputError(
+            f"{path}: no column {', '.join(missing)}: written by an earlier version; "
+            "delete it and run the study again, which tests the trained network anew"
+        )
+    return table
 
 
 def report(study: Study, planned: dict[str, Any], summary: dict[str, Any], seeds: int) -> None:
@@ -236,8 +249,10 @@ def report(study: Study, planned: dict[str, Any], summary: dict[str, Any], seeds
             f"{name:<15} {planned['parameters'][name] / 1e3:.0f} k parameters, {planned['steps'][name]} steps; "
             + ", ".join(f"{metric} {Estimate(**metrics[metric]).text()}" for metric in METRICS)
         )
-    for name, metrics in summary["first_minus"].items():
-        print(f"{summary['first']} - {name:<20} Dice {Estimate(**metrics['dice']).text()}")
+    for found in summary["comparisons"]:
+        if found["metric"] == "dice" and found["p_holm"] is not None:
+            difference = Estimate(**found["difference"]).text()
+            print(f"{found['ours']} - {found['theirs']:<20} Dice {difference}, p (Holm) = {found['p_holm']:.3f}")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ from data_prep.split import SplitConfig, lock_split, training_normalisation
 from data_prep.store import read_slices
 from lcnn.config import FORMATS, TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
-from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
+from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
 from lcnn.export.model_card import read_evidence
 from lcnn.export.model_folder import export_model, refuse_foreign
 from lcnn.fit import EpochResult, TrainingData, fit
@@ -124,8 +124,12 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
         print(f"{patient.id}  Dice {results[-1].dice:.3f}", flush=True)
     summary = summarise({"model": results})
     label = " (synthetic)" if cohort.synthetic else ""
-    for metric in ("dice", "precision", "recall", "hd95"):
-        print(f"{metric:<10} {estimate_text(summary['models']['model'][metric])}{label}")
+    figures = summary["models"]["model"]
+    units = {"hd95": figures["distance_unit"], "volume_difference": figures["volume_unit"]}
+    for metric in METRICS:
+        print(f"{metric:<23} {estimate_text(figures[metric], units.get(metric, ''))}{label}")
+    for name, share in figures["detection"].items():
+        print(f"{name:<23} {estimate_text(share)}{label}")
     if options.out:
         write_patients(options.out / "patients.csv", {"model": results})
         write_evaluation(

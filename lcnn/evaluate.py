@@ -7,7 +7,7 @@ Legend: Z slices of a patient, H rows, W columns (native), S stored side.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from data_prep.cohort import Cohort
 from data_prep.store import read_patient
-from lcnn.metrics import count, hd95
+from lcnn.calibration import Reliability, reliability
+from lcnn.lesions import count_lesions
+from lcnn.metrics import count, hd95, surface_dice
 from lcnn.model_file import TrainedModel
 from lcnn.predict import predict_volume
 
@@ -29,10 +31,17 @@ class PatientResult:
 
     patient: str
     dice: float
-    precision: float
-    recall: float
+    surface_dice: float
+    """Surface within 5 mm of the other surface; without a spacing within 5 pixels in the slice."""
     hd95: float
     """95th-percentile surface distance, in ``distance_unit``."""
+    precision: float
+    recall: float
+    lesion_f1: float
+    """Lesion-wise F1 by any overlap."""
+    true_lesions: int
+    """Connected lesions of the mask."""
+    predicted_lesions: int
     true_volume: float
     """Lesion volume by the mask, in ``volume_unit``."""
     predicted_volume: float
@@ -40,6 +49,23 @@ class PatientResult:
     """mm where the spacing is known, else voxels."""
     volume_unit: str
     """ml where the spacing is known, else voxels."""
+    reliability: Reliability = field(repr=False)
+    """Probabilities against the truth, around lesions."""
+
+    @property
+    def lesion_count_difference(self) -> int:
+        """By how many the number of predicted lesions is off."""
+        return abs(self.predicted_lesions - self.true_lesions)
+
+    @property
+    def volume_difference(self) -> float:
+        """By how much the predicted volume is off, in ``volume_unit``."""
+        return abs(self.predicted_volume - self.true_volume)
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error around lesions, 0..1."""
+        return self.reliability.error
 
 
 @dataclass(frozen=True)
@@ -69,8 +95,9 @@ def evaluate(
     results = []
     for name in patients:
         image, mask = read_patient(by_id[name], root)
-        predicted = predict_volume(model, image) >= THRESHOLD
-        case = Case(score_patient(name, predicted, mask > 0, by_id[name].spacing_mm), image, mask > 0, predicted)
+        probability = predict_volume(model, image)
+        result = score_patient(name, probability, mask > 0, by_id[name].spacing_mm)
+        case = Case(result, image, mask > 0, probability >= THRESHOLD)
         results.append(case.result)
         if on_case:
             on_case(case)
@@ -79,21 +106,28 @@ def evaluate(
 
 def score_patient(
     patient: str,
-    predicted_ZHW: NDArray[np.bool_],
+    probability_ZHW: NDArray[np.floating],
     true_ZHW: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float] | None,
 ) -> PatientResult:
-    """All figures of one patient's masks."""
+    """All figures of one patient's predicted probabilities (0..1) and true mask."""
+    predicted_ZHW = probability_ZHW >= THRESHOLD
     counts = count(predicted_ZHW, true_ZHW)
+    lesions = count_lesions(predicted_ZHW, true_ZHW)
     voxel = float(np.prod(spacing_mm)) / 1000 if spacing_mm else 1.0
     return PatientResult(
         patient=patient,
         dice=counts.dice,
+        surface_dice=surface_dice(predicted_ZHW, true_ZHW, spacing_mm),
+        hd95=hd95(predicted_ZHW, true_ZHW, spacing_mm),
         precision=counts.precision,
         recall=counts.recall,
-        hd95=hd95(predicted_ZHW, true_ZHW, spacing_mm),
+        lesion_f1=lesions.f1,
+        true_lesions=lesions.true,
+        predicted_lesions=lesions.predicted,
         true_volume=counts.true * voxel,
         predicted_volume=counts.predicted * voxel,
         distance_unit="mm" if spacing_mm else "voxels",
         volume_unit="ml" if spacing_mm else "voxels",
+        reliability=reliability(probability_ZHW, predicted_ZHW, true_ZHW, spacing_mm),
     )

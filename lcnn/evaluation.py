@@ -1,4 +1,4 @@
-"""Figures of a whole test: means with intervals over patients, differences between models, tables.
+"""Figures of a whole test: means with intervals over patients, strata, calibration, comparisons, tables.
 
 Legend of roles: a model's name in the results, for example winner and defaults.
 """
@@ -8,32 +8,126 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_text_atomically
-from lcnn.evaluate import PatientResult
-from lcnn.intervals import Estimate, estimate_difference, estimate_mean
+import numpy as np
 
-METRICS = ("dice", "precision", "recall", "hd95")
+from data_prep.files import write_text_atomically
+from lcnn.calibration import pooled
+from lcnn.comparison import compare_models
+from lcnn.evaluate import PatientResult
+from lcnn.intervals import Estimate, estimate_mean, estimate_share
+
+METRICS = (
+    "dice",
+    "surface_dice",
+    "hd95",
+    "precision",
+    "recall",
+    "lesion_f1",
+    "lesion_count_difference",
+    "volume_difference",
+    "ece",
+)
+"""Figures of a patient of which means are taken; Dice, the first, is the one that models are judged by."""
+COLUMNS = (
+    "patient",
+    "dice",
+    "surface_dice",
+    "hd95",
+    "precision",
+    "recall",
+    "lesion_f1",
+    "true_lesions",
+    "predicted_lesions",
+    "true_volume",
+    "predicted_volume",
+    "volume_difference",
+    "ece",
+    "distance_unit",
+    "volume_unit",
+)
+BOUNDS_ML = (5.0, 20.0)
+"""Where small lesions end and large ones begin; without a spacing the terciles of the tested lesions."""
+STRATUM_METRICS = ("dice", "surface_dice", "lesion_f1", "recall")
 
 
 def summarise(results: Mapping[str, Sequence[PatientResult]]) -> dict[str, Any]:
-    """Means with intervals for every model, and the winner's paired difference to the defaults."""
-    models = {
-        role: {metric: asdict(_mean(rows, metric)) for metric in METRICS} | _volumes(rows)
-        for role, rows in results.items()
+    """The figures of every model, and the first compared with each of the others.
+
+    Raises:
+        ValueError: models were tested on different patients.
+    """
+    if len({tuple(row.patient for row in rows) for rows in results.values()}) > 1:
+        raise ValueError("models that are compared must be tested on the same patients, in the same order")
+    figures = {role: {metric: _column(rows, metric) for metric in METRICS} for role, rows in results.items()}
+    return {
+        "models": {role: _model(rows) for role, rows in results.items()},
+        "comparisons": [asdict(comparison) for comparison in compare_models(figures)],
     }
-    summary: dict[str, Any] = {"models": models}
-    if "winner" in results and "defaults" in results:
-        summary["difference"] = {
-            metric: asdict(
-                estimate_difference(_column(results["winner"], metric), _column(results["defaults"], metric))
-            )
-            for metric in METRICS
-        }
-    return summary
+
+
+def _model(rows: Sequence[PatientResult]) -> dict[str, Any]:
+    free = [row for row in rows if row.true_volume == 0]
+    return {
+        **{metric: asdict(estimate_mean(_column(rows, metric))) for metric in METRICS},
+        "detection": {name: asdict(estimate) for name, estimate in detection(rows).items()},
+        "strata": strata(rows),
+        "calibration": _calibration(rows),
+        "volume_unit": "/".join(sorted({row.volume_unit for row in rows})),
+        "distance_unit": "/".join(sorted({row.distance_unit for row in rows})),
+        "lesion_free_patients": len(free),
+        "lesion_free_with_false_alarm": sum(row.predicted_volume > 0 for row in free),
+    }
+
+
+def detection(rows: Sequence[PatientResult]) -> dict[str, Estimate]:
+    """The model as a test for having a lesion.
+
+    Sensitivity: of the patients with a lesion, those of whose lesion some voxel is predicted; a prediction elsewhere in
+    the head is no detection. Specificity: of the patients without, those for whom nothing is predicted.
+    """
+    ill = [row for row in rows if row.true_volume > 0]
+    free = [row for row in rows if row.true_volume == 0]
+    return {
+        "sensitivity": estimate_share(sum(row.recall > 0 for row in ill), len(ill)),
+        "specificity": estimate_share(sum(row.predicted_volume == 0 for row in free), len(free)),
+    }
+
+
+def strata(rows: Sequence[PatientResult]) -> list[dict[str, Any]]:
+    """Figures of patients with small, middle and large lesions, apart for each unit of volume.
+
+    Volumes in ml are cut at `BOUNDS_ML`. Volumes in voxels of unknown size mean nothing from one cohort to another, so
+    they are cut into thirds of those at hand. Patients without lesion are in no stratum.
+    """
+    ill = [row for row in rows if row.true_volume > 0]
+    return [
+        _stratum([row for row in ill if row.volume_unit == unit], unit, low, high)
+        for unit in sorted({row.volume_unit for row in ill})
+        for low, high in pairwise(_bounds([row.true_volume for row in ill if row.volume_unit == unit], unit))
+    ]
+
+
+def _bounds(volumes: Sequence[float], unit: str) -> tuple[float, ...]:
+    inner = BOUNDS_ML if unit == "ml" else tuple(np.quantile(volumes, [1 / 3, 2 / 3]).tolist())
+    return (0.0, *inner, math.inf)
+
+
+def _stratum(rows: Sequence[PatientResult], unit: str, low: float, high: float) -> dict[str, Any]:
+    inside = [row for row in rows if low <= row.true_volume < high]
+    words = f"{low:,.0f} {unit} and more" if math.isinf(high) else f"{low:,.0f} to {high:,.0f} {unit}"
+    figures = {metric: asdict(estimate_mean(_column(inside, metric))) for metric in STRATUM_METRICS}
+    return {"name": words, "patients": len(inside), **figures}
+
+
+def _calibration(rows: Sequence[PatientResult]) -> dict[str, Any]:
+    """Reliability over the voxels around the lesions of all patients; the error is None without such voxels."""
+    everyone = pooled(row.reliability for row in rows)
+    return {"ece": None if is_undefined(everyone.error) else everyone.error, "bins": everyone.bins()}
 
 
 def _cell(value: str | float) -> str | float:
@@ -48,36 +142,16 @@ def is_undefined(value: object) -> bool:
 
 
 def _column(rows: Sequence[PatientResult], metric: str) -> list[float]:
-    return [getattr(row, metric) for row in rows]
-
-
-def _mean(rows: Sequence[PatientResult], metric: str) -> Estimate:
-    return estimate_mean(_column(rows, metric))
-
-
-def _volumes(rows: Sequence[PatientResult]) -> dict[str, Any]:
-    """Absolute volume error over all patients, and false alarms on those without lesion."""
-    free = [row for row in rows if row.true_volume == 0]
-    error = estimate_mean([abs(row.predicted_volume - row.true_volume) for row in rows])
-    return {
-        "absolute_volume_error": asdict(error),
-        "volume_unit": "/".join(sorted({row.volume_unit for row in rows})),
-        "distance_unit": "/".join(sorted({row.distance_unit for row in rows})),
-        "lesion_free_patients": len(free),
-        "lesion_free_with_false_alarm": sum(row.predicted_volume > 0 for row in free),
-    }
+    return [float(getattr(row, metric)) for row in rows]
 
 
 def write_patients(path: Path, results: Mapping[str, Sequence[PatientResult]]) -> None:
     """All test figures, a row a model and patient; an undefined value is an empty cell."""
     buffer = io.StringIO()
-    columns = ["model", *(f.name for f in fields(PatientResult))]
-    writer: csv.DictWriter[str] = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["model", *COLUMNS])
     for role, rows in results.items():
-        for row in rows:
-            values = {key: _cell(value) for key, value in asdict(row).items()}
-            writer.writerow({"model": role, **values})
+        writer.writerows([role, *(_cell(getattr(row, column)) for column in COLUMNS)] for row in rows)
     write_text_atomically(path, buffer.getvalue())
 
 

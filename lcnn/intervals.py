@@ -1,23 +1,23 @@
-"""Patient-bootstrap intervals: what a mean over a few patients is worth."""
+"""Intervals over patients: what a mean or a share over a few of them is worth."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over patients with its 95% interval; NaN values are left out and not counted."""
+    """A mean or share over patients with its 95% interval; NaN values are left out and not counted."""
 
     mean: float | None
     """None where no patient has a value."""
     low: float | None
-    """Bounds of the percentile bootstrap over patients; None with fewer than two values."""
+    """Bounds; None where there are too few patients for an interval."""
     high: float | None
     patients: int
     """Patients with a value."""
@@ -52,3 +52,14 @@ def estimate_difference(ours: Sequence[float], theirs: Sequence[float], *, seed:
         ValueError: the two lists differ in length.
     """
     return estimate_mean([a - b for a, b in zip(ours, theirs, strict=True)], seed=seed)
+
+
+def estimate_share(hits: int, patients: int) -> Estimate:
+    """Share of the patients that are hits, with its exact 95% interval (Clopper and Pearson 1934).
+
+    The exact interval is wider than others on few patients; what it promises it holds for any share.
+    """
+    if not patients:
+        return Estimate(None, None, None, 0)
+    interval = binomtest(hits, patients).proportion_ci(confidence_level=0.95, method="exact")
+    return Estimate(hits / patients, float(interval.low), float(interval.high), patients)

@@ -1,20 +1,37 @@
 """Segmentation metrics of one patient: counts first, formula second.
 
-The empty rule: a patient without lesion has no Dice and no recall, a prediction without lesion no precision;
-they are NaN and left out of means. A false alarm on a lesion-free patient is therefore not hidden inside a mean
-Dice; it shows as that patient's predicted volume. Where there is a lesion and none is predicted, Dice is 0.
+The empty rule, figure by figure. NaN means that there is no such figure; it is left out of means and not counted.
+
+    figure                          false alarm      missed lesion    rightly empty
+    Dice, surface Dice              NaN              0                NaN
+    recall, lesion-wise F1          NaN              0                NaN
+    precision                       0                NaN              NaN
+    HD95                            NaN              NaN              NaN
+    lesion counts and volumes       as counted       as counted       0
+    their differences               the prediction   the lesion       0
+    calibration error               around it        around it        NaN
+
+A false alarm on a lesion-free patient is therefore not hidden inside a mean Dice: it shows as that patient's predicted
+volume and in the specificity. A missed lesion is not hidden by HD95 or precision either, which leave it out: it is a
+Dice of 0 and lowers the sensitivity.
+
+Without a spacing, distances are in voxels. Between slices they then mean little, so a tolerance holds within the slice.
 """
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import NDArray
 
 NAN = math.nan
+TOLERANCE = 5.0
+"""Distance within which a surface counts as met: mm; without a spacing pixels, within the slice only."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +79,44 @@ def hd95(
     """
     if not predicted_ZHW.any() or not true_ZHW.any():
         return NAN
-    with warnings.catch_warnings():
-        # MONAI 1.6 passes its own deprecated argument.
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+    with _quiet_monai():
         distance = compute_hausdorff_distance(
-            torch.from_numpy(predicted_ZHW)[None, None],
-            torch.from_numpy(true_ZHW)[None, None],
-            include_background=True,
-            percentile=95,
-            spacing=spacing,
+            _one_class(predicted_ZHW), _one_class(true_ZHW), include_background=True, percentile=95, spacing=spacing
         )
     return float(distance)
+
+
+def surface_dice(
+    predicted_ZHW: NDArray[np.bool_], true_ZHW: NDArray[np.bool_], spacing: tuple[float, float, float] | None
+) -> float:
+    """Share of the surface voxels of both masks that have the other surface within `TOLERANCE` (MONAI).
+
+    The normalised surface Dice of Nikolov et al. (2021, J Med Internet Res 23:e26151), over surface voxels instead of
+    surface areas (Seidlitz et al. 2022, arXiv 2111.05408). NaN without true lesion, 0 where none is predicted.
+    """
+    if not true_ZHW.any():
+        return NAN
+    if not predicted_ZHW.any():
+        return 0.0
+    # Slices of unknown distance are put out of each other's reach.
+    apart = spacing or (2 * TOLERANCE, 1.0, 1.0)
+    with _quiet_monai():
+        share = compute_surface_dice(
+            _one_class(predicted_ZHW), _one_class(true_ZHW), [TOLERANCE], include_background=True, spacing=apart
+        )
+    return float(share)
+
+
+def _one_class(mask_ZHW: NDArray[np.bool_]) -> torch.Tensor:
+    return torch.from_numpy(mask_ZHW)[None, None]
+
+
+@contextmanager
+def _quiet_monai() -> Iterator[None]:
+    """MONAI 1.6 passes its own deprecated argument."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        yield
 
 
 def mean_defined(values: "list[float] | NDArray[np.float64]") -> float:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout
 from data_prep.compiled import CompiledCohort, compile_cohort
+from data_prep.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.errors import InputError
 from data_prep.folds import lock_folds
 from data_prep.phantom import VERSION, PhantomConfig
@@ -31,6 +32,8 @@ class Prepared:
     data: CompiledCohort
     split: Split
     normalisation: Normalisation
+    alike: Sequence[AlikeSlices]
+    """Slices that patients of different parts share."""
     folds: tuple[Split, ...] = ()
     """Who trains and validates in each fold, where trials are measured on folds."""
 
@@ -57,7 +60,19 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     made = lock_folds(run.folds, data.store, split, folds) if folds else ()
     for fold in made:
         check_lesions(data.store, fold, config.image_size)
-    return Prepared(data, split, training_normalisation(data.store, split), made)
+    alike = alike_slices(run.near_duplicates, data, split)
+    return Prepared(data, split, training_normalisation(data.store, split), alike, made)
+
+
+def alike_slices(table: Path, data: CompiledCohort, split: Split) -> list[AlikeSlices]:
+    """Slices that leak from one part into another, looked for once and kept in ``table``.
+
+    Raises:
+        InputError: the table is damaged, or a slice cannot be read.
+    """
+    if not table.exists():
+        write_alike(table, find_alike(data, split))
+    return read_alike(table)
 
 
 def check_lesions(store: Store, split: Split, image_size: int) -> None:

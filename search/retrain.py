@@ -37,6 +37,7 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
     spec = run.read_spec()
     space = SearchSpace(spec.search, spec.defaults, str(run.spec))
     with run.locked():
+        run.check_test_openings()
         display.log_to(run.root / "run.log")
         ledger = open_ledger(run, spec, space)
         trial = pick_trial(run, ledger, number)
@@ -57,8 +58,8 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         cohort = prepared.data.cohort
         save_best_median_worst(folder / "overlays", tested["trial"], model, cohort, prepared.data.root)
         summary = summarise(tested)
-        content = {"trial": job.number, "synthetic": cohort.synthetic, **summary}
-        write_evaluation(folder / "evaluation.json", content)
+        about = {"trial": job.number, "synthetic": cohort.synthetic, "opening": run.last_test_opening()}
+        write_evaluation(folder / "evaluation.json", {**about, **summary})
     synthetic = " (SYNTHETIC cohort)" if cohort.synthetic else ""
     display.say(f"Trial {job.number}: test Dice {estimate_text(summary['models']['trial']['dice'])}{synthetic}")
     display.say(f"Model, figures and pictures: {folder}")

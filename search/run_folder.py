@@ -20,6 +20,7 @@ import yaml
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from lcnn.settings_file import read_yaml
+from search.openings import add_opening, check_openings, read_openings
 from search.spec import Spec, validate_spec
 from search.storage import redact
 
@@ -123,8 +124,13 @@ class RunFolder:
 
     @property
     def test_openings(self) -> Path:
-        """A line for every time the test patients were read."""
+        """A line for every time the test patients were read, chained by hashes."""
         return self.root / "test_openings.log"
+
+    @property
+    def near_duplicates(self) -> Path:
+        """Slices that look alike though their patients are in different parts, as CSV."""
+        return self.root / "near_duplicates.csv"
 
     @property
     def study_url(self) -> str:
@@ -144,11 +150,29 @@ class RunFolder:
         return validate_spec(read_yaml(self.spec), str(self.spec))
 
     def log_test_opening(self, reason: str) -> None:
-        """Note that the test patients are about to be read; call before reading them."""
-        with self.test_openings.open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {reason}\n")
-            log.flush()
-            os.fsync(log.fileno())
+        """Note that the test patients are about to be read; call before reading them.
+
+        Raises:
+            InputError: the log was tampered with.
+        """
+        add_opening(self.test_openings, reason)
+
+    def last_test_opening(self) -> str:
+        """The hash of the last opening, for the evaluation that stands on it.
+
+        Raises:
+            InputError: the log was tampered with.
+        """
+        return read_openings(self.test_openings)[-1]
+
+    def check_test_openings(self) -> None:
+        """See that the log of test openings is whole, and that every evaluation's opening is in it.
+
+        Raises:
+            InputError: it is not.
+        """
+        evaluations = [self.evaluation, *sorted(self.final.glob(f"*/{self.evaluation.name}"))]
+        check_openings(self.test_openings, [path for path in evaluations if path.exists()])
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -30,13 +30,15 @@ from search.storage import CheckpointStore, StudyPlace, check_study_is_free, exp
 from search.study.ledger import Ledger
 from search.study.pareto import cost_of, front_summary
 from search.study.warm_start import WarmStart, read_warm_start
-from search.summary import closing_summary, write_front, write_trials_table
-from search.winner.confirm import Confirmed, confirmation_summary
-from search.winner.final import FinalJob, export_winner, test_models
+from search.summary import closing_summary, leak_in_words, write_front, write_trials_table
+from search.winner.confirm import Confirmed, confirmation_summary, validation_dice
+from search.winner.final import FinalJob, export_winner, overtuning, test_models
 from search.winner.finalists import finalists, train_winner
 
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
+EVALUATION_FORMAT = 2
+"""Rises whenever evaluation.json gets figures that the summary cannot do without."""
 
 
 def run_search(
@@ -76,6 +78,7 @@ def run_search(
         if extension and not resumed:
             raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
         if resumed:
+            run.check_test_openings()
             ledger = open_ledger(run, spec, space)
             if extension:
                 spec = extended(spec, run, ledger, extension, display)
@@ -199,11 +202,12 @@ def extended(spec: Spec, run: RunFolder, ledger: Ledger, extension: Extension, d
 
 
 def is_finished(spec: Spec, run: RunFolder, ledger: Ledger) -> bool:
-    """Whether the search has nothing left to do and the run's evaluation is of all its trials."""
+    """Whether the search has nothing left to do, the run's evaluation is of all its trials, and its model exported."""
     if not run.evaluation.exists() or limit_reached(spec, ledger) is None:
         return False
     evaluation = read_evaluation(run)
-    return (evaluation["trials"], evaluation["confirm"]) == (len(ledger), spec.confirm.model_dump())
+    known = (evaluation["trials"], evaluation["confirm"], evaluation.get("exported"))
+    return known == (len(ledger), spec.confirm.model_dump(), evaluation["winner"])
 
 
 def announce(spec: Spec, run: RunFolder, slots: Slots, display: Display, *, resumed: bool) -> None:
@@ -233,6 +237,8 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
             f"Folds: trials are measured on {len(prepared.folds)} folds of the patients outside the test, "
             f"{sizes} of them validating in each"
         )
+    if prepared.alike:
+        display.say(f"WARNING: {leak_in_words(prepared.alike)}; see {run.near_duplicates}")
     return prepared
 
 
@@ -257,12 +263,17 @@ def read_evaluation(run: RunFolder) -> dict[str, Any]:
     """The run's evaluation.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or of another version.
     """
     try:
         evaluation: dict[str, Any] = json.loads(run.evaluation.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{run.evaluation}: damaged ({first_line(error)}); delete it to have it made again") from error
+    if evaluation.get("format") != EVALUATION_FORMAT:
+        raise InputError(
+            f"{run.evaluation}: written by an earlier version, without some of today's figures; "
+            "delete it and give the command that made the run again, which tests the trained models anew"
+        )
     return evaluation
 
 
@@ -296,27 +307,45 @@ def finish(
     }
     if is_tested(run, jobs):
         display.say("The winner is the one that was tested before; the test patients are not opened again")
-        write_evaluation(run.evaluation, {**read_evaluation(run), **searched})
-        display.say(closing_summary(run, ledger))
-        return
-    display.say(f"Testing on {len(prepared.split.test)} patients that no trial has read")
+        evaluation = read_evaluation(run)
+    else:
+        evaluation = test_winner(spec, run, jobs, prepared, slots, display)
+    validation = validation_dice(ledger.trial(jobs["winner"].number), confirmation)
+    evaluation |= searched | {"overtuning": overtuning(validation, evaluation["models"]["winner"]["dice"])}
+    # Kept before the model is exported, so that nothing that ends the command then opens the test part again.
+    write_evaluation(run.evaluation, evaluation)
+    if evaluation.get("exported") != evaluation["winner"]:
+        for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
+            display.say(f"Exported: {graph}")
+        write_evaluation(run.evaluation, evaluation | {"exported": evaluation["winner"]})
+    display.say(closing_summary(run, ledger))
+
+
+def test_winner(
+    spec: Spec,
+    run: RunFolder,
+    jobs: Mapping[str, FinalJob],
+    prepared: Prepared,
+    slots: Slots,
+    display: Display,
+) -> dict[str, Any]:
+    """Open the test part for the winner and the defaults; the figures, and what they were measured on."""
+    split, cohort = prepared.split, prepared.data.cohort
+    display.say(f"Testing on {len(split.test)} patients that no trial has read")
     results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
     write_patients(run.patients, results)
     model = load_model(run.final / str(jobs["winner"].number) / "last.pt", slots.device)
-    save_best_median_worst(run.overlays, results["winner"], model, prepared.data.cohort, prepared.data.root)
-    split = prepared.split
-    evaluation = {
-        "cohort": prepared.data.cohort.name,
-        "cohort_hash": prepared.data.cohort.hash,
-        "synthetic": prepared.data.cohort.synthetic,
+    save_best_median_worst(run.overlays, results["winner"], model, cohort, prepared.data.root)
+    return {
+        "format": EVALUATION_FORMAT,
+        "cohort": cohort.name,
+        "cohort_hash": cohort.hash,
+        "synthetic": cohort.synthetic,
         "profile": spec.profile,
         "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         "winner": jobs["winner"].number,
         "epochs": {role: job.epochs for role, job in jobs.items()},
-        **searched,
+        "opening": run.last_test_opening(),
+        "near_duplicates": len(prepared.alike),
         **summarise(results),
     }
-    for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
-        display.say(f"Exported: {graph}")
-    write_evaluation(run.evaluation, evaluation)
-    display.say(closing_summary(run, ledger))

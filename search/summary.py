@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from data_prep.duplicates import AlikeSlices
 from data_prep.files import write_text_atomically
 from lcnn.evaluation import estimate_text
 from lcnn.intervals import Estimate
@@ -17,7 +18,8 @@ from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 from search.study.pareto import Cost, front
 
 FEWEST_PATIENTS = 6
-"""With fewer, equal signs by chance alone put 0 outside a bootstrap interval in more than one case of twenty."""
+"""With fewer, no permutation test can be significant: all signs are equal by chance in one case of 16."""
+SIGNIFICANT = 0.05
 
 
 def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
@@ -65,6 +67,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         *_effort(evaluation, ledger),
         f"Cohort: {evaluation['cohort']}; profile: {evaluation['profile'] or 'none'}; "
         f"{evaluation['patients']['test']} test patients.",
+        *_leak(evaluation["near_duplicates"], run),
         "",
         *_verdict(evaluation, winner),
         "",
@@ -79,6 +82,10 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         f"  python run_search.py --retrain {run.root} --trial {_runner_up(trials, winner)}",
     ]
     return "\n".join(lines)
+
+
+def _leak(pairs: int, run: RunFolder) -> list[str]:
+    return [f"WARNING: {pairs} pairs of slices leak between the parts: {run.near_duplicates}"] if pairs else []
 
 
 def _outcomes(trials: list[TrialRecord]) -> str:
@@ -105,26 +112,31 @@ def _effort(evaluation: Mapping[str, Any], ledger: Ledger) -> list[str]:
 def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
     label = " (SYNTHETIC cohort: says nothing about patients)" if evaluation["synthetic"] else ""
     models = evaluation["models"]
+    figures = models["winner"]
     lines = [
         f"Winner: trial {winner.number}, {short_params(winner.params)}",
-        f"  test Dice   {estimate_text(models['winner']['dice'])}{label}",
-        f"  precision   {estimate_text(models['winner']['precision'])}",
-        f"  recall      {estimate_text(models['winner']['recall'])}",
-        f"  HD95        {estimate_text(models['winner']['hd95'], models['winner']['distance_unit'])}",
-        *_false_alarms(models["winner"]),
+        f"  test Dice   {estimate_text(figures['dice'])}{label}",
+        f"  surface     {estimate_text(figures['surface_dice'])}, surface Dice at 5 {_tolerance_unit(figures)}",
+        f"  lesions     {estimate_text(figures['lesion_f1'])}, lesion-wise F1",
+        f"  precision   {estimate_text(figures['precision'])}",
+        f"  recall      {estimate_text(figures['recall'])}",
+        f"  HD95        {estimate_text(figures['hd95'], figures['distance_unit'])}",
+        *_false_alarms(figures),
+        *_overtuning(evaluation["overtuning"]),
     ]
     if winner.number == DEFAULTS:
         return [
             *lines,
             "The defaults themselves won: nothing that was tried did better on validation patients.",
         ]
-    if "difference" not in evaluation:
+    if "defaults" not in models:
         return [*lines, "The defaults gave no model to compare with (see trial 0)."]
-    gain = Estimate(**evaluation["difference"]["dice"])
+    comparison = dice_comparison(evaluation, "defaults")
+    gain = Estimate(**comparison["difference"])
     return [
         *lines,
         f"  defaults    {estimate_text(models['defaults']['dice'])}, their test Dice, trained alike",
-        f"  gain        {gain.text()} {gain_in_words(gain)}",
+        f"  gain        {gain.text()}{_p_text(comparison)} {gain_in_words(gain, comparison['p_holm'])}",
     ]
 
 
@@ -139,20 +151,53 @@ def _front(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"Pareto front of validation Dice and {found['cost']}, as searched:", *points, ""]
 
 
+def dice_comparison(evaluation: Mapping[str, Any], theirs: str) -> Mapping[str, Any]:
+    """The winner's Dice compared with that of another model."""
+    found: Mapping[str, Any] = next(
+        one for one in evaluation["comparisons"] if (one["theirs"], one["metric"]) == (theirs, "dice")
+    )
+    return found
+
+
+def _tolerance_unit(figures: Mapping[str, Any]) -> str:
+    return str(figures["distance_unit"]).replace("voxels", "pixels")
+
+
+def _p_text(comparison: Mapping[str, Any]) -> str:
+    p = comparison["p_holm"]
+    return "" if p is None else f", permutation p = {p:.3f}"
+
+
+def _overtuning(overtuning: Mapping[str, float | None]) -> list[str]:
+    if overtuning["gap"] is None:
+        return []
+    return [f"  overtuning  {overtuning['gap']:+.3f}, validation Dice {overtuning['validation']:.3f} minus test Dice"]
+
+
 def _false_alarms(model: Mapping[str, Any]) -> list[str]:
     free, alarms = model["lesion_free_patients"], model["lesion_free_with_false_alarm"]
     return [f"  no lesion   {alarms} of {free} lesion-free patients with a false alarm"] if free else []
 
 
-def gain_in_words(gain: Estimate) -> str:
-    """What a paired difference to the defaults allows to say."""
-    if gain.low is None or gain.high is None or gain.patients < FEWEST_PATIENTS:
+def gain_in_words(gain: Estimate, p: float | None) -> str:
+    """What a paired difference to the defaults allows to say: more or less where both interval and test agree."""
+    if gain.low is None or gain.high is None or p is None or gain.patients < FEWEST_PATIENTS:
         return "(too few patients to say)"
-    if gain.low > 0:
+    if gain.low > 0 and p < SIGNIFICANT:
         return "(better than the defaults)"
-    if gain.high < 0:
+    if gain.high < 0 and p < SIGNIFICANT:
         return "(worse than the defaults on test patients)"
-    return "(no significant gain: the interval holds 0)"
+    return "(no significant gain)"
+
+
+def leak_in_words(alike: Sequence[AlikeSlices]) -> str:
+    """That test figures may be too good, and why."""
+    identical = sum(pair.identical for pair in alike)
+    patients = {(pair.patient, pair.other_patient) for pair in alike}
+    return (
+        f"{len(alike)} pairs of slices ({identical} identical) of {len(patients)} pairs of patients look alike across "
+        "training, validation and test, so figures may be too good"
+    )
 
 
 def _runner_up(trials: list[TrialRecord], winner: TrialRecord) -> int:

@@ -162,6 +162,11 @@ def write_confirmation(folder: RunFolder, results: Sequence[Confirmed]) -> None:
     write_text_atomically(folder.confirmation, buffer.getvalue())
 
 
+def validation_dice(trial: TrialRecord, results: Sequence[Confirmed]) -> float | None:
+    """A trial's validation Dice: the confirmed one, or that of the search where it was not confirmed."""
+    return next((result.mean for result in results if result.trial.number == trial.number), trial.best)
+
+
 def confirmation_summary(results: Sequence[Confirmed]) -> dict[str, Any]:
     """The confirmation for evaluation.json, the winner first."""
     return {

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from data_prep.cohort import check_patients
 from data_prep.files import write_text_atomically
 from lcnn.config import Format, TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
@@ -124,10 +125,29 @@ def test_models(
         prepared: the cohort with its split.
         device: torch device.
         reason: noted in the log of openings.
+
+    Raises:
+        InputError: files of test patients changed since the cohort was opened, or the log was tampered with.
     """
+    check_patients(prepared.data.cohort, prepared.data.root, prepared.split.test)
     run.log_test_opening(f"{len(prepared.split.test)} patients: {reason}")
     results: dict[str, list[PatientResult]] = {}
     for role, job in jobs.items():
         model = load_model(run.final / str(job.number) / "last.pt", device)
         results[role] = evaluate(model, prepared.data.cohort, prepared.data.root, prepared.split.test)
     return results
+
+
+def overtuning(validation: float | None, test: Mapping[str, Any]) -> dict[str, float | None]:
+    """What the winner's validation Dice promised and what its test Dice holds.
+
+    A large gap says that the settings were fitted to the validation patients. A small one is also the work of other
+    differences: the test is on each patient's own pixels, of a model that was trained on more patients.
+
+    Args:
+        validation: the winner's validation Dice, confirmed where it was.
+        test: the stored estimate of its test Dice.
+    """
+    mean = test["mean"]
+    gap = None if validation is None or mean is None else validation - mean
+    return {"validation": validation, "test": mean, "gap": gap}

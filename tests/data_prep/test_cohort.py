@@ -15,6 +15,7 @@ from refusals import refusal
 from data_prep.cohort import (
     MANIFEST,
     Cohort,
+    check_patients,
     has_layout,
     natural_key,
     open_cohort,
@@ -410,3 +411,19 @@ def test_finished_phantom_without_a_manifest_is_labelled_and_not_built_again(
     assert cohort.synthetic
     assert "synthetic" in cohort.name
     assert [patient.spacing_mm for patient in cohort.patients] == [(5.0, 4.0, 3.0)] * 3
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_files_that_change_after_the_cohort_was_opened_are_noticed_in_the_patients_asked_for(
+    write_cohort: Callable[..., Path], part: str
+) -> None:
+    root = write_cohort(patients=("p1", "p2", "p3"))
+    cohort = scan_cohort(root)
+    check_patients(cohort, root, ["p1", "p2", "p3"])
+    file = next((root / part / "p2").iterdir())
+    repaint(file)
+    check_patients(cohort, root, ["p1", "p3"])
+    message = refusal(lambda: check_patients(cohort, root, ["p1", "p2"]))
+    assert message == f"{root}: files of p2 changed while the run was going on; restore them and run it again"
+    file.unlink()
+    assert "cannot be read" in refusal(lambda: check_patients(cohort, root, ["p2"]))

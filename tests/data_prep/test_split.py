@@ -245,6 +245,56 @@ def test_patient_in_two_parts_is_refused(
     assert refusal(lambda: lock_split(path, growing(20), SplitConfig())).startswith(f"{path}: not a readable split")
 
 
+def moved(content: dict[str, object]) -> None:
+    """A test patient becomes a training patient."""
+    content["train"] = [*content["train"], content["test"][0]]
+    content["test"] = content["test"][1:]
+
+
+def exchanged(content: dict[str, object]) -> None:
+    """A test patient and a training patient change places."""
+    content["train"][0], content["test"][0] = content["test"][0], content["train"][0]
+
+
+def reseeded(content: dict[str, object]) -> None:
+    content["seed"] = 7
+
+
+@pytest.mark.parametrize("edit", [moved, exchanged, reseeded])
+@pytest.mark.parametrize("unsealed", [False, True], ids=["sealed", "seal taken off"])
+def test_an_edited_split_is_refused_and_kept(
+    tmp_path: Path, edit: Callable[[dict[str, object]], None], unsealed: bool
+) -> None:
+    path, store = tmp_path / "split.json", growing(20)
+    lock_split(path, store, SplitConfig())
+    content = json.loads(path.read_text(encoding="utf-8"))
+    edit(content)
+    if unsealed:
+        del content["seal"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    before = path.read_bytes()
+    config = SplitConfig(seed=content["seed"])
+    message = refusal(lambda: lock_split(path, store, config))
+    assert message.startswith(f"{path}: edited after the split was locked")
+    assert message.endswith("restore it from a copy of the run, or start a new run with --name")
+    assert path.read_bytes() == before
+
+
+def test_a_split_of_an_earlier_version_has_no_seal_and_is_what_its_seed_draws(tmp_path: Path) -> None:
+    path, store = tmp_path / "split.json", growing(20)
+    split = make_split(store, SplitConfig())
+    path.write_text(split.model_dump_json(), encoding="utf-8")
+    assert lock_split(path, store, SplitConfig()) == read_split(path) == split
+
+
+def test_the_seal_outlives_another_way_of_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, store = tmp_path / "split.json", growing(20)
+    split = lock_split(path, store, SplitConfig())
+    other = make_split(store, SplitConfig(seed=3))
+    monkeypatch.setattr("data_prep.split.make_split", lambda *_: other)
+    assert lock_split(path, store, SplitConfig()) == split
+
+
 # Normalisation
 
 

@@ -44,6 +44,7 @@ RUN_FILES = (
     "patients.csv",
     "test_openings.log",
     "model/weights.safetensors",
+    "near_duplicates.csv",
     "model/config.yaml",
     "model/README.md",
     "model/exports/model.pt2",
@@ -153,6 +154,9 @@ def test_the_same_command_resumes_and_finishes(place: Path, run: Path) -> None:
         "SYNTHETIC",
         "4 of 4 trials done" if "4 of 4" in done.stdout else "4 trials",
         "Winner: trial",
+        "surface Dice at 5 mm",
+        "lesion-wise F1",
+        "minus test Dice",
         "Next:",
     ):
         assert word in done.stdout
@@ -184,7 +188,7 @@ def test_the_evaluation_is_of_test_patients_only_and_was_opened_once(run: Path) 
     if evaluation["winner"] != 0:
         defaults = patients[patients.model == "defaults"]
         difference = winner.dice.to_numpy() - defaults.dice.to_numpy()
-        assert evaluation["difference"]["dice"]["mean"] == pytest.approx(pd.Series(difference).mean())
+        assert evaluation["comparisons"][0]["difference"]["mean"] == pytest.approx(pd.Series(difference).mean())
 
 
 def test_a_finished_run_shows_its_result_without_doing_it_again(place: Path, run: Path) -> None:
@@ -218,6 +222,33 @@ def test_changed_pixels_are_refused(place: Path) -> None:
         picture.write_bytes(original)
     assert done.returncode == 2
     assert "changed: phantom_003" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def move_a_patient(text: str) -> str:
+    split = json.loads(text)
+    split["train"].append(split["test"].pop())
+    return json.dumps(split)
+
+
+TAMPERED = {
+    "split.json": (move_a_patient, 5, "edited after the split was locked"),
+    "test_openings.log": (lambda text: "", 4, "is gone; restore the log"),
+    "evaluation.json": (lambda text: text.replace('"format"', '"version"'), 4, "written by an earlier version"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_tampered_run_is_refused_in_one_line(place: Path, run: Path, name: str) -> None:
+    tamper, trials, words = TAMPERED[name]
+    original = (run / name).read_text(encoding="utf-8")
+    (run / name).write_text(tamper(original), encoding="utf-8")
+    try:
+        done = execute(search(trials), place)
+    finally:
+        (run / name).write_text(original, encoding="utf-8")
+    assert done.returncode == 2
+    assert words in done.stderr
     assert done.stderr.count("\n") == 1
 
 

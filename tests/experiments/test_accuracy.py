@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import experiments.study
+from data_prep.errors import InputError
 from data_prep.split import SplitConfig
 from experiments.accuracy import main
 from experiments.study import METRICS, Contender, Job, compare
@@ -137,7 +138,8 @@ def test_one_command_trains_tests_and_compares(done: Path) -> None:
         assert len((done / job / "history.csv").read_text().splitlines()) == 1 + 2
     summary = json.loads((done / "summary.json").read_text())
     assert set(summary["mean"]) == set(summary["dice_by_seed"]) == set(NETWORKS)
-    assert set(summary["first_minus"]) == {"unet"}
+    assert {(one["ours"], one["theirs"]) for one in summary["comparisons"]} == {("lcnn", "unet")}
+    assert [one["metric"] for one in summary["comparisons"]] == list(METRICS)
     assert summary["mean"]["lcnn"]["dice"]["patients"] == 4
 
 
@@ -263,9 +265,32 @@ def test_figures_are_means_over_seeds_first_and_then_over_patients(tmp_path: Pat
     assert found["mean"]["unet"]["hd95"]["mean"] == pytest.approx((0.4 + 0.2 + 0.9) / 3)
     assert [found["mean"][name]["recall"]["patients"] for name in NETWORKS] == [2, 3]
     # Paired: 0.7 - 0.4 and 0.2 - 0.2; the third patient has no pair.
-    difference = found["first_minus"]["unet"]["precision"]
+    (precision,) = (one for one in found["comparisons"] if one["metric"] == "precision")
+    difference = precision["difference"]
     assert difference["mean"] == pytest.approx((0.3 + 0.0) / 2)
     assert difference["patients"] == 2
     assert difference["low"] == pytest.approx(0.0)
     assert difference["high"] == pytest.approx(0.3)
+    # Differences 0.3 and 0: two of the four sign flips are as large, so nothing is shown.
+    assert precision["p_permutation"] == precision["p_holm"] == 1.0
     assert found["dice_by_seed"] == {"lcnn": {0: 0.5, 1: 0.6}, "unet": {0: 0.45, 1: 0.4}}
+
+
+def test_several_others_are_corrected_for_together(tmp_path: Path) -> None:
+    tables = [
+        table(tmp_path, "lcnn", 0, [0.8, 0.7, 0.9]),
+        table(tmp_path, "unet", 0, [0.5, 0.3, 0.4]),
+        table(tmp_path, "attention_unet", 0, [0.6, 0.8, 0.5]),
+    ]
+    dice = [one for one in compare(tables)["comparisons"] if one["metric"] == "dice"]
+    assert [one["theirs"] for one in dice] == ["unet", "attention_unet"]
+    # All signs alike: 2 of 8 flips are as large. 0.2 - 0.1 + 0.4: so are those to 0.7 and 0.5, on either side, 4 of 8.
+    assert [one["p_permutation"] for one in dice] == pytest.approx([0.25, 0.5])
+    assert [one["p_holm"] for one in dice] == pytest.approx([0.5, 0.5])
+
+
+def test_a_table_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    job, path = table(tmp_path, "lcnn", 0, [0.8])
+    pd.read_csv(path).drop(columns=["surface_dice", "lesion_f1"]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"lcnn-0\.csv: no column surface_dice, lesion_f1.*delete it"):
+        compare([(job, path)])

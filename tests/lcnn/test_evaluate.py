@@ -156,5 +156,11 @@ def test_all_figures_by_hand():
     # Each side has distances 2, 1, 0, 0 columns; their 95th percentile is 1.85 columns of 0.8 mm.
     assert result.hd95 == pytest.approx(1.85 * 0.8)
     assert result.true_volume == result.predicted_volume == pytest.approx(4 * 5.0 * 0.5 * 0.8 / 1000)
+    assert result.surface_dice == 1.0  # no voxel is further than two columns, 1.6 mm, from the other
+    assert (result.lesion_f1, result.true_lesions, result.predicted_lesions) == (1.0, 1, 1)
+    assert (result.volume_difference, result.lesion_count_difference) == (0, 0)
+    # Within 10 mm lie all 3 slices, 6 rows and 8 columns; two voxels are sure and wrong, two are missed.
+    assert result.ece == pytest.approx(4 / (3 * 6 * 8))
     in_voxels = score_patient("p", predicted, true, None)
+    assert in_voxels.ece == pytest.approx(4 / (6 * 8))
     assert (in_voxels.hd95, in_voxels.true_volume) == (pytest.approx(1.85), 4)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.intervals import Estimate, estimate_difference, estimate_mean
+from lcnn.intervals import Estimate, estimate_difference, estimate_mean, estimate_share
 
 NAN = math.nan
 
@@ -85,3 +85,23 @@ def test_pairing_sees_a_small_steady_gain_among_very_different_patients():
 def test_lists_of_different_patients_are_refused():
     with pytest.raises(ValueError, match=r"shorter|longer"):
         estimate_difference([0.1, 0.2], [0.1])
+
+
+@pytest.mark.parametrize(
+    ("hits", "patients", "bounds"),
+    [
+        # Where all or none are hits, the bound solves bound^n = 0.025.
+        (10, 10, (0.025 ** (1 / 10), 1.0)),
+        (0, 10, (0.0, 1 - 0.025 ** (1 / 10))),
+        (1, 1, (0.025, 1.0)),
+        (5, 10, (0.1871, 0.8129)),
+    ],
+)
+def test_shares_have_the_exact_interval(hits, patients, bounds):
+    found = estimate_share(hits, patients)
+    assert (found.mean, found.patients) == (hits / patients, patients)
+    assert (found.low, found.high) == pytest.approx(bounds, abs=1e-4)
+
+
+def test_a_share_of_nobody_is_undefined():
+    assert estimate_share(0, 0) == Estimate(None, None, None, 0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.metrics import Counts, count, hd95, mean_defined
+from lcnn.metrics import Counts, count, hd95, mean_defined, surface_dice
 
 
 def mask(*voxels, shape=(4, 8, 8)):
@@ -78,6 +78,55 @@ def test_hd95_leaves_out_the_farthest_twentieth():
 @pytest.mark.parametrize(("predicted", "true"), [(NONE, HALF), (HALF, NONE), (NONE, NONE)])
 def test_there_is_no_distance_to_an_empty_mask(predicted, true):
     assert math.isnan(hd95(predicted, true, None))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "expected"),
+    [
+        (HALF, HALF, 1.0),
+        (NONE, HALF, 0.0),
+        (HALF, NONE, math.nan),
+        (NONE, NONE, math.nan),
+        (mask((1, 1, 1)), mask((1, 1, 1)), 1.0),
+    ],
+    ids=["perfect", "missed", "false alarm", "rightly empty", "one voxel"],
+)
+def test_surface_dice_by_the_empty_rule(predicted, true, expected):
+    for spacing in (None, (5.0, 0.5, 0.8)):
+        assert surface_dice(predicted, true, spacing) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "in_mm", "in_voxels"),
+    [
+        ((0, 1, 6), 1.0, 1.0),  # 5 columns: 4 mm
+        ((0, 1, 7), 1.0, 0.0),  # 6 columns: 4.8 mm
+        ((0, 1, 8), 0.0, 0.0),  # 7 columns: 5.6 mm
+        ((1, 1, 1), 1.0, 0.0),  # the next slice: 5 mm, or who knows how far
+        ((1, 2, 1), 0.0, 0.0),  # more than 5 mm across slices
+    ],
+)
+def test_a_surface_is_met_within_five_mm_or_five_pixels_of_the_slice(other, in_mm, in_voxels):
+    here, there = mask((0, 1, 1), shape=(3, 9, 9)), mask(other, shape=(3, 9, 9))
+    assert surface_dice(here, there, (5.0, 0.5, 0.8)) == in_mm
+    assert surface_dice(here, there, None) == in_voxels
+
+
+def test_surface_dice_counts_the_surface_voxels_of_both():
+    near, far = (0, 1, 1), (0, 1, 15)
+    # Of the truth its one voxel is met, of the prediction one of two: (1 + 1) / (1 + 2).
+    predicted, true = mask(near, far, shape=(1, 3, 20)), mask(near, shape=(1, 3, 20))
+    assert surface_dice(predicted, true, None) == pytest.approx(2 / 3)
+    assert surface_dice(true, predicted, None) == pytest.approx(2 / 3)
+
+
+def test_a_shift_within_the_tolerance_costs_no_surface_and_a_larger_one_some():
+    square = np.zeros((1, 40, 40), dtype=bool)
+    square[0, 10:20, 10:20] = True
+    assert surface_dice(np.roll(square, 5, axis=2), square, None) == 1.0
+    # In a single slice all 100 voxels of a square are surface. 8 columns to the right, three columns of each lie
+    # further than 5 from the other.
+    assert surface_dice(np.roll(square, 8, axis=2), square, None) == pytest.approx(70 / 100)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """Which cohort a space file means, and sizes at which nothing is left to learn."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_cohort import SIDE, SLICES, write_cohort
 
+from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.split import Split
 from data_prep.store import Store, StoredPatient
-from search.prepare import check_lesions, find_cohort
+from search.prepare import alike_slices, check_lesions, find_cohort
 from search.spec import CohortConfig
+from search.summary import leak_in_words
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +60,20 @@ def test_a_size_at_which_the_lesions_vanish_is_refused(lesion: tuple[int, ...], 
     split = Split(cohort_hash="hash", seed=0, train=("a",), val=("b",), test=("c",))
     with pytest.raises(InputError, match=f"at 4 pixels no lesion of the {part} patients is left; raise it"):
         check_lesions(store, split, 4)
+
+
+def test_slices_that_leak_are_looked_for_once_and_counted(tmp_path: Path) -> None:
+    root, table = tmp_path / "cohort", tmp_path / "run" / "near_duplicates.csv"
+    write_cohort(root)
+    data = compile_cohort(root, tmp_path / "cache", image_size=SIDE, crop="none")
+    split = Split(cohort_hash="any", seed=0, train=("a",), val=("b",), test=("c",))
+    assert alike_slices(table, data, split) == []
+    assert table.exists()
+
+    shutil.copytree(root / "images" / "a", root / "images" / "c", dirs_exist_ok=True)
+    data = compile_cohort(root, tmp_path / "other-cache", image_size=SIDE, crop="none")
+    assert alike_slices(table, data, split) == []
+    table.unlink()
+    found = alike_slices(table, data, split)
+    assert {(pair.part, pair.other_part) for pair in found} == {("train", "test")}
+    assert leak_in_words(found).startswith(f"{SLICES} pairs of slices ({SLICES} identical) of 1 pairs of patients look")

@@ -72,14 +72,6 @@ def test_a_folder_in_which_nothing_was_done_goes_away(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_every_opening_of_the_test_part_leaves_a_line(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.log_test_opening("first")
-    run.log_test_opening("second")
-    lines = run.test_openings.read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == ["first", "second"]
-
-
 def test_the_environment_names_versions_and_adds_up_over_sittings(tmp_path: Path) -> None:
     import json
 
