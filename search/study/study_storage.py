@@ -23,6 +23,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Table
 
+from search.study import study_reading
+
 BUSY_SECONDS = 60
 """Readers such as optuna-dashboard may hold SQLite's lock for a moment."""
 SQLITE_SETTINGS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
@@ -30,14 +32,7 @@ SQLITE_SETTINGS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
 nothing that it committed. A power cut can lose the last commits, never the study: what is lost are the last epochs,
 which a trial reports again from its checkpoint. Both files belong to the study: copy them together.
 (sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous)"""
-TABLES = (
-    "trials",
-    "trial_params",
-    "trial_user_attributes",
-    "trial_system_attributes",
-    "trial_intermediate_values",
-    "study_user_attributes",
-)
+TABLES = (*study_reading.TABLES, "study_user_attributes")
 
 
 class StudyStorage(BaseStorage):
@@ -300,7 +295,8 @@ class StudyStorage(BaseStorage):
         if self._study is None:
             raise RuntimeError("a study is opened before its trials are read")
         self._seen_version = self._version() if self._is_sqlite else None
-        trials = self._backend.get_all_trials(self._study, deepcopy=False)
+        with self.transaction() as connection:
+            trials = study_reading.read_trials(connection, self._tables, self._study)
         self._trials, self._numbers, self._open = [], {}, set()
         self._attrs.clear()
         for trial in trials:

@@ -4,8 +4,10 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -21,6 +23,7 @@ from search.spec import BudgetConfig
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger, _record
 from search.study.scheduler import NoScheduler
+from search.study.study_storage import StudyStorage
 
 Open = Callable[..., Ledger]
 OUTCOMES = (Outcome.COMPLETED, Outcome.PRUNED, Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.CRASHED)
@@ -33,6 +36,14 @@ def stock_study(path: Path) -> optuna.Study:
 
 def contents(trials: list[FrozenTrial]) -> list[dict[str, object]]:
     return [vars(trial) for trial in trials]
+
+
+def as_text(trials: list[FrozenTrial]) -> list[str]:
+    """The contents in a fixed order, and as text, for NaN differs from itself."""
+    return [
+        repr([sorted(part.items()) if isinstance(part, dict) else part for part in trial.values()])
+        for trial in contents(trials)
+    ]
 
 
 class Life:
@@ -206,3 +217,50 @@ def test_a_killed_process_loses_nothing_that_it_recorded(tmp_path: Path) -> None
     assert len(trial.intermediate_values) == 7
     assert trial.user_attrs["seconds"] == 7.0
     assert list(trial.params) == ["T"]
+
+
+def test_a_study_is_read_as_optuna_reads_it(tmp_path: Path, space: SearchSpace, open_ledger: Open) -> None:
+    """Long and short curves, several objectives' worth of values, values that databases have no number for."""
+    fill(open_ledger().engine, "search", space, SyntheticCourses(60.0), 50)
+    study = stock_study(tmp_path)
+    for value in (float("inf"), float("nan"), float("-inf"), 0.5):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1, log=False)
+        trial.suggest_categorical("word", ["a", None, 1.5])
+        trial.report(value, 2)
+        trial.report(0.1, 1)
+        trial.set_user_attr("nested", {"a": [1, None]})
+        trial.set_constraint("fits", 1.0)
+        if value > 0:
+            study.tell(trial, value)
+    study.enqueue_trial({"x": 0.25})
+    opened = StudyStorage(f"sqlite:///{tmp_path / 'study.db'}")
+    number = opened.get_study_id_from_name("search")
+    assert as_text(opened.get_all_trials(number)) == as_text(study.trials)
+    assert len(study.trials) == 55
+
+
+@contextmanager
+def monitored(statements: list[str]) -> Iterator[None]:
+    """Collects the SQL statements of all databases that are opened and used in the block."""
+
+    def note(*event: Any) -> None:
+        statements.append(event[2])
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    try:
+        yield
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+
+
+def test_opening_a_study_costs_the_same_statements_however_long_it_is(space: SearchSpace, open_ledger: Open) -> None:
+    counts = []
+    for number in (10, 500):
+        engine = open_ledger(f"long{number}").engine
+        fill(engine, "search", space, SyntheticCourses(60.0), number)
+        statements: list[str] = []
+        with monitored(statements):
+            assert len(open_ledger(f"long{number}")) == number
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
