@@ -23,6 +23,7 @@ from search.execution.trial import TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory, this_machine
 from search.prepare import Prepared, find_cohort, prepare
+from search.report.page import write_report
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.space import SearchSpace
 from search.spec import Extension, Spec
@@ -181,6 +182,8 @@ def start_warm(ledger: Ledger, warm: WarmStart, display: Display) -> None:
 def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
     display.say(f"{run.root} is finished; nothing is run again. To extend it: --trials +{len(ledger)} or --hours +1")
+    if not run.report.exists():
+        write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
@@ -288,11 +291,12 @@ def finish(
     if is_tested(run, jobs):
         display.say("The winner is the one that was tested before; the test patients are not opened again")
         write_evaluation(run.evaluation, {**read_evaluation(run), **searched})
-        display.say(closing_summary(run, ledger))
+        sum_up(run, ledger, display)
         return
     export_winner(run, jobs["winner"])
     display.say(f"Testing on {len(prepared.split.test)} patients that no trial has read")
-    results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
+    reason = f"final evaluation of {', '.join(jobs)}"
+    results = test_models(run, jobs, prepared, slots.device, reason=reason, pictures=run.slices)
     write_patients(run.patients, results)
     model = load_model(run.model / "model.pt", slots.device)
     save_best_median_worst(run.overlays, results["winner"], model, prepared.data.cohort, prepared.data.root)
@@ -311,4 +315,10 @@ def finish(
             **summarise(results),
         },
     )
+    sum_up(run, ledger, display)
+
+
+def sum_up(run: RunFolder, ledger: Ledger, display: Display) -> None:
+    """The run as a page and in a few lines."""
+    write_report(run, ledger)
     display.say(closing_summary(run, ledger))

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         "",
         *_verdict(evaluation, winner),
         "",
+        f"  report      {run.report}",
         f"  model       {run.model / 'model.pt'}",
         f"  settings    {run.root / 'best_config.yaml'}",
         f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
         f"  pictures    {run.overlays}",
         f"  all trials  {run.trials_table}, {run.study.name} (an Optuna study)",
         "",
-        f"Next: look at {run.overlays / 'median.png'}, or retrain another trial:",
+        f"Next: open {run.report} in a browser, or retrain another trial:",
         f"  python run_search.py --retrain {run.root} --trial {_runner_up(trials, winner)}",
     ]
     return "\n".join(lines)
@@ -107,7 +109,7 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
     return [
         *lines,
         f"  defaults    {estimate_text(models['defaults']['dice'])}, their test Dice, trained alike",
-        f"  gain        {gain.text()} {gain_in_words(gain)}",
+        f"  gain        {gain.text()} ({gain_of(gain)})",
     ]
 
 
@@ -116,15 +118,22 @@ def _false_alarms(model: Mapping[str, Any]) -> list[str]:
     return [f"  no lesion   {alarms} of {free} lesion-free patients with a false alarm"] if free else []
 
 
-def gain_in_words(gain: Estimate) -> str:
+class Gain(StrEnum):
     """What a paired difference to the defaults allows to say."""
-    if gain.low is None or gain.high is None or gain.patients < FEWEST_PATIENTS:
-        return "(too few patients to say)"
-    if gain.low > 0:
-        return "(better than the defaults)"
-    if gain.high < 0:
-        return "(worse than the defaults on test patients)"
-    return "(no significant gain: the interval holds 0)"
+
+    BETTER = "better than the defaults"
+    WORSE = "worse than the defaults on test patients"
+    NONE = "no significant gain: the interval holds 0"
+    UNKNOWN = "too few patients to say"
+
+
+def gain_of(difference: Estimate) -> Gain:
+    """What a paired difference to the defaults allows to say."""
+    if difference.low is None or difference.high is None or difference.patients < FEWEST_PATIENTS:
+        return Gain.UNKNOWN
+    if difference.low > 0:
+        return Gain.BETTER
+    return Gain.WORSE if difference.high < 0 else Gain.NONE
 
 
 def _runner_up(trials: list[TrialRecord], winner: TrialRecord) -> int:

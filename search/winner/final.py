@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
 from lcnn.model_file import load_model, save_model
 from lcnn.outcome import Outcome
+from lcnn.slices import write_slices
 from search.errors import RunFailed
 from search.execution.trainings import Training, run_trainings, settings_of
 from search.execution.trial import TrialContext, fetch_training
@@ -81,7 +83,13 @@ def export_winner(run: RunFolder, job: FinalJob) -> None:
 
 
 def test_models(
-    run: RunFolder, jobs: Mapping[str, FinalJob], prepared: Prepared, device: str, *, reason: str
+    run: RunFolder,
+    jobs: Mapping[str, FinalJob],
+    prepared: Prepared,
+    device: str,
+    *,
+    reason: str,
+    pictures: Path | None,
 ) -> dict[str, list[PatientResult]]:
     """Open the test part, once for all models, and score each patient.
 
@@ -91,10 +99,12 @@ def test_models(
         prepared: the cohort with its split.
         device: torch device.
         reason: noted in the log of openings.
+        pictures: where to keep slices of the winner's test patients, to be looked at later; None: nowhere.
     """
     run.log_test_opening(f"{len(prepared.split.test)} patients: {reason}")
     results: dict[str, list[PatientResult]] = {}
     for role, job in jobs.items():
         model = load_model(run.final / str(job.number) / "last.pt", device)
-        results[role] = evaluate(model, prepared.data.cohort, prepared.data.root, prepared.split.test)
+        on_case = partial(write_slices, pictures) if pictures is not None and role == "winner" else None
+        results[role] = evaluate(model, prepared.data.cohort, prepared.data.root, prepared.split.test, on_case=on_case)
     return results

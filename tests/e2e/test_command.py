@@ -41,6 +41,7 @@ RUN_FILES = (
     "run.log",
     "evaluation.json",
     "patients.csv",
+    "report.html",
     "test_openings.log",
     "model/model.pt",
     "model/config.yaml",
