@@ -82,7 +82,7 @@ def write_slices(folder: Path, case: Case) -> None:
     note = PngImagePlugin.PngInfo()
     note.add_text(NOTE, json.dumps({"indices": kept.indices, "slices": kept.slices}))
     with replacing(folder / f"{kept.patient}.png") as partial:
-        Image.fromarray(pixels).save(partial, format="PNG", pnginfo=note, optimize=True)
+        Image.fromarray(pixels).save(partial, format="PNG", pnginfo=note)
 
 
 def read_slices_of(path: Path) -> KeptSlices:

@@ -40,7 +40,8 @@ def headline(evidence: Evidence) -> str:
     """What the run found, in one sentence."""
     winner = evidence.evaluation["winner"]
     dice = Estimate(**evidence.model("winner")["dice"])
-    found = f"test Dice {number(dice.mean)}"
+    interval = "" if dice.low is None else f" [{dice.low:.3f},\N{NO-BREAK SPACE}{dice.high:.3f}]"
+    found = f"test Dice {number(dice.mean)}{interval}"
     if winner == DEFAULTS:
         return f"The defaults won: nothing that was tried did better on validation patients, and they reach {found}."
     if "difference" not in evidence.evaluation:
@@ -49,7 +50,7 @@ def headline(evidence: Evidence) -> str:
     gain = Estimate(**evidence.evaluation["difference"]["dice"])
     beside = f"{found}, against {theirs} for the defaults"
     return {
-        Gain.BETTER: f"Trial {winner} beats the defaults: {beside}.",
+        Gain.BETTER: f"Trial {winner} beats the defaults: {found} against {theirs}.",
         Gain.WORSE: f"No gain: trial {winner} won on validation patients, but is worse on test patients: {beside}.",
         Gain.NONE: f"No significant gain: trial {winner} won with {beside}.",
         Gain.UNKNOWN: f"Trial {winner} won with {beside}; there are too few test patients to tell them apart.",

@@ -127,7 +127,7 @@ def interval_rows(
     """
     beside = width >= WIDE
     pitch = 30.0 if beside else 44.0
-    scale = Scale(*x, 190 if beside else 8, width - 66)
+    scale = Scale(*x, 190 if beside else 22, width - 66)
     top, bottom = 12.0, 12.0 + pitch * len(rows)
     parts = [line((scale(v), top), (scale(v), bottom), "rule") for v in scale.ticks(5)]
     parts += [text(scale(v), bottom + 16, short(v), class_="tick", anchor="middle") for v in scale.ticks(5)]
@@ -135,7 +135,7 @@ def interval_rows(
         parts.append(line((scale(reference), top - 6), (scale(reference), bottom), "reference"))
     for i, row in enumerate(rows):
         y = top + pitch * (i + (0.5 if beside else 0.68))
-        name_at = (scale.start - 14, y + 4) if beside else (scale.start, y - 13)
+        name_at = (scale.start - 14, y + 4) if beside else (8, y - 13)
         parts.append(text(*name_at, row.name, class_="label halo", anchor="end" if beside else "start"))
         if row.low is not None and row.high is not None:
             parts.append(line((scale(row.low), y), (scale(row.high), y), f"interval {row.class_}"))

@@ -18,7 +18,7 @@ from search.report.figure import (
     responsive,
 )
 from search.report.marks import Shape, bar, covering, dot, line, path, text
-from search.report.words import counted, number
+from search.report.words import counted, minus, number
 
 
 def volume_figure(evidence: Evidence) -> Figure | None:
@@ -29,7 +29,9 @@ def volume_figure(evidence: Evidence) -> Figure | None:
     unit = evidence.patients[0].volume_unit
     title = "Predicted against true volume"
     limits = (
-        "" if agreement.low is None else f", limits of agreement {agreement.low:.3g} to {agreement.high:.3g} {unit}"
+        ""
+        if agreement.low is None
+        else minus(f", limits of agreement {agreement.low:.3g} to {agreement.high:.3g} {unit}")
     )
     return Figure(
         key="volumes",
@@ -53,7 +55,7 @@ def volume_figure(evidence: Evidence) -> Figure | None:
                 for patient, difference in zip(_with_volumes(evidence.patients), agreement.differences, strict=True)
             ),
         ),
-        note=f"Mean difference {agreement.bias:+.3g} {unit}{limits}; n = {len(agreement.differences)}.",
+        note=f"Mean difference {minus(f'{agreement.bias:+.3g}')} {unit}{limits}; n = {len(agreement.differences)}.",
     )
 
 

@@ -133,7 +133,7 @@ def test_slices_scroll_by_slider_keys_and_wheel(browser, page):
     browser.find_element(By.CSS_SELECTOR, ".viewer").send_keys(Keys.ARROW_RIGHT)
     wait_for(browser, "0:3")
     assert browser.execute_script(pixels) != before
-    browser.find_element(By.CSS_SELECTOR, ".slider input").send_keys(Keys.ARROW_RIGHT)
+    browser.find_element(By.CSS_SELECTOR, ".slider").send_keys(Keys.ARROW_RIGHT)
     wait_for(browser, "0:4")
     browser.execute_script(
         "document.querySelector('.panels').dispatchEvent(new WheelEvent('wheel', {deltaY: 120, cancelable: true}))"
