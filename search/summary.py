@@ -19,6 +19,8 @@ from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 FEWEST_PATIENTS = 6
 """With fewer, equal signs by chance alone put 0 outside a bootstrap interval in more than one case of twenty."""
 
+SIGNIFICANT = 0.05
+
 
 def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
     """All trials as CSV: number, outcome, epochs, best value, micro-batches, parameters."""
@@ -123,14 +125,21 @@ class Gain(StrEnum):
 
     BETTER = "better than the defaults"
     WORSE = "worse than the defaults on test patients"
-    NONE = "no significant gain: the interval holds 0"
+    NONE = "no significant gain"
     UNKNOWN = "too few patients to say"
 
 
-def gain_of(difference: Estimate) -> Gain:
-    """What a paired difference to the defaults allows to say."""
+def gain_of(difference: Estimate, p: float | None = None) -> Gain:
+    """What a paired difference to the defaults allows to say: more or less where interval and test agree.
+
+    Args:
+        difference: mean over patients, with its interval.
+        p: of a permutation test; None: none was made, so the interval decides alone.
+    """
     if difference.low is None or difference.high is None or difference.patients < FEWEST_PATIENTS:
         return Gain.UNKNOWN
+    if p is not None and p >= SIGNIFICANT:
+        return Gain.NONE
     if difference.low > 0:
         return Gain.BETTER
     return Gain.WORSE if difference.high < 0 else Gain.NONE

@@ -8,6 +8,7 @@ from lcnn.intervals import Estimate
 from search.report.evidence import ConfirmingTraining, Evidence
 from search.report.figure import (
     Body,
+    Cell,
     Figure,
     IntervalRow,
     LegendEntry,
@@ -30,6 +31,8 @@ METRIC_NAMES = {
     "precision": "precision",
     "recall": "recall",
     "lesion_f1": "lesion F1",
+    "lesion_count_difference": "lesion count difference",
+    "volume_difference": "volume difference",
     "absolute_volume_error": "absolute volume error",
     "ece": "calibration error",
 }
@@ -42,19 +45,21 @@ def headline(evidence: Evidence) -> str:
     dice = Estimate(**evidence.model("winner")["dice"])
     interval = "" if dice.low is None else f" [{dice.low:.3f},\N{NO-BREAK SPACE}{dice.high:.3f}]"
     found = f"test Dice {number(dice.mean)}{interval}"
+    if dice.mean is None:
+        found = "no test Dice, as no test patient has a lesion"
     if winner == DEFAULTS:
         return f"The defaults won: nothing that was tried did better on validation patients, and they reach {found}."
-    if "difference" not in evidence.evaluation:
+    if "dice" not in evidence.compared:
         return f"Trial {winner} won with {found}; the defaults gave no model to compare it with."
     theirs = number(evidence.model("defaults")["dice"]["mean"])
-    gain = Estimate(**evidence.evaluation["difference"]["dice"])
+    compared = evidence.compared["dice"]
     beside = f"{found}, against {theirs} for the defaults"
     return {
         Gain.BETTER: f"Trial {winner} beats the defaults: {found} against {theirs}.",
         Gain.WORSE: f"No gain: trial {winner} won on validation patients, but is worse on test patients: {beside}.",
         Gain.NONE: f"No significant gain: trial {winner} won with {beside}.",
         Gain.UNKNOWN: f"Trial {winner} won with {beside}; there are too few test patients to tell them apart.",
-    }[gain_of(gain)]
+    }[gain_of(Estimate(**compared.difference), compared.p)]
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,13 @@ def answer_stats(evidence: Evidence) -> list[Stat]:
     stats = [_estimate_stat("test Dice, winner", winner["dice"])]
     if evidence.model("defaults"):
         stats.append(_estimate_stat("test Dice, defaults", evidence.model("defaults")["dice"]))
-    if "difference" in evidence.evaluation:
-        stats.append(_estimate_stat("gain, paired by patient", evidence.evaluation["difference"]["dice"], sign="+"))
+    if "dice" in evidence.compared:
+        stats.append(_estimate_stat("gain, paired by patient", evidence.compared["dice"].difference, sign="+"))
     if free := winner["lesion_free_patients"]:
         alarms = winner["lesion_free_with_false_alarm"]
         stats.append(Stat(f"{alarms} of {free}", "patients without lesion", "false alarms"))
-    if overtuning := evidence.evaluation.get("overtuning"):
+    overtuning = evidence.evaluation.get("overtuning") or {}
+    if overtuning.get("gap") is not None:
         beside = f"validation {number(overtuning['validation'])}, test {number(overtuning['test'])}"
         stats.append(Stat(minus(f"{overtuning['gap']:+.3f}"), beside, "overtuning"))
     return stats
@@ -100,7 +106,8 @@ def gain_figure(evidence: Evidence) -> Figure:
         for role, class_ in (("winner", "main"), ("defaults", "other"))
         if (row := _interval_row(_role_name(role, evidence), evidence.model(role).get("dice"), class_))
     ]
-    gain = _interval_row("winner minus defaults", evidence.evaluation.get("difference", {}).get("dice"), "main")
+    compared = evidence.compared.get("dice")
+    gain = _interval_row("winner minus defaults", compared.difference if compared else None, "main")
     drawings = []
     if rows:
         words = "; ".join(f"{row.name} {row.value:.3f}" for row in rows)
@@ -119,7 +126,8 @@ def gain_figure(evidence: Evidence) -> Figure:
         key="gain",
         title=title,
         reading="Dots are means over test patients with a lesion, bars their 95% bootstrap intervals. A difference "
-        "whose bar crosses the dashed zero is no significant gain.",
+        "whose bar crosses the dashed zero is no significant gain; p-values, where there are any, come from a "
+        "permutation test of the paired differences.",
         drawings=tuple(drawings),
         table=metrics_table(evidence),
         note=None if drawings else "No test patient has a lesion, so there is no Dice.",
@@ -139,22 +147,22 @@ def _interval_row(name: str, estimate: Mapping[str, Any] | None, class_: str) ->
 def metrics_table(evidence: Evidence) -> Table:
     """Every test metric of winner and defaults, their difference, and the corrected p-value where there is one."""
     roles = [role for role in ("winner", "defaults") if evidence.model(role)]
-    differences = evidence.evaluation.get("difference", {})
-    p_values = {
-        comparison["metric"]: comparison["p_holm"]
-        for comparison in evidence.evaluation.get("comparisons", ())
-        if (comparison["ours"], comparison["theirs"]) == ("winner", "defaults")
-    }
+    compared = evidence.compared
+    has_p = any(one.p is not None for one in compared.values())
     columns = ["metric", *roles]
-    columns += ["winner minus defaults"] if differences else []
-    columns += ["p (Holm)"] if p_values else []
-    rows = []
+    columns += ["winner minus defaults"] if compared else []
+    columns += ["p (Holm)"] if has_p else []
+    rows: list[tuple[Cell, ...]] = []
     for metric in _metrics(evidence.model("winner")):
-        row: list[str | float | None] = [_metric_name(metric, evidence)]
+        one = compared.get(metric)
+        row: list[Cell] = [_metric_name(metric, evidence)]
         row += [_estimate(evidence.model(role).get(metric)) for role in roles]
-        row += [_estimate(differences.get(metric))] if differences else []
-        row += [p_values.get(metric)] if p_values else []
+        row += [_estimate(one.difference) if one else None] if compared else []
+        row += [one.p if one else None] if has_p else []
         rows.append(tuple(row))
+    for name in evidence.model("winner").get("detection", ()):
+        shares = [_estimate(evidence.model(role)["detection"][name]) for role in roles]
+        rows.append((f"{name}, patients", *shares, *[None] * (len(columns) - 1 - len(roles))))
     return Table(tuple(columns), tuple(rows))
 
 
@@ -166,7 +174,11 @@ def _metrics(model: Mapping[str, Any]) -> list[str]:
 
 def _metric_name(metric: str, evidence: Evidence) -> str:
     name = METRIC_NAMES.get(metric, metric.replace("_", " "))
-    units = {"hd95": "distance_unit", "absolute_volume_error": "volume_unit"}
+    units = {
+        "hd95": "distance_unit",
+        "volume_difference": "volume_unit",
+        "absolute_volume_error": "volume_unit",
+    }
     return f"{name} ({evidence.model('winner')[units[metric]]})" if metric in units else name
 
 
@@ -180,7 +192,7 @@ def confirmation_figure(evidence: Evidence) -> Figure | None:
     if not confirmation:
         return None
     rows = confirmation["trials"]
-    winner = rows[0]
+    winner = next((row for row in rows if row["trial"] == evidence.evaluation["winner"]), rows[0])
     title = "What the best trials are worth with other seeds"
     description = "; ".join(
         f"trial {row['trial']} {number(row['search_val_dice'])} in the search, "
@@ -194,7 +206,7 @@ def confirmation_figure(evidence: Evidence) -> Figure | None:
         "(disc); short strokes are single seeds. A search's best value is the luckiest of many: the line shows by "
         "how much.",
         drawings=responsive(
-            "confirmation", title, description, lambda width: _confirmation(width, rows, evidence.confirming)
+            "confirmation", title, description, lambda width: _confirmation(width, rows, winner, evidence.confirming)
         ),
         legend=(
             LegendEntry(mark(dot(9, 7, Shape.RING, "main")), "in the search"),
@@ -221,7 +233,10 @@ def confirmation_figure(evidence: Evidence) -> Figure | None:
 
 
 def _confirmation(
-    width: float, rows: Sequence[Mapping[str, float | None]], trainings: Sequence[ConfirmingTraining]
+    width: float,
+    rows: Sequence[Mapping[str, float | None]],
+    winner: Mapping[str, float | None],
+    trainings: Sequence[ConfirmingTraining],
 ) -> Body:
     values = [v for row in rows for v in (row["search_val_dice"], row["confirmed_val_dice"]) if v is not None]
     values += [training.value for training in trainings if training.value is not None]
@@ -232,7 +247,7 @@ def _confirmation(
     parts += [text(scale(v), bottom + 16, short(v), class_="tick", anchor="middle") for v in scale.ticks()]
     for i, row in enumerate(rows):
         y = top + pitch * (i + 0.5)
-        class_ = "main" if i == 0 else "other"
+        class_ = "main" if row is winner else "other"
         parts.append(text(70, y + 4, f"trial {row['trial']}", class_="label", anchor="end"))
         searched, confirmed = row["search_val_dice"], row["confirmed_val_dice"]
         seeds = [t.value for t in trainings if t.trial == row["trial"] and t.value is not None]

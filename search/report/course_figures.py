@@ -1,6 +1,6 @@
 """Figures of the course of a search: its progress, its curves, its early stopping, its slots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from functools import partial
 
@@ -25,6 +25,7 @@ from search.report.figure import WIDE, Body, Figure, LegendEntry, Option, Table,
 from search.report.marks import Point, Scale, Shape, bar, dot, line, path, short, steps, text
 from search.report.trial_marks import (
     DICE,
+    density,
     dice_range,
     drawn,
     outcome_class,
@@ -35,7 +36,7 @@ from search.report.trial_marks import (
     whole,
 )
 from search.report.words import counted, number
-from search.study.ledger import TrialRecord
+from search.study.ledger import DEFAULTS, TrialRecord
 
 
 def progress_figure(evidence: Evidence) -> Figure:
@@ -43,6 +44,7 @@ def progress_figure(evidence: Evidence) -> Figure:
     title = "Best so far"
     by_effort = {effort: best_so_far(evidence.trials, evidence.spans, effort) for effort in Effort}
     walked = by_effort[Effort.TRIALS]
+    shown = {trial.number for trial in drawn(evidence)}
     best = walked[-1].best if walked else None
     description = f"{counted(len(walked), 'finished trial')}; best {number(best)}"
     options = tuple(
@@ -52,7 +54,7 @@ def progress_figure(evidence: Evidence) -> Figure:
                 f"progress-{effort}",
                 f"{title}, against {effort}",
                 description,
-                partial(_progress, course=course, effort=effort),
+                partial(_progress, course=course, shown=shown, effort=effort),
             ),
         )
         for effort, course in by_effort.items()
@@ -86,12 +88,10 @@ def _progress_table(by_effort: Mapping[Effort, Sequence[Step]]) -> Table:
     )
 
 
-def _progress(width: float, course: Sequence[Step], effort: Effort) -> Body:
+def _progress(width: float, course: Sequence[Step], shown: Set[int], effort: Effort) -> Body:
     height = 300.0 if width >= WIDE else 260.0
     values = [step.trial.best for step in course if step.trial.best is not None]
     frame = plot(width, height, (0.0, max((step.effort for step in course), default=1.0)), dice_range(values))
-    shown = drawn([step.trial for step in course])
-    numbers = {trial.number for trial in shown}
     marks = [
         dot(
             *frame.at(step.effort, step.trial.best),
@@ -100,7 +100,7 @@ def _progress(width: float, course: Sequence[Step], effort: Effort) -> Body:
             tip=trial_tip(step.trial),
         )
         for step in course
-        if step.trial.best is not None and step.trial.number in numbers
+        if step.trial.best is not None and step.trial.number in shown
     ]
     best = [frame.at(step.effort, step.best) for step in course if step.best is not None]
     if best:
@@ -113,7 +113,7 @@ def _progress(width: float, course: Sequence[Step], effort: Effort) -> Body:
 def curves_figure(evidence: Evidence) -> Figure:
     """Learning curves."""
     title = "Learning curves of all trials"
-    shown = drawn(evidence.trials)
+    shown = drawn(evidence)
     marked = looks(evidence.provenance.spec.scheduler, evidence.epochs)
     description = f"{counted(len(shown), 'curve')} over at most {counted(evidence.epochs, 'epoch')}"
     return Figure(
@@ -146,7 +146,7 @@ def curves_figure(evidence: Evidence) -> Figure:
         )
         if shown
         else None,
-        note=sample_note(evidence.trials, shown) if shown else "No trial has finished an epoch.",
+        note=sample_note(evidence, shown) if shown else "No trial has finished an epoch.",
     )
 
 
@@ -157,9 +157,9 @@ def _curves(width: float, evidence: Evidence, shown: Sequence[TrialRecord], mark
     parts = [frame.grid("epoch", DICE, x_ticks=whole(frame.x.ticks(8)))]
     parts += [line(frame.at(rung, frame.y.low), frame.at(rung, frame.y.high), "rung") for rung in marked]
     winner = evidence.winner
-    special = {0: "defaults"} | ({winner.number: "winner"} if winner else {})
+    special = {DEFAULTS: "defaults"} | ({winner.number: "winner"} if winner else {})
     for trial in sorted(shown, key=lambda trial: trial.number in special):
-        class_ = f"curve {special.get(trial.number, outcome_class(trial))}"
+        class_ = f"curve {special.get(trial.number, outcome_class(trial))} {density(shown)}"
         points = [frame.at(epoch, value) for epoch, value in enumerate(trial.curve, start=1)]
         if len(points) == 1:
             parts.append(dot(*points[0], Shape.DISC, class_, radius=2.5, tip=trial_tip(trial)))
@@ -290,8 +290,10 @@ def _timeline(width: float, evidence: Evidence, resumed: Sequence[datetime]) -> 
     for stay in stays:
         x, x_end = (scale((at - begin).total_seconds() / unit) for at in (stay.start, stay.end))
         y = top + pitch * stay.lane + 3
-        tip = f"{trial_tip(stay.trial)}; {minutes((stay.end - stay.start).total_seconds())}"
-        parts.append(bar(x + 0.5, y, x_end - x - 1, pitch - 6, f"stay {outcome_class(stay.trial)}", tip=tip))
+        # A bar too thin to be pointed at needs no words.
+        tip = f"{trial_tip(stay.trial)}; {minutes((stay.end - stay.start).total_seconds())}" if x_end - x > 2 else None
+        gap = min(1.0, (x_end - x) / 5)
+        parts.append(bar(x + gap / 2, y, x_end - x - gap, pitch - 6, f"stay {outcome_class(stay.trial)}", tip=tip))
         if x_end - x > 20 and pitch >= 20:
             parts.append(text(x + 5, y + pitch - 12, str(stay.trial.number), class_="in-bar"))
         if pitch >= 20 and x_end - x > 44:

@@ -93,6 +93,16 @@ class Patient:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """One metric of winner and defaults on the same patients."""
+
+    difference: Mapping[str, Any]
+    """Winner minus defaults, as `lcnn.intervals.Estimate` is stored."""
+    p: float | None = None
+    """Of a permutation test, after Holm's correction; None where none was made."""
+
+
+@dataclass(frozen=True)
 class ConfirmingTraining:
     """A row of confirm.csv."""
 
@@ -147,6 +157,15 @@ class Evidence:
     def model(self, role: str) -> Mapping[str, Any]:
         """Test figures of the winner or the defaults; empty where that was not tested."""
         found: Mapping[str, Any] = self.evaluation.get("models", {}).get(role, {})
+        return found
+
+    @property
+    def compared(self) -> Mapping[str, Compared]:
+        """Winner against defaults, by metric; empty where the defaults gave no model or won themselves."""
+        found = {metric: Compared(values) for metric, values in self.evaluation.get("difference", {}).items()}
+        for one in self.evaluation.get("comparisons", ()):
+            if (one["ours"], one["theirs"]) == ("winner", "defaults"):
+                found[one["metric"]] = Compared(one["difference"], one["p_holm"])
         return found
 
     def kept_slices(self) -> Iterator[KeptSlices]:

@@ -135,8 +135,8 @@ def interval_rows(
         parts.append(line((scale(reference), top - 6), (scale(reference), bottom), "reference"))
     for i, row in enumerate(rows):
         y = top + pitch * (i + (0.5 if beside else 0.68))
-        name_at = (scale.start - 14, y + 4) if beside else (8, y - 13)
-        parts.append(text(*name_at, row.name, class_="label halo", anchor="end" if beside else "start"))
+        name_x, name_y, anchor = (scale.start - 14, y + 4, "end") if beside else (8.0, y - 13, "start")
+        parts.append(text(name_x, name_y, row.name, class_="label halo", anchor=anchor))
         if row.low is not None and row.high is not None:
             parts.append(line((scale(row.low), y), (scale(row.high), y), f"interval {row.class_}"))
         parts.append(dot(scale(row.value), y, Shape.DISC, row.class_, radius=5))

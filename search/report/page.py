@@ -72,6 +72,7 @@ def render(evidence: Evidence) -> str:
         label=evidence.label,
         headline=headline(evidence),
         answer=answer_stats(evidence),
+        near_duplicates=evidence.evaluation.get("near_duplicates", 0),
         gain=gain_figure(evidence),
         confirmation=confirmation_figure(evidence),
         sections=sections(evidence),

@@ -1,5 +1,6 @@
 """Figures of the test: volumes, calibration, strata, and what a better Dice costs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,8 +93,9 @@ def calibration_figure(evidence: Evidence) -> Figure | None:
     return Figure(
         key="calibration",
         title=title,
-        reading="Of the voxels that were given a probability, how many are lesion. On the diagonal the probability can "
-        "be taken at its word; below it the model is too sure of lesion. Bars below: voxels, on a logarithmic scale.",
+        reading="Of the voxels around lesions that were given a probability, how many are lesion. On the "
+        "diagonal the probability can be taken at its word; below it the model is too sure of lesion. The bars are the "
+        "numbers of voxels, on a logarithmic scale.",
         drawings=responsive(
             "calibration", title, f"expected calibration error {ece}", lambda width: _calibration(width, bins)
         ),
@@ -115,11 +117,11 @@ def _calibration(width: float, bins: Sequence[Mapping[str, float]]) -> Body:
         line(frame.at(0, 0), frame.at(1, 1), "reference"),
         path(points, "best"),
     ]
-    digits = max(len(str(int(b["voxels"]))) for b in bins)
+    most = math.log1p(max(b["voxels"] for b in bins))
     for b, (x, y) in zip(bins, points, strict=True):
         voxels = int(b["voxels"])
         left, right = frame.x(b["low"]), frame.x(b["high"])
-        tall = 34 * len(str(voxels)) / digits
+        tall = 34 * math.log1p(voxels) / most
         parts.append(bar(left + 1, frame.y.start - tall, right - left - 2, tall, "fill", tip=f"{voxels} voxels"))
         parts.append(dot(x, y, Shape.DISC, "main", tip=f"{b['mean_probability']:.2f}: {b['observed']:.2f} are lesion"))
     return side, "".join(parts)

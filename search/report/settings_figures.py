@@ -20,6 +20,7 @@ from search.report.figure import (
 from search.report.importance import CHANCE, FEWEST_TRIALS, MOST_TRIALS, RESAMPLES, parameter_importance
 from search.report.marks import Point, Scale, Shape, dot, line, path, short, text
 from search.report.trial_marks import (
+    density,
     dice_range,
     drawn,
     outcome_class,
@@ -92,7 +93,7 @@ def _importance_note(evidence: Evidence, usable: int, has_figure: bool) -> str:
 def parallel_figure(evidence: Evidence) -> Figure:
     """Parallel coordinates."""
     title = "Settings and result of every trial"
-    shown = drawn(evidence.trials)
+    shown = drawn(evidence)
     values = [trial.best for trial in shown if trial.best is not None]
     return Figure(
         key="parallel",
@@ -115,7 +116,7 @@ def parallel_figure(evidence: Evidence) -> Figure:
         if values
         else (),
         table=_trial_table(evidence),
-        note=sample_note(evidence.trials, shown) if values else "No trial gave a value.",
+        note=sample_note(evidence, shown) if values else "No trial gave a value.",
     )
 
 
@@ -184,7 +185,7 @@ def _strands(evidence: Evidence, shown: Sequence[TrialRecord], at: Callable[[int
         points = [at(axis, share) for axis, share in enumerate([*shares, result])]
         class_ = "winner" if trial.number == winner else outcome_class(trial)
         depth = f"depth-{min(4, int(result * 5))}"
-        parts.append(path(points, f"strand {class_} {depth}", tip=trial_tip(trial)))
+        parts.append(path(points, f"strand {class_} {depth} {density(shown)}", tip=trial_tip(trial)))
     return "".join(parts)
 
 
@@ -221,7 +222,7 @@ SLICE_WIDTH = 270.0
 def slices_figure(evidence: Evidence) -> Figure:
     """Validation Dice against each setting."""
     title = "Validation Dice by setting"
-    shown = drawn(evidence.trials)
+    shown = drawn(evidence)
     values = [trial.best for trial in shown if trial.best is not None]
     range_ = dice_range(values)
     drawings = tuple(
@@ -243,7 +244,7 @@ def slices_figure(evidence: Evidence) -> Figure:
         legend=(*outcome_legend(shown), LegendEntry(mark(dot(9, 7, Shape.RING, "halo-winner", radius=6)), "winner"))
         if values
         else (),
-        note=sample_note(evidence.trials, shown) if values else "No trial gave a value.",
+        note=sample_note(evidence, shown) if values else "No trial gave a value.",
     )
 
 

@@ -3,28 +3,38 @@
 from collections.abc import Sequence
 
 from search.display import short_params
+from search.report.evidence import Evidence
 from search.report.figure import LegendEntry, mark
 from search.report.marks import OUTCOME_SHAPES, Shape, covering, dot
 from search.report.words import counted
-from search.study.ledger import TrialRecord
+from search.study.ledger import DEFAULTS, TrialRecord
 
-MOST_DRAWN = 300
+MOST_DRAWN = 200
 """Trials drawn in a figure: of more, the best and an even sample of the others."""
+MOST_STRONG = 60
+"""Lines of a figure that can be told apart at full strength."""
 DICE = "validation Dice"
 
 
-def drawn(trials: Sequence[TrialRecord], most: int = MOST_DRAWN) -> list[TrialRecord]:
-    """The trials that a figure draws, the best last and so on top."""
-    ranked = sorted((trial for trial in trials if trial.curve), key=lambda trial: trial.best or 0.0)
+def drawn(evidence: Evidence, most: int = MOST_DRAWN) -> list[TrialRecord]:
+    """The trials that a figure draws, the best last and so on top; winner and defaults are among them."""
+    ranked = sorted((trial for trial in evidence.trials if trial.curve), key=lambda trial: trial.best or 0.0)
     if len(ranked) <= most:
         return ranked
     rest, best = ranked[: -most // 2], ranked[-most // 2 :]
-    return [rest[i * len(rest) // (most // 2)] for i in range(most // 2)] + best
+    sample = {rest[i * len(rest) // (most // 2)].number for i in range(most // 2)}
+    chosen = {DEFAULTS, evidence.evaluation["winner"], *sample, *(trial.number for trial in best)}
+    return [trial for trial in ranked if trial.number in chosen]
 
 
-def sample_note(trials: Sequence[TrialRecord], shown: Sequence[TrialRecord]) -> str | None:
+def density(shown: Sequence[TrialRecord]) -> str:
+    """Class of lines that are so many that each must be fainter."""
+    return "dense" if len(shown) > MOST_STRONG else ""
+
+
+def sample_note(evidence: Evidence, shown: Sequence[TrialRecord]) -> str | None:
     """What a figure says where it does not draw all trials."""
-    with_curve = sum(bool(trial.curve) for trial in trials)
+    with_curve = sum(bool(trial.curve) for trial in evidence.trials)
     if len(shown) == with_curve:
         return None
     return f"{len(shown)} of {with_curve} trials are drawn: the best and an even sample of the others."

@@ -6,7 +6,7 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
-from evidence_cases import EVIL, PATIENTS, keep_pictures, make_evidence, mixed_trials, trial
+from evidence_cases import EVIL, PATIENTS, evaluation, keep_pictures, make_evidence, mixed_trials, trial
 
 from lcnn.outcome import Outcome
 from search.report import importance
@@ -115,6 +115,11 @@ def test_patients_come_with_their_units_and_only_what_was_measured():
     )  # fmt: skip
     assert table.rows[0] == ("free", None, 0.0, None, 0.0, 3.0)
     assert patients_table(make_evidence([], patients=())) is None
+
+
+def test_slices_that_leak_between_the_parts_are_warned_of():
+    assert "3 pairs of slices look alike" in render(make_evidence([trial(0)], evaluation(near_duplicates=3)))
+    assert "look alike" not in render(make_evidence([trial(0)]))
 
 
 def test_failures_are_listed_with_their_reasons():
