@@ -294,18 +294,13 @@ def _timeline(width: float, evidence: Evidence, resumed: Sequence[datetime]) -> 
         tip = f"{trial_tip(stay.trial)}; {minutes((stay.end - stay.start).total_seconds())}" if x_end - x > 2 else None
         gap = min(1.0, (x_end - x) / 5)
         parts.append(bar(x + gap / 2, y, x_end - x - gap, pitch - 6, f"stay {outcome_class(stay.trial)}", tip=tip))
-        if x_end - x > 20 and pitch >= 20:
+        # Where there is no room for both, how it ended goes before which it was: colour alone must not say it.
+        if pitch >= 20 and x_end - x > 36:
             parts.append(text(x + 5, y + pitch - 12, str(stay.trial.number), class_="in-bar"))
-        if pitch >= 20 and x_end - x > 44:
-            parts.append(
-                dot(
-                    x_end - 9,
-                    y + pitch / 2 - 3,
-                    shape_of(stay.trial),
-                    f"{outcome_class(stay.trial)} on-bar",
-                    radius=3.5,
-                )
-            )
+        if pitch >= 20 and x_end - x > 12:
+            mark_x = x_end - 9 if x_end - x > 36 else (x + x_end) / 2
+            class_ = f"{outcome_class(stay.trial)} on-bar"
+            parts.append(dot(mark_x, y + pitch / 2 - 3, shape_of(stay.trial), class_, radius=3.5))
     if pitch >= 12:
         parts += [text(38, top + pitch * (i + 0.5) + 4, str(i + 1), class_="tick", anchor="end") for i in range(slots)]
     for at in resumed:

@@ -96,8 +96,8 @@ def calibration_figure(evidence: Evidence) -> Figure | None:
         reading="Of the voxels around lesions that were given a probability, how many are lesion. On the "
         "diagonal the probability can be taken at its word; below it the model is too sure of lesion. The bars are the "
         "numbers of voxels, on a logarithmic scale.",
-        drawings=responsive(
-            "calibration", title, f"expected calibration error {ece}", lambda width: _calibration(width, bins)
+        drawings=(
+            panel("calibration", title, f"expected calibration error {ece}", lambda side: _calibration(side, bins)),
         ),
         table=Table(
             ("probability from", "to", "mean probability", "share that is lesion", "voxels"),
@@ -107,9 +107,7 @@ def calibration_figure(evidence: Evidence) -> Figure | None:
     )
 
 
-def _calibration(width: float, bins: Sequence[Mapping[str, float]]) -> Body:
-    # As wide as high, whatever the drawing, so that the diagonal is one.
-    side = min(width, 400.0)
+def _calibration(side: float, bins: Sequence[Mapping[str, float]]) -> Body:
     frame = plot(side, side, (0.0, 1.0), (0.0, 1.0))
     points = [frame.at(b["mean_probability"], b["observed"]) for b in bins]
     parts = [

@@ -244,6 +244,7 @@ def slices_figure(evidence: Evidence) -> Figure:
         legend=(*outcome_legend(shown), LegendEntry(mark(dot(9, 7, Shape.RING, "halo-winner", radius=6)), "winner"))
         if values
         else (),
+        table=_trial_table(evidence),
         note=sample_note(evidence, shown) if values else "No trial gave a value.",
     )
 
