@@ -18,8 +18,8 @@ from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 
 FEWEST_PATIENTS = 6
 """With fewer, equal signs by chance alone put 0 outside a bootstrap interval in more than one case of twenty."""
-
 SIGNIFICANT = 0.05
+"""Two-sided p below which a permutation test speaks for a difference."""
 
 
 def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
