@@ -23,6 +23,7 @@ from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots, this_machine
 from search.prepare import Prepared, find_cohort, prepare
+from search.report.page import write_report
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.space import SearchSpace
 from search.spec import Extension, Spec
@@ -174,6 +175,8 @@ def write_trials(run: RunFolder, spec: Spec, ledger: Ledger) -> None:
 def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
     display.say(f"{run.root} is finished; nothing is run again. {how_to_extend(ledger)}")
+    if not run.report.exists():
+        write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
@@ -318,6 +321,7 @@ def finish(
         for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
             display.say(f"Exported: {graph}")
         write_evaluation(run.evaluation, evaluation | {"exported": evaluation["winner"]})
+    write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
@@ -332,7 +336,8 @@ def test_winner(
     """Open the test part for the winner and the defaults; the figures, and what they were measured on."""
     split, cohort = prepared.split, prepared.data.cohort
     display.say(f"Testing on {len(split.test)} patients that no trial has read")
-    results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
+    reason = f"final evaluation of {', '.join(jobs)}"
+    results = test_models(run, jobs, prepared, slots.device, reason=reason, pictures=run.slices)
     write_patients(run.patients, results)
     model = load_model(run.final / str(jobs["winner"].number) / "last.pt", slots.device)
     save_best_median_worst(run.overlays, results["winner"], model, cohort, prepared.data.root)

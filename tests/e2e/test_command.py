@@ -42,6 +42,7 @@ RUN_FILES = (
     "run.log",
     "evaluation.json",
     "patients.csv",
+    "report.html",
     "test_openings.log",
     "model/weights.safetensors",
     "near_duplicates.csv",
