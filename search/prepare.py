@@ -60,18 +60,18 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     made = lock_folds(run.folds, data.store, split, folds) if folds else ()
     for fold in made:
         check_lesions(data.store, fold, config.image_size)
-    alike = alike_slices(run.near_duplicates, data, split)
+    alike = alike_slices(run.near_duplicates, data, split, made)
     return Prepared(data, split, training_normalisation(data.store, split), alike, made)
 
 
-def alike_slices(table: Path, data: CompiledCohort, split: Split) -> list[AlikeSlices]:
-    """Slices that leak from one part into another, looked for once and kept in ``table``.
+def alike_slices(table: Path, data: CompiledCohort, split: Split, folds: Sequence[Split]) -> list[AlikeSlices]:
+    """Slices that leak from one part or fold into another, looked for once and kept in ``table``.
 
     Raises:
         InputError: the table is damaged, or a slice cannot be read.
     """
     if not table.exists():
-        write_alike(table, find_alike(data, split))
+        write_alike(table, find_alike(data, split, folds))
     return read_alike(table)
 
 
