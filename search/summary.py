@@ -103,7 +103,9 @@ def _effort(evaluation: Mapping[str, Any], ledger: Ledger) -> list[str]:
         lines.append(f"Searched for {minutes(ledger.search_seconds)}; trial slots busy {evaluation['slots_busy']:.0%}.")
     confirmation = evaluation["confirmation"]
     if confirmation:
-        winner, seeds = confirmation["trials"][0], confirmation["seeds"]
+        # Not always the first: the best confirmed trial may have failed in its final training.
+        winner = next(trial for trial in confirmation["trials"] if trial["trial"] == evaluation["winner"])
+        seeds = confirmation["seeds"]
         lines.append(
             f"Confirmed with {seeds} other seed{'s' if seeds > 1 else ''}: the winner's validation Dice was "
             f"{winner['search_val_dice']:.3f} in the search and is {winner['confirmed_val_dice']:.3f} "
