@@ -23,7 +23,7 @@ PACKAGES = ("torch", "torchvision", "monai", "numpy", "safetensors", "onnx", "on
 ESTIMATE_KEYS = set(asdict(Estimate(None, None, None, 0)))
 NEEDED = ("cohort", "cohort_hash", "synthetic", "profile", "patients", "winner", "epochs")
 """Keys of an evaluation that the card quotes."""
-UNITS = {"hd95": "distance_unit", "absolute_volume_error": "volume_unit"}
+UNITS = {"hd95": "distance_unit", "volume_difference": "volume_unit"}
 """Where the evaluation names the unit of a figure; the others have none."""
 
 

@@ -33,7 +33,6 @@ METRIC_NAMES = {
     "lesion_f1": "lesion F1",
     "lesion_count_difference": "lesion count difference",
     "volume_difference": "volume difference",
-    "absolute_volume_error": "absolute volume error",
     "ece": "calibration error",
 }
 """Metrics in the order of the table, and their names in it; others follow under their own."""
@@ -177,7 +176,6 @@ def _metric_name(metric: str, evidence: Evidence) -> str:
     units = {
         "hd95": "distance_unit",
         "volume_difference": "volume_unit",
-        "absolute_volume_error": "volume_unit",
     }
     return f"{name} ({evidence.model('winner')[units[metric]]})" if metric in units else name
 

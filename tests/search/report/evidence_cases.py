@@ -78,7 +78,7 @@ def model(dice: float | None) -> dict[str, Any]:
         "precision": estimate(0.5),
         "recall": estimate(0.6),
         "hd95": estimate(12.0),
-        "absolute_volume_error": estimate(4.0),
+        "volume_difference": estimate(4.0),
         "volume_unit": "ml",
         "distance_unit": "mm",
         "lesion_free_patients": 1,
