@@ -151,10 +151,11 @@ def _table(evidence: Evidence) -> Iterator[str]:
 
 
 def _difference(evidence: Evidence) -> Iterator[str]:
-    difference = evidence.evaluation.get("difference", {}).get("dice")
-    if difference and "defaults" in evidence.evaluation["models"]:
-        yield ""
-        yield f"Test Dice above the defaults', paired by patient: {estimate_text(difference)}."
+    for one in evidence.evaluation.get("comparisons", ()):
+        if (one["ours"], one["theirs"], one["metric"]) == ("winner", "defaults", "dice"):
+            p = "" if one["p_holm"] is None else f", permutation p = {one['p_holm']:.3f}"
+            yield ""
+            yield f"Test Dice above the defaults', paired by patient: {estimate_text(one['difference'])}{p}."
 
 
 def _false_alarms(model: Mapping[str, Any]) -> Iterator[str]:
