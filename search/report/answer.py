@@ -22,7 +22,7 @@ from search.report.marks import Scale, Shape, covering, dot, line, short, text
 from search.report.trial_marks import DICE
 from search.report.words import counted, minus, number
 from search.study.ledger import DEFAULTS
-from search.summary import Gain, gain_of
+from search.summary import SIGNIFICANT, Gain, gain_of
 
 METRIC_NAMES = {
     "dice": "Dice",
@@ -124,9 +124,9 @@ def gain_figure(evidence: Evidence) -> Figure:
     return Figure(
         key="gain",
         title=title,
-        reading="Dots are means over test patients with a lesion, bars their 95% bootstrap intervals. A difference "
-        "whose bar crosses the dashed zero is no significant gain; p-values, where there are any, come from a "
-        "permutation test of the paired differences.",
+        reading="Dots are means over test patients with a lesion, bars their 95% bootstrap intervals. A gain is called one "
+        "where its bar is clear of the dashed zero and p, of the permutation test of the paired differences, is below "
+        f"{SIGNIFICANT}.",
         drawings=tuple(drawings),
         table=metrics_table(evidence),
         note=None if drawings else "No test patient has a lesion, so there is no Dice.",
