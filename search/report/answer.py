@@ -124,8 +124,8 @@ def gain_figure(evidence: Evidence) -> Figure:
     return Figure(
         key="gain",
         title=title,
-        reading="Dots are means over test patients with a lesion, bars their 95% bootstrap intervals. A gain is called one "
-        "where its bar is clear of the dashed zero and p, of the permutation test of the paired differences, is below "
+        reading="Dots are means over test patients with a lesion, bars their 95% bootstrap intervals. A gain is called "
+        "one where its bar is clear of the dashed zero and p, of the permutation test of the paired differences, is below "
         f"{SIGNIFICANT}.",
         drawings=tuple(drawings),
         table=metrics_table(evidence),
