@@ -125,7 +125,7 @@ def gain_figure(evidence: Evidence) -> Figure:
         key="gain",
         title=title,
         reading="Dots are means over test patients with a lesion, bars their 95% bootstrap intervals. A gain is called "
-        "one where its bar is clear of the dashed zero and p, of the permutation test of the paired differences, is below "
+        "one where its bar is clear of the dashed zero and the permutation test of the paired differences has p below "
         f"{SIGNIFICANT}.",
         drawings=tuple(drawings),
         table=metrics_table(evidence),
