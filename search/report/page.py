@@ -22,12 +22,12 @@ from search.report.course_figures import (
     survival_figure,
     timeline_figure,
 )
-from search.report.evidence import Evidence, read_evidence
+from search.report.evidence import Evidence, Patient, read_evidence
 from search.report.figure import Cell, Figure, Table
 from search.report.patient_figures import calibration_figure, pareto_figure, strata_figure, volume_figure
 from search.report.pictures import Viewing, viewings
 from search.report.settings_figures import importance_figure, parallel_figure, slices_figure
-from search.report.words import counted, minus
+from search.report.words import amount, counted, number
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.study.ledger import Ledger
@@ -140,6 +140,8 @@ PATIENT_COLUMNS = {
     "ece": "calibration error",
 }
 """Columns of the table of patients, in order; those that were not measured are left out, others follow."""
+COUNTS = ("true_lesions", "predicted_lesions")
+"""Columns of whole numbers."""
 
 
 def patients_table(evidence: Evidence) -> Table | None:
@@ -155,8 +157,13 @@ def patients_table(evidence: Evidence) -> Table | None:
     heads = [f"{head} ({units[name]})" if name in units else head for name, head in zip(names, heads, strict=True)]
     return Table(
         ("patient", *heads),
-        tuple((patient.name, *(patient.figures.get(name) for name in names)) for patient in evidence.patients),
+        tuple((patient.name, *(_figure(patient, name) for name in names)) for patient in evidence.patients),
     )
+
+
+def _figure(patient: Patient, name: str) -> Cell:
+    value = patient.figures.get(name)
+    return value if value is None or name not in COUNTS else round(value)
 
 
 def viewing_words(evidence: Evidence, viewing: Viewing) -> str:
@@ -238,7 +245,7 @@ def cell_text(value: Cell) -> str:
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, float):
-        return minus(f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}")
+        return amount(value) if abs(value) >= 100 else number(value)
     return str(value)
 
 

@@ -19,7 +19,7 @@ from search.report.figure import (
     responsive,
 )
 from search.report.marks import Shape, bar, covering, dot, line, path, text
-from search.report.words import counted, minus, number
+from search.report.words import amount, counted, number
 
 
 def volume_figure(evidence: Evidence) -> Figure | None:
@@ -31,8 +31,8 @@ def volume_figure(evidence: Evidence) -> Figure | None:
     title = "Predicted against true volume"
     limits = (
         ""
-        if agreement.low is None
-        else minus(f", limits of agreement {agreement.low:.3g} to {agreement.high:.3g} {unit}")
+        if agreement.low is None or agreement.high is None
+        else f", limits of agreement {amount(agreement.low)} to {amount(agreement.high)} {unit}"
     )
     return Figure(
         key="volumes",
@@ -42,7 +42,7 @@ def volume_figure(evidence: Evidence) -> Figure | None:
         drawings=responsive(
             "volumes",
             title,
-            f"mean difference {agreement.bias:.3g} {unit}{limits}",
+            f"mean difference {amount(agreement.bias)} {unit}{limits}",
             lambda width: _volumes(width, agreement, evidence.patients, unit),
         ),
         legend=(
@@ -56,7 +56,7 @@ def volume_figure(evidence: Evidence) -> Figure | None:
                 for patient, difference in zip(_with_volumes(evidence.patients), agreement.differences, strict=True)
             ),
         ),
-        note=f"Mean difference {minus(f'{agreement.bias:+.3g}')} {unit}{limits}; n = {len(agreement.differences)}.",
+        note=f"Mean difference {amount(agreement.bias, '+')} {unit}{limits}; n = {len(agreement.differences)}.",
     )
 
 
@@ -77,7 +77,7 @@ def _volumes(width: float, agreement: VolumeAgreement, patients: Sequence[Patien
     ]
     for patient, mean, difference in zip(_with_volumes(patients), agreement.means, agreement.differences, strict=True):
         shape, class_ = (Shape.DISC, "main") if patient.has_lesion else (Shape.SQUARE, "other")
-        tip = f"{patient.name}: mean {mean:.3g}, difference {difference:+.3g} {unit}"
+        tip = f"{patient.name}: mean {amount(mean)}, difference {amount(difference, '+')} {unit}"
         parts.append(dot(*frame.at(mean, difference), shape, class_, radius=4.5, tip=tip))
     return height, "".join(parts)
 

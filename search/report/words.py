@@ -11,6 +11,13 @@ def number(value: float | None) -> str:
     return "no value" if value is None else minus(f"{value:.3f}")
 
 
+def amount(value: float, sign: str = "") -> str:
+    """A figure of any size with three digits or more, thousands apart."""
+    size = abs(value)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2
+    return minus(f"{value:{sign},.{digits}f}")
+
+
 def counted(count: int, noun: str) -> str:
     """So many of something."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
