@@ -19,6 +19,7 @@ BELOW = {
     "study": {"placement"},
     "execution": {"study", "placement"},
     "winner": {"execution", "study", "placement"},
+    "tracking": {"study", "placement"},
 }
 KNOW_RAY = {"execution"}
 OURS = {*ALLOWED, "experiments", "run_search"}
