@@ -8,17 +8,15 @@ as one likes, after a crash too. WANDB_PROJECT (default lcnn-search) and WANDB_E
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.cohort import MANIFEST
 from data_prep.errors import InputError, first_line
 from data_prep.split import read_split
 from search.display import Display
-from search.prepare import find_cohort
+from search.prepare import is_synthetic
 from search.run_folder import RunFolder, read_environment, run_folder
 from search.runner import open_ledger, read_evaluation
 from search.space import SearchSpace
@@ -109,7 +107,7 @@ def group_of(run: RunFolder, spec: Spec) -> Group:
     """What all W&B runs of a search share."""
     name = run.root.resolve().name
     sittings = read_environment(run)
-    synthetic = is_synthetic(spec)
+    synthetic = is_synthetic(spec.cohort)
     facts = {
         "run": name,
         "profile": spec.profile,
@@ -122,18 +120,6 @@ def group_of(run: RunFolder, spec: Spec) -> Group:
         "scheduler": spec.scheduler.name,
     }
     return Group(name, search_key(name, sittings[0]["started"] if sittings else ""), facts, synthetic)
-
-
-def is_synthetic(spec: Spec) -> bool | None:
-    """Whether a run's cohort is; None where it is not there any more, or does not say."""
-    try:
-        place = find_cohort(spec.cohort)
-    except InputError:
-        return None
-    if place.is_phantom:
-        return True
-    manifest = place.root / MANIFEST
-    return bool(json.loads(manifest.read_text(encoding="utf-8")).get("synthetic")) if manifest.exists() else None
 
 
 def report(synced: Synced, run: RunFolder, mode: Mode) -> str:
