@@ -89,11 +89,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="HOST:PORT",
         help="run on a Ray cluster that is already there: its head, or auto on one of its nodes",
     )
+    parser.add_argument(
+        "--wandb",
+        choices=["offline", "online", "off"],
+        help="tell W&B of the run at its end (default: online where logged in, else off); offline: as files in the run",
+    )
     options = parser.parse_args(arguments)
     of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
     if options.trial is not None and of_run is None:
         parser.error("--trial goes with --retrain RUN or --replay RUN")
-    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address")
+    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address", "wandb")
     if of_run and any(getattr(options, name) for name in of_search):
         parser.error(f"{of_run} takes a run as it is, on this machine: only --trial and --results go with it")
     if options.replay and options.trial is None:
@@ -150,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _execute(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
-    from search import plan, replay, retrain, runner  # noqa: PLC0415
+    from search import plan, replay, retrain, runner, wandb_sync  # noqa: PLC0415
     from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
     if options.retrain:
@@ -164,6 +169,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
     if options.dry_run:
         plan.dry_run(spec, str(options.space), options.results, display)
         return
+    wandb_mode = wandb_sync.chosen_mode(options.wandb)
     extension = Extension(options.more_trials, options.more_hours)
     runner.run_search(
         spec,
@@ -174,6 +180,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
         warm_start=options.warm_start,
         address=options.address,
     )
+    wandb_sync.after_search(spec, options.results, wandb_mode, display, asked=options.wandb is not None)
 
 
 def _end(display: "Display", code: int, text: str) -> int:

@@ -116,6 +116,18 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
     return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)
 
 
+def is_synthetic(config: CohortConfig) -> bool | None:
+    """Whether a cohort is; None where it is not there any more, or does not say."""
+    try:
+        place = find_cohort(config)
+    except InputError:
+        return None
+    if place.is_phantom:
+        return True
+    manifest = place.root / MANIFEST
+    return bool(json.loads(manifest.read_text(encoding="utf-8")).get("synthetic")) if manifest.exists() else None
+
+
 def phantom_key(config: PhantomConfig) -> str:
     """Short name of a synthetic cohort: other settings or another version of the phantom, another folder."""
     text = json.dumps([VERSION, config.model_dump(mode="json")], sort_keys=True)

@@ -20,6 +20,7 @@ BELOW = {
     "execution": {"study", "placement"},
     "winner": {"execution", "study", "placement"},
     "report": {"study"},
+    "tracking": {"study", "placement"},
 }
 KNOW_RAY = {"execution"}
 OURS = {*ALLOWED, "experiments", "run_search"}
