@@ -4,10 +4,22 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import (
-    SIZE, SPACING_MM, SUPINE, dataset, edit, head, positions, write_enhanced, write_series,
+    SIZE,
+    SPACING_MM,
+    SUPINE,
+    dataset,
+    edit,
+    head,
+    positions,
+    write_enhanced,
+    write_series,
 )  # fmt: skip
 from pydicom.uid import (
-    CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage,
+    CTImageStorage,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
 )  # fmt: skip
 from refusals import refusal
 
