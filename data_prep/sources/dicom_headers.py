@@ -136,9 +136,10 @@ def refusing(file: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: the block failed.
     """
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+    logs = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -148,7 +149,8 @@ def refusing(file: Path, what: str) -> Iterator[None]:
     except LIBRARY_FAULTS:
         raise InputError(f"{file}: {what}") from None
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def files_below(path: Path) -> list[Path]:

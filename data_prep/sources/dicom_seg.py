@@ -7,8 +7,8 @@ border without a word.
 Legend: N pictures of a series in order, Z slices, H rows, W columns, canonical; F frames of a segmentation.
 """
 
+import io
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,10 +175,10 @@ def write_seg(path: Path, scan: DicomScan, mask_ZHW: NDArray[np.bool_], author: 
     sources, mask_MHW = _sources(frames, scan.to_pictures(mask_ZHW))
     place = frames[0].file.parent
     with refusing(place, "the series lacks tags that a DICOM-SEG has to repeat; export it again, with all its tags"):
-        made = _segmentation(sources, mask_MHW, author)
-    with replacing(path) as partial, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that were taken over as they are
-        made.save_as(partial)
+        buffer = io.BytesIO()
+        _segmentation(sources, mask_MHW, author).save_as(buffer)
+    with replacing(path) as partial:
+        partial.write_bytes(buffer.getvalue())
 
 
 def _sources(frames: Sequence[Frame], mask_NHW: NDArray[np.bool_]) -> tuple[Sequence[Dataset], NDArray[np.uint8]]:
