@@ -42,6 +42,12 @@ class Grid:
         affine: NDArray[np.float64] = self.affine @ inv_ornt_aff(self.orientation, self.shape)
         return affine
 
+    @property
+    def canonical_shape(self) -> tuple[int, int, int]:
+        """Voxels along Z, H and W."""
+        z, h, w = (self.shape[axis] for axis in np.argsort(self.orientation[:, 0]))
+        return z, h, w
+
     def to_canonical(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """The source's array with its axes turned; nothing is interpolated."""
         turned: NDArray[np.generic] = apply_orientation(values, self.orientation)

@@ -9,11 +9,11 @@ Legend: Z slices, H rows, W columns, canonical.
 """
 
 import math
-import re
 import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
 from data_prep.sources.labels import lesion_of
-from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject, telling
+from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject
 from data_prep.volume import Grid, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -79,12 +79,11 @@ def check_same_grid(path: Path, mask: Grid, scan: Grid) -> None:
     Raises:
         InputError: they are not.
     """
-    shapes = [tuple(grid.to_canonical(np.empty(grid.shape, np.bool_)).shape) for grid in (mask, scan)]
+    shapes = [grid.canonical_shape for grid in (mask, scan)]
     if shapes[0] != shapes[1]:
         sizes = " but ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise InputError(f"{path}: {sizes} voxels in its scan; resample the mask onto the scan's grid")
-    corners = np.array([[z, h, w, 1] for z in (0, shapes[0][0] - 1) for h in (0, shapes[0][1] - 1)
-                        for w in (0, shapes[0][2] - 1)])  # fmt: skip
+    corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in shapes[0]))])
     apart = np.linalg.norm((corners @ (mask.canonical_affine - scan.canonical_affine).T)[:, :3], axis=1).max()
     if apart > GRID_TOLERANCE * min(scan.spacing_mm):
         raise InputError(f"{path}: lies up to {apart:.1f} mm off its scan; resample the mask onto the scan's grid")
@@ -135,8 +134,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         )
     _check_axes(path, affine)
     grid = Grid((shape[0], shape[1], shape[2]), affine)
-    order = np.argsort(grid.orientation[:, 0])
-    check_shape(path, [shape[axis] for axis in order])
+    check_shape(path, grid.canonical_shape)
     return image, grid
 
 
@@ -212,9 +210,6 @@ def _one_each(images: Sequence[Found], masks: Sequence[Found]) -> bool:
 def _by_patient(files: Sequence[Found], by_folder: bool) -> dict[str, list[Found]]:
     patients: dict[str, list[Found]] = defaultdict(list)
     for file in files:
-        stem = telling(re.sub(r"_0000$", "", file.relative.name.split(".nii")[0]))
-        own = (
-            "/".join(file.folders) if by_folder else "/".join((*file.folders, stem)) if stem else "/".join(file.folders)
-        )
-        patients[subject(file.relative) or own].append(file)
+        parts = file.folders if by_folder or not file.stem_words else (*file.folders, file.stem_words)
+        patients[subject(file.relative) or "/".join(parts)].append(file)
     return patients

@@ -9,6 +9,8 @@ below upward, as in the cohort's own layout.
 Legend: Z slices, H rows, W columns.
 """
 
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Sequence
@@ -30,7 +32,7 @@ IMAGE_NAMES = ("image", "img", "ct", "volume")
 MASK_NAMES = ("mask", "label", "seg", "lesion")
 UNREADABLE = (
     OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, SyntaxError, RuntimeError,
-    NotImplementedError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def _read(path: Path, names: Sequence[str], count: int) -> NDArray[Any]:
     shape_ZHW = (count, *shape) if len(shape) == 2 else shape
     check_shape(path, shape_ZHW)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with warnings.catch_warnings(action="ignore"), np.load(path, allow_pickle=False) as archive:
             values: NDArray[Any] = archive[name]
     except UNREADABLE as error:
         raise InputError(_unreadable(path, error)) from error
@@ -113,7 +115,7 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape and type of an archive's arrays, by name."""
     headers = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 if member.endswith(".npy"):
                     with archive.open(member) as stream:

@@ -98,6 +98,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged notes beside the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 if picture.width * picture.height > MOST_PIXELS:

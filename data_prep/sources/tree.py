@@ -33,6 +33,11 @@ class Patterns:
     image: str | None = None
     mask: str | None = None
 
+    @property
+    def words(self) -> frozenset[str]:
+        """What they say of a name: that it is an image's or a mask's, so not whose."""
+        return frozenset(word for pattern in (self.image, self.mask) if pattern for word in words(bare_stem(pattern)))
+
 
 @dataclass(frozen=True)
 class Found:
@@ -42,11 +47,13 @@ class Found:
     relative: PurePosixPath
     """From the source's root."""
     is_mask: bool
+    untelling: frozenset[str] = frozenset()
+    """Words that tell nothing of the patient, beside `MASK_WORDS` and `IMAGE_WORDS`."""
 
     @property
     def stem_words(self) -> str:
         """What the file's name says beside image or mask."""
-        return telling(bare_stem(self.relative.name))
+        return telling(bare_stem(self.relative.name), self.untelling)
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -85,9 +92,9 @@ def sort_out(root: Path, files: Sequence[Path], patterns: Patterns) -> tuple[lis
     for path in files:
         relative = PurePosixPath(path.relative_to(root).as_posix())
         if _is_mask(relative, patterns):
-            masks.append(Found(path, relative, is_mask=True))
+            masks.append(Found(path, relative, is_mask=True, untelling=patterns.words))
         elif patterns.image is None or matches(relative, patterns.image):
-            images.append(Found(path, relative, is_mask=False))
+            images.append(Found(path, relative, is_mask=False, untelling=patterns.words))
     return images, masks
 
 
@@ -107,8 +114,8 @@ def matches(relative: PurePosixPath, pattern: str) -> bool:
 
 
 def bare_stem(name: str) -> str:
-    """A file's name without its ending, ``.nii.gz`` included."""
-    return re.sub(r"(\.nii)?\.[^.]*$", "", name)
+    """A file's name without its ending, ``.nii.gz`` and the channel of nnU-Net's ``_0000.nii.gz`` included."""
+    return re.sub(r"(_0000)?(\.nii)?\.[^.]*$", "", name)
 
 
 def words(name: str) -> list[str]:
@@ -116,9 +123,9 @@ def words(name: str) -> list[str]:
     return [word for word in re.split(r"[\W_]+", name.casefold()) if word]
 
 
-def telling(name: str) -> str:
-    """What is left of a name without the words for image and mask; empty where nothing is."""
-    return "-".join(word for word in words(name) if word not in MASK_WORDS | IMAGE_WORDS)
+def telling(name: str, untelling: frozenset[str] = frozenset()) -> str:
+    """What is left of a name without the words for image and mask, and others; empty where nothing is."""
+    return "-".join(word for word in words(name) if word not in MASK_WORDS | IMAGE_WORDS | untelling)
 
 
 def subject(relative: PurePosixPath) -> str | None:
