@@ -35,7 +35,10 @@ FORMAT_NAMES = {kind.name.lower(): kind for kind in FORMATS}
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument(
-        "scans", type=Path, metavar="SRC", help="folder of NIfTI files, PNG/JPEG/TIFF slices (AISD too), or npz"
+        "scans",
+        type=Path,
+        metavar="SRC",
+        help="folder of NIfTI files, DICOM studies, PNG/JPEG/TIFF slices (AISD too), or npz",
     )
     parser.add_argument("folder", type=Path, metavar="DST", help="folder of the cohort to make")
     parser.add_argument("--window", choices=WINDOWS, help=f"how HU become grey: {_windows()} (default: brain)")
@@ -45,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-pattern", metavar="GLOB", help="names of scans, such as '*_ncct.nii.gz'")
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
     parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
-                        help="values of a mask that are lesion, where there are several")  # fmt: skip
+                        help="values of a mask that are lesion, if there are several; of DICOM-SEG, segments")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
     parser.add_argument("--hu-offset", type=int, metavar="N", help="what was added to the HU in 16-bit slices")
@@ -148,8 +151,8 @@ def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...
 
 
 def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
-    if source.kind == Kind.NIFTI and options.spacing_mm:
-        raise InputError("--spacing-mm: NIfTI files tell theirs; leave it out")
+    if source.kind in (Kind.NIFTI, Kind.DICOM) and options.spacing_mm:
+        raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
     labels = frozenset(options.lesion_labels) if options.lesion_labels else None
     return ImportSettings(
         root=options.folder,
@@ -180,6 +183,8 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], t
 def _spacing(options: argparse.Namespace, source: Source) -> str:
     if options.spacing_mm:
         return " x ".join(f"{mm:g}" for mm in options.spacing_mm) + " mm"
+    if source.kind == Kind.DICOM:
+        return "that of each series"
     told = sorted(spacings(source))
     if not told:
         return "not told by the files; say it by --spacing-mm for volumes in ml"

@@ -122,7 +122,7 @@ def _on_pictures(
         n = places.get(_source(group), -1)
         n = n if n >= 0 else _same_place(group, shared, dataset, scan)
         if n < 0:
-            raise InputError(f"{file}: drawn on another series than the one taken; choose that one by --series NUMBER")
+            raise InputError(f"{file}: drawn on another series than the one taken; keep that one alone")
         mask_NHW[n] |= marked_HW
     return mask_NHW
 

@@ -117,12 +117,15 @@ def choose_series(series: Sequence[Series], number: int | None, place: Path) -> 
         _refuse_none(series, place)
     if len(ranked) > 1 and _rank(ranked[0]) == _rank(ranked[1]):
         alike = [one for one in ranked if _rank(one) == _rank(ranked[0])]
-        raise InputError(f"{place}: several series may be the head CT; choose one by --series NUMBER: {listed(alike)}")
+        raise InputError(
+            f"{place}: several series may be the head CT; keep one, or with lcnn predict choose one by "
+            f"--series NUMBER: {listed(alike)}"
+        )
     chosen = ranked[0]
     if chosen.strays:
         raise InputError(
             f"{chosen.strays[0].file}: of another size or direction than the other {len(chosen.frames)} slices of its "
-            f"series; remove it, or choose by --series NUMBER: {listed(series)}"
+            f"series; remove it, or with lcnn predict choose by --series NUMBER: {listed(series)}"
         )
     return _usable(chosen)
 
@@ -152,8 +155,8 @@ def _refuse_none(series: Sequence[Series], place: Path) -> None:
     if len(series) == 1 and len(series[0].frames) == 1:
         raise InputError(f"{series[0].frames[0].file}: one slice makes no volume; give the whole series")
     raise InputError(
-        f"{place}: no axial head CT of {LEAST_SLICES} slices or more; choose by --series NUMBER if one of these is "
-        f"meant: {listed(series)}"
+        f"{place}: no axial head CT of {LEAST_SLICES} slices or more; where one of these is meant, choose it "
+        f"with lcnn predict by --series NUMBER: {listed(series)}"
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from data_prep.errors import InputError
 from data_prep.sources import aisd
 from data_prep.sources.case import Case, Kind
+from data_prep.sources.dicom_cases import read_dicom_case
 from data_prep.sources.nifti import read_nifti, read_nifti_mask
 from data_prep.sources.npz import has_mask, read_npz, read_npz_mask
 from data_prep.sources.pictures import read_picture_files, read_picture_masks
@@ -31,10 +32,12 @@ def read_case(case: Case, options: ReadOptions) -> tuple[Volume, NDArray[np.bool
     Raises:
         InputError: a file cannot be read, or the mask does not fit the scan.
     """
-    volume = _read_scan(case, options)
-    shape_ZHW = volume.values_ZHW.shape
-    lesion_ZHW = _read_lesion(case, volume, options)
-    return volume, np.zeros(shape_ZHW, dtype=np.bool_) if lesion_ZHW is None else lesion_ZHW
+    if case.kind == Kind.DICOM:
+        volume, lesion_ZHW = read_dicom_case(case, options.lesion_labels)
+    else:
+        volume = _read_scan(case, options)
+        lesion_ZHW = _read_lesion(case, volume, options)
+    return volume, np.zeros(volume.values_ZHW.shape, dtype=np.bool_) if lesion_ZHW is None else lesion_ZHW
 
 
 def lacking_mask(case: Case) -> Path | None:
@@ -50,15 +53,11 @@ def lacking_mask(case: Case) -> Path | None:
 
 
 def _read_scan(case: Case, options: ReadOptions) -> Volume:
-    match case.kind:
-        case Kind.NIFTI:
-            return read_nifti(case.images[0])
-        case Kind.PICTURES | Kind.AISD:
-            return read_picture_files(case.images, options.hu_offset)
-        case Kind.NPZ:
-            return read_npz(case.images)
-        case Kind.DICOM:
-            raise InputError(f"{case.images[0]}: DICOM series are not imported yet; convert them to NIfTI")
+    if case.kind == Kind.NIFTI:
+        return read_nifti(case.images[0])
+    if case.kind == Kind.NPZ:
+        return read_npz(case.images)
+    return read_picture_files(case.images, options.hu_offset)
 
 
 def _read_lesion(case: Case, volume: Volume, options: ReadOptions) -> NDArray[np.bool_] | None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from data_prep.cohort import SLICE_SUFFIXES, natural_key
 from data_prep.errors import InputError
-from data_prep.sources import nifti, npz
+from data_prep.sources import dicom_headers, nifti, npz
 from data_prep.sources.aisd import as_aisd, is_aisd
 from data_prep.sources.case import Case, Kind
+from data_prep.sources.dicom import is_dicom
+from data_prep.sources.dicom_cases import find_dicom
 from data_prep.sources.nifti import find_nifti, read_grid
 from data_prep.sources.npz import find_npz
 from data_prep.sources.pictures import find_pictures
@@ -20,6 +22,7 @@ FORMATS: dict[Kind, tuple[Sequence[str], Callable[[Path, Patterns], list[Case]]]
     Kind.NIFTI: (nifti.SUFFIXES, find_nifti),
     Kind.NPZ: (npz.SUFFIXES, find_npz),
     Kind.PICTURES: (SLICE_SUFFIXES, find_pictures),
+    Kind.DICOM: (dicom_headers.SUFFIXES, find_dicom),
 }
 """By format: its file endings, and who finds its patients."""
 
@@ -60,6 +63,8 @@ def recognise(root: Path, patterns: Patterns, kind: Kind | None = None) -> Sourc
 def _only_kind(root: Path) -> Kind:
     present = {kind: len(files_below(root, suffixes)) for kind, (suffixes, _) in FORMATS.items()}
     kinds = [kind for kind, count in present.items() if count]
+    if not kinds and is_dicom(root):  # whose files often have no ending
+        return Kind.DICOM
     if not kinds:
         endings = " ".join(suffix for suffixes, _ in FORMATS.values() for suffix in suffixes)
         raise InputError(f"{root}: nothing to import; looked for {endings}")
