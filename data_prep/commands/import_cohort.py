@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-pattern", metavar="GLOB", help="names of scans, such as '*_ncct.nii.gz'")
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
     parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
-                        help="values of a mask that are lesion, if there are several; of DICOM-SEG, segments")  # fmt: skip
+                        help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
     parser.add_argument("--hu-offset", type=int, metavar="N", help="what was added to the HU in 16-bit slices")
