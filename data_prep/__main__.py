@@ -1,10 +1,13 @@
 """Cohorts from the command line.
 
     python -m data_prep phantom DIR [--patients 60] [--pixel-mm 1.0] [--seed 0]
+    python -m data_prep import SRC DST [--window brain] [--depth 16] [--dry-run] ...
     python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--source TEXT] [--licence TEXT]
 
-``phantom`` builds the synthetic cohort. ``index`` writes DIR/cohort.json for a folder of your own: the slices in order,
-their hash, and what only you know, such as the spacing that turns voxels into ml and mm.
+``phantom`` builds the synthetic cohort. ``import`` recognises NIfTI volumes, pictures, AISD and npz arrays and makes a
+cohort of them, with ids that tell nothing (its options: ``import --help``). ``index`` writes DIR/cohort.json for a
+folder of your own: the slices in order, their hash, and what only you know, such as the spacing that turns voxels into
+ml and mm.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
+from data_prep.commands import import_cohort
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
@@ -26,13 +30,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{phantom,index}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{phantom,import,index}")
     phantom = commands.add_parser("phantom", help="build the synthetic head-CT cohort")
     phantom.add_argument("folder", type=Path, help="folder to make")
     phantom.add_argument("--patients", type=int, default=PhantomConfig().patients)
     phantom.add_argument("--pixel-mm", type=float, default=PhantomConfig().pixel_mm, help="in-plane pixel size")
     phantom.add_argument("--seed", type=int, default=PhantomConfig().seed)
     phantom.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    import_cohort.add(commands.add_parser("import", help="any folder of scans and masks to a cohort"))
     index = commands.add_parser("index", help="write cohort.json for a folder of images/ and masks/")
     index.add_argument("folder", type=Path, help="folder with images/<patient>/ and masks/<patient>/")
     index.add_argument("--name", help="name of the cohort (default: the folder's)")
@@ -85,10 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)
     try:
-        {"phantom": build_phantom, "index": index_folder}[options.command](options)
+        {"phantom": build_phantom, "import": import_cohort.run, "index": index_folder}[options.command](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,6 +1,6 @@
 """The cohort on disk: one folder of image slices and one of mask slices a patient, and ``cohort.json``.
 
-    <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward
+    <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward; or 16 bits, see hu
     <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion
     <root>/cohort.json                       what this file writes: patients, slice order, spacing, hash
 
@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
+from data_prep.window import KeptHu
 
 IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
@@ -55,11 +56,22 @@ class Cohort(BaseModel):
     synthetic: bool = False
     window: str | None = None
     """Intensity window of the 8-bit slices, for example ``brain (level 40 HU, width 80 HU)``."""
+    hu: KeptHu | None = None
+    """How slices of 16 bits hold HU; None where slices have 8 bits."""
+    official_test: tuple[str, ...] = ()
+    """Ids of the test patients that the cohort's authors named; every split tests exactly these. Empty: none named."""
     source: str | None = None
     licence: str | None = None
     patients: tuple[Patient, ...]
     hash: str
     """SHA-256 over the patients' ids and hashes: changes when any pixel, name or order does."""
+
+    @model_validator(mode="after")
+    def _official_test_patients_are_here(self) -> "Cohort":
+        unknown = set(self.official_test) - {patient.id for patient in self.patients}
+        if unknown:
+            raise ValueError(f"official_test names {min(unknown)}, which is no patient")
+        return self
 
     @property
     def slice_count(self) -> int:
