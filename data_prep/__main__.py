@@ -21,13 +21,15 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
-from data_prep.commands import download
+from data_prep.commands import check, download, stats
 from data_prep.errors import InputError, first_line
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 
 COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
     "download": (download, "fetch a cohort as two ZIP files from Google Drive"),
+    "check": (check, "find what is wrong in a cohort"),
+    "stats": (stats, "measure a cohort"),
 }
 """Sub-commands in files of their own, and their line of help."""
 
