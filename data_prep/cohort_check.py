@@ -22,7 +22,7 @@ from data_prep.contact_sheet import Tile, draw_tile
 from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
 from data_prep.orientation import LEAST_PATIENTS, LIKELY_MARGIN, find_turns
-from data_prep.patient_check import PatientFiles, PatientReport, check_patient
+from data_prep.patient_check import PatientFiles, check_patient
 from data_prep.progress import in_processes
 from data_prep.signatures import SignatureFile
 
@@ -45,7 +45,7 @@ class CohortReport:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What stays in memory of a patient: a tile's worth."""
+    """What stays in memory of a patient: some ten kilobytes."""
 
     id: str
     slices: tuple[str, ...]
@@ -93,15 +93,11 @@ def check_cohort(root: Path, *, jobs: int) -> CohortReport:
                 stored.add(len(kept), report.telling_M, report.signatures_MF)
             if report.shown_HW is not None:
                 tiles.append(draw_tile(report.id, report.shown_HW, report.shown_mask_HW, report.shown))
-            kept.append(_kept(report))
+            kept.append(_Kept(report.id, report.slices, report.hashes, report.pictures_KPP))
         findings += _shared(stored, kept)
     findings += _turned(kept)
     findings += _of_the_manifest(root, patients, findings)
     return CohortReport(len(patients), sum(len(k.slices) for k in kept), tuple(findings), tuple(tiles))
-
-
-def _kept(report: PatientReport) -> _Kept:
-    return _Kept(report.id, report.slices, report.hashes, report.pictures_KPP)
 
 
 def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:

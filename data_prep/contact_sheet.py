@@ -3,6 +3,7 @@
 Legend: H rows, W columns of a slice, T pixels of a tile.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class Tile:
     patient: str
     slice_number: int
     """From 1."""
-    picture_TT3: NDArray[np.uint8]
+    png: bytes
+    """Packed, as the tiles of all patients are held until the findings are known."""
 
 
 def draw_tile(patient: str, image_HW: NDArray[np.uint8], mask_HW: NDArray[np.bool_] | None, place: int) -> Tile:
@@ -50,7 +52,9 @@ def draw_tile(patient: str, image_HW: NDArray[np.uint8], mask_HW: NDArray[np.boo
     tile = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
     top, left = (SIDE - pixels.shape[0]) // 2, (SIDE - pixels.shape[1]) // 2
     tile[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return Tile(patient, place + 1, tile)
+    packed = io.BytesIO()
+    Image.fromarray(tile).save(packed, format="PNG")
+    return Tile(patient, place + 1, packed.getvalue())
 
 
 def save_contact_sheets(folder: Path, tiles: Sequence[Tile], findings: Sequence[Finding]) -> list[Path]:
@@ -78,7 +82,7 @@ def _sheet(tiles: Sequence[Tile], marks: Mapping[str, Sequence[Finding]]) -> Ima
     for number, tile in enumerate(tiles):
         left = GAP + number % columns * (SIDE + GAP)
         top = GAP + number // columns * (SIDE + CAPTION + GAP)
-        sheet.paste(Image.fromarray(tile.picture_TT3), (left, top))
+        sheet.paste(Image.open(io.BytesIO(tile.png)), (left, top))
         found = sorted(marks.get(tile.patient, ()), key=lambda finding: finding.severity is not Severity.ERROR)
         draw.text((left, top + SIDE + 2), _short(f"{tile.patient}  #{tile.slice_number}"), fill=INK, font=font)
         if found:
