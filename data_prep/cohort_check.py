@@ -107,9 +107,10 @@ def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
     found = []
     for (one, two), slices in sorted(pairs.items()):
         best, place, other = max(slices)
-        same = sum(kept[one].hashes[p] == kept[two].hashes[o] for _, p, o in slices)
+        alike = len({p for _, p, _ in slices})
+        same = len({p for _, p, o in slices if kept[one].hashes[p] == kept[two].hashes[o]})
         told = (
-            f"{len(slices)} slices look like slices of {kept[two].id}, {same} of them pixel by pixel (most alike: "
+            f"{alike} slices look like slices of {kept[two].id}, {same} of them pixel by pixel (most alike: "
             f"{kept[two].slices[other]}, {best:.3f}); one person twice leaks between parts: keep one of the two"
         )
         severity = Severity.ERROR if same else Severity.WARNING
