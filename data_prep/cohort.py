@@ -107,12 +107,12 @@ def scan_cohort(
     Raises:
         InputError: no layout, no patients, or an image without its mask (or the reverse).
     """
-    images = _part_folder(root, IMAGE_FOLDERS)
-    masks = _part_folder(root, MASK_FOLDERS)
-    folders = sorted((f for f in images.iterdir() if _is_patient(f)), key=lambda f: natural_key(f.name))
+    images = part_folder(root, IMAGE_FOLDERS)
+    masks = part_folder(root, MASK_FOLDERS)
+    folders = sorted((f for f in images.iterdir() if is_patient(f)), key=lambda f: natural_key(f.name))
     if not folders:
         raise InputError(f"{images}: no patient folders; {LAYOUT_REMEDY}")
-    orphans = {f.name for f in masks.iterdir() if _is_patient(f)} - {f.name for f in folders}
+    orphans = {f.name for f in masks.iterdir() if is_patient(f)} - {f.name for f in folders}
     if orphans:
         raise InputError(f"{masks / min(orphans)}: a mask folder without images; add {images / min(orphans)}")
     by_patient = spacing_mm if isinstance(spacing_mm, Mapping) else {folder.name: spacing_mm for folder in folders}
@@ -168,12 +168,21 @@ def write_manifest(cohort: Cohort, folder: Path) -> None:
     write_text_atomically(folder / MANIFEST, cohort.model_dump_json(indent=1) + "\n")
 
 
-def _verify(root: Path, manifest: Path) -> Cohort:
+def read_manifest(manifest: Path) -> Cohort:
+    """What a ``cohort.json`` says; whether the files are still so is not looked at.
+
+    Raises:
+        InputError: it is no manifest.
+    """
     try:
-        known = Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
+        return Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
+
+
+def _verify(root: Path, manifest: Path) -> Cohort:
+    known = read_manifest(manifest)
     found = scan_cohort(root)
     if found.hash != known.hash:
         raise InputError(
@@ -203,7 +212,12 @@ def _few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def _part_folder(root: Path, names: tuple[str, ...]) -> Path:
+def part_folder(root: Path, names: tuple[str, ...]) -> Path:
+    """The first of these folders that ``root`` holds.
+
+    Raises:
+        InputError: none of them.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {LAYOUT_REMEDY} below it")
     for name in names:
@@ -212,7 +226,8 @@ def _part_folder(root: Path, names: tuple[str, ...]) -> Path:
     raise InputError(f"{root}: no folder {' or '.join(names)}; {LAYOUT_REMEDY}")
 
 
-def _is_patient(folder: Path) -> bool:
+def is_patient(folder: Path) -> bool:
+    """Whether a path in the image or mask folder is a patient's folder."""
     return folder.is_dir() and not folder.name.startswith(".")
 
 
