@@ -49,7 +49,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     phantom.add_argument("--pixel-mm", type=float, default=PhantomConfig().pixel_mm, help="in-plane pixel size")
     phantom.add_argument("--seed", type=int, default=PhantomConfig().seed)
     phantom.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    import_cohort.add(commands.add_parser("import", help="any folder of scans and masks to a cohort"))
     index = commands.add_parser("index", help="write cohort.json for a folder of images/ and masks/")
     index.add_argument("folder", type=Path, help="folder with images/<patient>/ and masks/<patient>/")
     index.add_argument("--name", help="name of the cohort (default: the folder's)")

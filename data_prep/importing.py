@@ -103,11 +103,14 @@ def import_patient(task: Task) -> Note | Fault:
     try:
         _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)
     except OSError as error:
-        raise InputError(
-            f"{task.settings.root}: cannot be written ({error.strerror or error}); make room or choose another folder, "
-            "then the same command goes on"
-        ) from error
+        raise InputError(unwritable(task.settings.root, error)) from error
     return note
+
+
+def unwritable(root: Path, error: OSError) -> str:
+    """What to say where a cohort cannot be written."""
+    reason = error.strerror or error
+    return f"{root}: cannot be written ({reason}); make room, or choose another folder; the same command goes on"
 
 
 def to_pixels(volume: Volume, settings: ImportSettings) -> NDArray[Any]:

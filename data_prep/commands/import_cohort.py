@@ -21,6 +21,7 @@ from data_prep.importing import (
     import_patient,
     patient_id,
     refuse_foreign,
+    unwritable,
 )
 from data_prep.progress import all_cores, in_processes
 from data_prep.sources.case import Case, Kind
@@ -89,7 +90,10 @@ def run(options: argparse.Namespace) -> None:
     refuse_foreign(options.folder)
     notes = _import(ids, settings, options.jobs)
     cohort = _describe(options, settings, notes, official)
-    write_manifest(cohort, options.folder)
+    try:
+        write_manifest(cohort, options.folder)
+    except OSError as error:
+        raise InputError(unwritable(options.folder, error)) from error
     if options.ids:
         _write_ids(options.ids, ids)
     print(f"{options.folder}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
@@ -122,7 +126,7 @@ def _to_import(source: Source, options: argparse.Namespace) -> list[Case]:
             f"{first}: no mask for it; {len(source.without_mask)} of {len(source.cases)} patients lack masks; say "
             "--mask-pattern, or --missing-masks empty (no lesion) or skip"
         )
-    left_out = source.without_mask if options.missing_masks == "skip" else ()
+    left_out = {*source.without_mask} if options.missing_masks == "skip" else set()
     cases = [case for case in source.cases if case not in left_out]
     if not cases:
         raise InputError(f"{options.scans}: no patient has a mask; say which files are masks by --mask-pattern")
@@ -204,7 +208,7 @@ def _import(ids: Mapping[str, Case], settings: ImportSettings, jobs: int) -> dic
         (root / MANIFEST).unlink(missing_ok=True)
         clear_leftovers(root, tuple(ids))
     except OSError as error:
-        raise InputError(f"{root}: cannot be written ({error.strerror}); choose another folder") from error
+        raise InputError(unwritable(root, error)) from error
     notes: dict[str, Note] = {}
     faults = []
     tasks = [Task(patient, case, settings) for patient, case in ids.items()]

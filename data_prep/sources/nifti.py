@@ -8,11 +8,13 @@ A mask on another grid than its scan is refused: to resample it would move the l
 Legend: Z slices, H rows, W columns, canonical.
 """
 
+import logging
 import math
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger as nibabel_log
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -101,8 +104,7 @@ def read_grid(path: Path) -> Grid:
 def _read(path: Path) -> tuple[NDArray[np.float32], Grid]:
     image, grid = _open(path)
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of casts and slopes that the check below judges by their result
+        with _quiet():  # about casts and slopes; the check below judges them by their result
             values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(grid.shape)
     except UNREADABLE as error:
         raise InputError(_unreadable(path, error)) from error
@@ -110,10 +112,21 @@ def _read(path: Path) -> tuple[NDArray[np.float32], Grid]:
     return values, grid
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """nibabel and numpy tell what they make of a damaged header on standard error; our refusal is the one line."""
+    level = nibabel_log.level
+    nibabel_log.setLevel(logging.CRITICAL + 1)
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        nibabel_log.setLevel(level)
+
+
 def _open(path: Path) -> tuple[Any, Grid]:
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             image = nibabel.load(path)
             shape, affine = tuple(int(side) for side in image.shape), np.asarray(image.affine, dtype=np.float64)
             has_place = not isinstance(image, nibabel.Nifti1Image) or _says_place(image.header)
@@ -147,7 +160,8 @@ def _is_complex(image: Any) -> bool:
 
 
 def _check_axes(path: Path, affine: NDArray[np.float64]) -> None:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(over="ignore"):  # what is too long to square is too long for a voxel
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or lengths.min() < AXIAL_MM[0] or lengths.max() > AXIAL_MM[1]:
         shown = " x ".join(f"{length:.3g}" for length in lengths)
         raise InputError(f"{path}: voxels of {shown} mm by its header; convert it again from DICOM")
@@ -173,7 +187,7 @@ def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
         InputError: two scans or masks for a patient, or a mask without its scan.
     """
     images, masks = sort_out(root, files_below(root, SUFFIXES), patterns)
-    if not images:
+    if masks and not images:
         raise InputError(f"{root}: {len(masks)} masks ({listed(masks)}) and no scan; say which by --image-pattern")
     by_folder = all(image.folders and not subject(image.relative) for image in images) and _one_each(images, masks)
     scans, labels = _by_patient(images, by_folder), _by_patient(masks, by_folder)

@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_whole_patients_and_goes_on_later(disk: Path, capsys:
             save_png(Path(f"src/images/p{number}/{z}.png"), grey_slice(z, 256))
             save_png(Path(f"src/masks/p{number}/{z}.png"), np.zeros((256, 256), dtype=np.uint8))
     message = fault_of(capsys, "src", str(disk / "dst"))
-    assert "dst: cannot be written (No space left on device); make room or choose another folder" in message
+    assert "dst: cannot be written (No space left on device); make room, or choose another folder" in message
     assert [path.name for path in (disk / "dst" / "images").iterdir()] == ["patient_0001"]
     assert not list(disk.rglob("*.partial"))
     subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
@@ -273,7 +273,9 @@ def test_a_full_disk_leaves_whole_patients_and_goes_on_later(disk: Path, capsys:
 def test_a_read_only_target_is_one_line(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nifti_patients(Path("src"))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    assert "cannot be written (Read-only file system); choose another" in fault_of(capsys, "src", str(disk / "dst"))
+    assert "cannot be written (Read-only file system); make room, or choose another" in fault_of(
+        capsys, "src", str(disk / "dst")
+    )
 
 
 # Refusals
@@ -293,6 +295,7 @@ BAD = {
     "all tested": (["src", "dst", "--test-list", "all.txt"], "3 of 3 patients; some are tested, others train"),
     "no masks": (["src", "dst", "--mask-pattern", "none", "--image-pattern", "*_ct*", "--missing-masks", "skip"],
                  "no patient has a mask; say which files are masks"),
+    "no such format": (["src", "dst", "--format", "npz"], "no scans of npz arrays; say which files are scans"),
     "long": (["src", "d" * 300], "no usable path"),
     "loop": (["src", "loop/dst"], "no usable path"),
 }  # fmt: skip
