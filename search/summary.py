@@ -12,10 +12,10 @@ from data_prep.duplicates import AlikeSlices
 from data_prep.files import write_text_atomically
 from lcnn.evaluation import estimate_text
 from lcnn.intervals import Estimate
-from search.display import minutes, short_params
 from search.run_folder import RunFolder
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 from search.study.pareto import Cost, front
+from search.words import minutes, short_params
 
 FEWEST_PATIENTS = 6
 """With fewer, no permutation test can be significant: all signs are equal by chance in one case of 16."""

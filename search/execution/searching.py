@@ -5,11 +5,12 @@ from collections import Counter
 from functools import partial
 
 from lcnn.outcome import Outcome
-from search.display import Display, SearchProgress
+from search.display import Display
 from search.errors import RunFailed
 from search.execution.checkpoints import CheckpointKeeper
 from search.execution.trial import TrialContext
 from search.execution.tune_search import run_trials
+from search.progress import SearchProgress
 from search.space import SearchSpace
 from search.spec import Spec
 from search.study.budget import Limit, Tally, planned_trials, reached
@@ -57,7 +58,9 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         trials=planned,
         finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
         best=Tally(records).best,
-        expected_epochs=partial(expected_epochs, spec.scheduler, spec.steps),
+        slots=context.slots.at_once,
+        steps=spec.steps,
+        expected_steps=partial(expected_epochs, spec.scheduler, spec.steps),
         unit=spec.step_unit,
     )
     display.say(f"Searching: {planned} trials of at most {trial_length(spec)}, trial 0 is the defaults")
