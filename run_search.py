@@ -89,11 +89,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="HOST:PORT",
         help="run on a Ray cluster that is already there: its head, or auto on one of its nodes",
     )
+    parser.add_argument(
+        "--no-dashboard",
+        action="store_true",
+        help="search without Ray's dashboard: it takes about 150 MB of memory and, for its list names workers, gives "
+        "each trial a new one, which takes seconds to start",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, its workers and Tune write")
     options = parser.parse_args(arguments)
     of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
     if options.trial is not None and of_run is None:
         parser.error("--trial goes with --retrain RUN or --replay RUN")
-    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address")
+    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address", "no_dashboard", "verbose")
     if of_run and any(getattr(options, name) for name in of_search):
         parser.error(f"{of_run} takes a run as it is, on this machine: only --trial and --results go with it")
     if options.replay and options.trial is None:
@@ -151,6 +158,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
     from search import plan, replay, retrain, runner  # noqa: PLC0415
+    from search.execution.dashboard import RayView  # noqa: PLC0415
     from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
     if options.retrain:
@@ -173,6 +181,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
         extension=extension,
         warm_start=options.warm_start,
         address=options.address,
+        view=RayView(dashboard=not options.no_dashboard, verbose=options.verbose),
     )
 
 

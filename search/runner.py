@@ -17,6 +17,7 @@ from lcnn.model_file import load_model
 from lcnn.overlay import save_best_median_worst
 from search.display import Display
 from search.execution.cluster import check_address, on_cluster
+from search.execution.dashboard import QUIET, RayView, how_to_open
 from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
 from search.execution.trial import Fold, TrialContext
@@ -50,6 +51,7 @@ def run_search(
     extension: Extension,
     warm_start: str | None = None,
     address: str | None = None,
+    view: RayView = QUIET,
 ) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
@@ -61,6 +63,7 @@ def run_search(
         extension: what a finished run gets on top.
         warm_start: another run, whose best settings are tried right after the defaults.
         address: of a Ray cluster to run on; None: this machine.
+        view: what Ray is to show; of a cluster, its own dashboard is there or not.
 
     Raises:
         InputError: something the user can mend.
@@ -102,12 +105,14 @@ def run_search(
         if address is None:
             slots = measured_slots(spec, space, slots, run.memory, display)
         context = trial_context(spec, run, prepared, slots)
-        with ray_running(slots, address, display.failed):
+        with ray_running(slots, address, display.failed, view) as dashboard:
+            if address is None and view.dashboard:
+                display.say(how_to_open(dashboard))
             if address is not None:
                 display.say(f"Cluster at {address}")
                 context = on_cluster(context, spec.resources)
                 context = replace(context, slots=slots_measured_there(spec, space, context.slots, run.memory, display))
-            search(spec, space, ledger, context, display)
+            search(spec, space, ledger, context, display, view)
             write_trials(run, spec, ledger)
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)

@@ -8,6 +8,7 @@ from lcnn.outcome import Outcome
 from search.display import Display
 from search.errors import RunFailed
 from search.execution.checkpoints import CheckpointKeeper
+from search.execution.dashboard import RayView
 from search.execution.trial import TrialContext
 from search.execution.tune_search import run_trials
 from search.progress import SearchProgress
@@ -28,7 +29,9 @@ def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
     return reached(spec.budget, Tally(trials), ledger.search_seconds, exhausted=ledger.is_exhausted())
 
 
-def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
+def search(
+    spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display, view: RayView
+) -> None:
     """Run what is left of the search on a started Ray.
 
     Raises:
@@ -36,7 +39,7 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         RunFailed: the machine is broken or its disk full, or not one trial gave a value.
     """
     if limit_reached(spec, ledger) is None:
-        _sit(spec, space, ledger, context, display)
+        _sit(spec, space, ledger, context, display, view)
     limit = limit_reached(spec, ledger)
     if limit is None:
         crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
@@ -50,7 +53,9 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
 
 
-def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
+def _sit(
+    spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display, view: RayView
+) -> None:
     records = ledger.trials()
     planned = planned_trials(spec, space)
     progress = SearchProgress(
@@ -88,7 +93,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         on_event=on_event,
     )
     try:
-        run_trials(conductor, context)
+        run_trials(conductor, context, view=view)
     finally:
         display.clear()
         stopwatch.keep()

@@ -76,7 +76,7 @@ def command(*arguments: str) -> list[str]:
 def search(trials: int | str, *more: str) -> list[str]:
     settings = [part for text in SMALL for part in ("--set", text)]
     space = str(ROOT / "spaces" / "lcnn.yaml")
-    return command("--space", space, "--profile", "cpu", "--trials", str(trials), *settings, *more)
+    return command("--space", space, "--profile", "cpu", "--trials", str(trials), "--no-dashboard", *settings, *more)
 
 
 def execute(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
