@@ -1,0 +1,1 @@
+"""What others use to look at trainings: their files, written from ours."""
