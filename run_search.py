@@ -96,11 +96,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "each trial a new one, which takes seconds to start",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, its workers and Tune write")
+    parser.add_argument(
+        "--wandb",
+        choices=["offline", "online", "off"],
+        help="tell W&B of the run at its end (default: online where logged in, else off); offline: as files in the run",
+    )
     options = parser.parse_args(arguments)
     of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
     if options.trial is not None and of_run is None:
         parser.error("--trial goes with --retrain RUN or --replay RUN")
-    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address", "no_dashboard", "verbose")
+    of_search = (
+        "dry_run",
+        "set",
+        "trials",
+        "hours",
+        "name",
+        "warm_start",
+        "address",
+        "wandb",
+        "no_dashboard",
+        "verbose",
+    )
     if of_run and any(getattr(options, name) for name in of_search):
         parser.error(f"{of_run} takes a run as it is, on this machine: only --trial and --results go with it")
     if options.replay and options.trial is None:
@@ -157,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _execute(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
-    from search import plan, replay, retrain, runner  # noqa: PLC0415
+    from search import plan, replay, retrain, runner, wandb_sync  # noqa: PLC0415
     from search.execution.dashboard import RayView  # noqa: PLC0415
     from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
@@ -172,6 +188,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
     if options.dry_run:
         plan.dry_run(spec, str(options.space), options.results, display)
         return
+    wandb_mode = wandb_sync.chosen_mode(options.wandb)
     extension = Extension(options.more_trials, options.more_hours)
     runner.run_search(
         spec,
@@ -183,6 +200,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
         address=options.address,
         view=RayView(dashboard=not options.no_dashboard, verbose=options.verbose),
     )
+    wandb_sync.after_search(spec, options.results, wandb_mode, display, asked=options.wandb is not None)
 
 
 def _end(display: "Display", code: int, text: str) -> int:

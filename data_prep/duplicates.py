@@ -12,9 +12,9 @@ Legend: N slices of the cohort, M slices of a part, S stored side, P side of a s
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import combinations
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class AlikeSlices:
-    """Two slices that look alike, of patients in different parts."""
+    """Two slices that look alike, of patients in different parts or folds."""
 
     part: Part
     patient: str
@@ -73,18 +73,27 @@ class _Signatures:
     """Zero mean and unit length, so that products are correlations."""
 
 
-def find_alike(data: CompiledCohort, split: Split) -> list[AlikeSlices]:
+def find_alike(data: CompiledCohort, split: Split, folds: Sequence[Split] = ()) -> list[AlikeSlices]:
     """Pairs of slices that look alike across the parts of the split, the most alike first.
+
+    Args:
+        data: the cohort.
+        split: its parts.
+        folds: where there are some, pairs across their validation parts are told as well.
 
     Raises:
         InputError: a slice of a pair cannot be read.
     """
     signatures = {part: _signatures(data, getattr(split, part)) for part in PARTS}
-    found = [
-        _pair(data.root, part, ours.owner_M[row], other, theirs.owner_M[column], correlation)
-        for (part, ours), (other, theirs) in combinations(signatures.items(), 2)
-        for row, column, correlation in _matches(ours.values_MF, theirs.values_MF)
-    ]
+    fold_of = {name: number for number, fold in enumerate(folds) for name in fold.val}
+    found = []
+    for part, other in combinations_with_replacement(PARTS, 2):
+        ours, theirs = signatures[part], signatures[other]
+        for row, column, correlation in _matches(ours.values_MF, theirs.values_MF):
+            one, two = ours.owner_M[row], theirs.owner_M[column]
+            folded = row < column and fold_of.get(one[0].id) != fold_of.get(two[0].id)
+            if part != other or folded:
+                found.append(_pair(data.root, part, one, other, two, correlation))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.patient, pair.slice))
 
 

@@ -23,10 +23,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import NDArray
 
 NAN = math.nan
@@ -79,8 +79,8 @@ def hd95(
     """
     if not predicted_ZHW.any() or not true_ZHW.any():
         return NAN
-    with _quiet_monai():
-        distance = compute_hausdorff_distance(
+    with _monai_metrics() as metrics:
+        distance = metrics.compute_hausdorff_distance(
             _one_class(predicted_ZHW), _one_class(true_ZHW), include_background=True, percentile=95, spacing=spacing
         )
     return float(distance)
@@ -100,8 +100,8 @@ def surface_dice(
         return 0.0
     # Slices of unknown distance are put out of each other's reach.
     apart = spacing or (2 * TOLERANCE, 1.0, 1.0)
-    with _quiet_monai():
-        share = compute_surface_dice(
+    with _monai_metrics() as metrics:
+        share = metrics.compute_surface_dice(
             _one_class(predicted_ZHW), _one_class(true_ZHW), [TOLERANCE], include_background=True, spacing=apart
         )
     return float(share)
@@ -112,11 +112,14 @@ def _one_class(mask_ZHW: NDArray[np.bool_]) -> torch.Tensor:
 
 
 @contextmanager
-def _quiet_monai() -> Iterator[None]:
-    """MONAI 1.6 passes its own deprecated argument."""
+def _monai_metrics() -> Iterator[ModuleType]:
+    """MONAI's metrics, imported here: that takes two seconds, which no trial and no mistyped command needs."""
+    from monai import metrics  # noqa: PLC0415
+
     with warnings.catch_warnings():
+        # MONAI 1.6 passes its own deprecated argument.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
-        yield
+        yield metrics
 
 
 def mean_defined(values: "list[float] | NDArray[np.float64]") -> float:

@@ -33,7 +33,7 @@ def save_overlay(path: Path, case: Case, *, title: str) -> None:
     # The same square around the head in all panels, so that pictures of any shape keep their proportions.
     box = head_box(case.image_ZHW)
     picture = to_stored(case.image_ZHW[chosen], box, PANEL)
-    true, predicted = (_at_panel_size(mask_ZHW[chosen], box) for mask_ZHW in (case.true_ZHW, case.predicted_ZHW))
+    true, predicted = (shown_mask(mask_ZHW[chosen], box, PANEL) for mask_ZHW in (case.true_ZHW, case.predicted_ZHW))
     panels = [_panel(picture), _panel(picture, true, BLUE), _panel(picture, predicted, ORANGE)]
     canvas = Image.new("RGB", (PANEL * 3 + 16, PANEL + CAPTION), (16, 16, 16))
     for position, panel in enumerate(panels):
@@ -82,15 +82,16 @@ def most_telling_slice(case: Case) -> int:
     return int(area_Z.argmax()) if area_Z.any() else len(area_Z) // 2
 
 
+def shown_mask(mask_HW: NDArray[np.bool_], box: Box, side: int) -> NDArray[np.bool_]:
+    """A native mask, cropped to ``box``, at ``side`` pixels: a picture for people, not for figures."""
+    share_SS = to_stored(mask_HW * np.uint8(255), box, side)
+    shown_SS = is_lesion(share_SS)
+    # A lesion of less than half a pixel must not vanish from the picture.
+    return shown_SS if shown_SS.any() else share_SS > 0
+
+
 def _dice_text(case: Case) -> str:
     return f"patient Dice {case.result.dice:.2f}" if case.true_ZHW.any() else "no lesion in truth"
-
-
-def _at_panel_size(mask_HW: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
-    share_PP = to_stored(mask_HW * np.uint8(255), box, PANEL)
-    shown_PP = is_lesion(share_PP)
-    # A lesion of less than half a panel's pixel must not vanish from the picture.
-    return shown_PP if shown_PP.any() else share_PP > 0
 
 
 def _panel(

@@ -60,18 +60,18 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     made = lock_folds(run.folds, data.store, split, folds) if folds else ()
     for fold in made:
         check_lesions(data.store, fold, config.image_size)
-    alike = alike_slices(run.near_duplicates, data, split)
+    alike = alike_slices(run.near_duplicates, data, split, made)
     return Prepared(data, split, training_normalisation(data.store, split), alike, made)
 
 
-def alike_slices(table: Path, data: CompiledCohort, split: Split) -> list[AlikeSlices]:
-    """Slices that leak from one part into another, looked for once and kept in ``table``.
+def alike_slices(table: Path, data: CompiledCohort, split: Split, folds: Sequence[Split]) -> list[AlikeSlices]:
+    """Slices that leak from one part or fold into another, looked for once and kept in ``table``.
 
     Raises:
         InputError: the table is damaged, or a slice cannot be read.
     """
     if not table.exists():
-        write_alike(table, find_alike(data, split))
+        write_alike(table, find_alike(data, split, folds))
     return read_alike(table)
 
 
@@ -114,6 +114,18 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
         found = f"it holds {others[0].name}, but {missing}" if others else missing
         raise InputError(f"cohort.root: {root}: {found}; {LAYOUT_REMEDY}")
     return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)
+
+
+def is_synthetic(config: CohortConfig) -> bool | None:
+    """Whether a cohort is; None where it is not there any more, or does not say."""
+    try:
+        place = find_cohort(config)
+    except InputError:
+        return None
+    if place.is_phantom:
+        return True
+    manifest = place.root / MANIFEST
+    return bool(json.loads(manifest.read_text(encoding="utf-8")).get("synthetic")) if manifest.exists() else None
 
 
 def phantom_key(config: PhantomConfig) -> str:

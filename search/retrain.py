@@ -52,7 +52,8 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
             outcomes = train(jobs, trial_context(spec, run, prepared, slots), run, display)
         if outcomes[job.number] != Outcome.COMPLETED:
             raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")
-        tested = test_models(run, jobs, prepared, slots.device, reason=f"retraining of trial {job.number}")
+        reason = f"retraining of trial {job.number}"
+        tested = test_models(run, jobs, prepared, slots.device, reason=reason, pictures=None)
         folder = run.final / str(job.number)
         write_patients(folder / "patients.csv", tested)
         model = load_model(folder / "last.pt", slots.device)

@@ -128,6 +128,16 @@ class RunFolder:
         return self.root / "overlays"
 
     @property
+    def slices(self) -> Path:
+        """Slices of all test patients with truth and prediction, a PNG each; see `lcnn.slices`."""
+        return self.root / "slices"
+
+    @property
+    def report(self) -> Path:
+        """The run as one page."""
+        return self.root / "report.html"
+
+    @property
     def test_openings(self) -> Path:
         """A line for every time the test patients were read, chained by hashes."""
         return self.root / "test_openings.log"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots, this_machine
 from search.prepare import Prepared, find_cohort, prepare
+from search.report.page import write_report
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.space import SearchSpace
 from search.spec import Extension, Spec
@@ -32,6 +34,7 @@ from search.study.ledger import Ledger
 from search.study.pareto import cost_of, front_summary
 from search.study.warm_start import WarmStart, read_warm_start
 from search.summary import closing_summary, leak_in_words, write_front, write_trials_table
+from search.tracking.tensorboard import write_tensorboard, write_trial
 from search.winner.confirm import Confirmed, confirmation_summary, validation_dice
 from search.winner.final import FinalJob, export_winner, overtuning, test_models
 from search.winner.finalists import finalists, train_winner
@@ -112,7 +115,7 @@ def run_search(
                 display.say(f"Cluster at {address}")
                 context = on_cluster(context, spec.resources)
                 context = replace(context, slots=slots_measured_there(spec, space, context.slots, run.memory, display))
-            search(spec, space, ledger, context, display, view)
+            search(spec, space, ledger, context, display, view, partial(write_trial, run))
             write_trials(run, spec, ledger)
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)
@@ -179,6 +182,9 @@ def write_trials(run: RunFolder, spec: Spec, ledger: Ledger) -> None:
 def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
     display.say(f"{run.root} is finished; nothing is run again. {how_to_extend(ledger)}")
+    if not run.report.exists():
+        write_tensorboard(run, ledger.trials())
+    write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
@@ -323,6 +329,8 @@ def finish(
         for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
             display.say(f"Exported: {graph}")
         write_evaluation(run.evaluation, evaluation | {"exported": evaluation["winner"]})
+    write_tensorboard(run, ledger.trials())
+    write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
@@ -337,7 +345,8 @@ def test_winner(
     """Open the test part for the winner and the defaults; the figures, and what they were measured on."""
     split, cohort = prepared.split, prepared.data.cohort
     display.say(f"Testing on {len(split.test)} patients that no trial has read")
-    results = test_models(run, jobs, prepared, slots.device, reason=f"final evaluation of {', '.join(jobs)}")
+    reason = f"final evaluation of {', '.join(jobs)}"
+    results = test_models(run, jobs, prepared, slots.device, reason=reason, pictures=run.slices)
     write_patients(run.patients, results)
     model = load_model(run.final / str(jobs["winner"].number) / "last.pt", slots.device)
     save_best_median_worst(run.overlays, results["winner"], model, cohort, prepared.data.root)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from search.words import minutes, short_params
 FEWEST_PATIENTS = 6
 """With fewer, no permutation test can be significant: all signs are equal by chance in one case of 16."""
 SIGNIFICANT = 0.05
+"""Two-sided p below which a permutation test speaks for a difference."""
 
 
 def write_trials_table(path: Path, trials: list[TrialRecord]) -> None:
@@ -72,16 +74,24 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         *_verdict(evaluation, winner),
         "",
         *_front(evaluation),
+        f"  report      {run.report}",
         f"  model       {run.model} (weights, model card, exports, MONAI bundle)",
         f"  settings    {run.root / 'best_config.yaml'}",
         f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
         f"  pictures    {run.overlays}",
         f"  all trials  {run.trials_table}, {run.study.name} (an Optuna study)",
+        *_viewers(run),
         "",
-        f"Next: look at {run.overlays / 'median.png'}, or retrain another trial:",
+        f"Next: open {run.report} in a browser, or retrain another trial:",
         f"  python run_search.py --retrain {run.root} --trial {_runner_up(trials, winner)}",
     ]
     return "\n".join(lines)
+
+
+def _viewers(run: RunFolder) -> list[str]:
+    """How to look at the trials with others' tools; a study in a database has the URL that the space file names."""
+    study = [f"  dashboard   optuna-dashboard sqlite:///{run.study}"] if run.study.exists() else []
+    return [*study, f"  curves      tensorboard --logdir {run.tensorboard}"]
 
 
 def _leak(pairs: int, run: RunFolder) -> list[str]:
@@ -100,7 +110,9 @@ def _effort(evaluation: Mapping[str, Any], ledger: Ledger) -> list[str]:
         lines.append(f"Searched for {minutes(ledger.search_seconds)}; trial slots busy {evaluation['slots_busy']:.0%}.")
     confirmation = evaluation["confirmation"]
     if confirmation:
-        winner, seeds = confirmation["trials"][0], confirmation["seeds"]
+        # Not always the first: the best confirmed trial may have failed in its final training.
+        winner = next(trial for trial in confirmation["trials"] if trial["trial"] == evaluation["winner"])
+        seeds = confirmation["seeds"]
         lines.append(
             f"Confirmed with {seeds} other seed{'s' if seeds > 1 else ''}: the winner's validation Dice was "
             f"{winner['search_val_dice']:.3f} in the search and is {winner['confirmed_val_dice']:.3f} "
@@ -136,7 +148,7 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
     return [
         *lines,
         f"  defaults    {estimate_text(models['defaults']['dice'])}, their test Dice, trained alike",
-        f"  gain        {gain.text()}{_p_text(comparison)} {gain_in_words(gain, comparison['p_holm'])}",
+        f"  gain        {gain.text()}{_p_text(comparison)} ({gain_of(gain, comparison['p_holm'])})",
     ]
 
 
@@ -179,17 +191,6 @@ def _false_alarms(model: Mapping[str, Any]) -> list[str]:
     return [f"  no lesion   {alarms} of {free} lesion-free patients with a false alarm"] if free else []
 
 
-def gain_in_words(gain: Estimate, p: float | None) -> str:
-    """What a paired difference to the defaults allows to say: more or less where both interval and test agree."""
-    if gain.low is None or gain.high is None or p is None or gain.patients < FEWEST_PATIENTS:
-        return "(too few patients to say)"
-    if gain.low > 0 and p < SIGNIFICANT:
-        return "(better than the defaults)"
-    if gain.high < 0 and p < SIGNIFICANT:
-        return "(worse than the defaults on test patients)"
-    return "(no significant gain)"
-
-
 def leak_in_words(alike: Sequence[AlikeSlices]) -> str:
     """That test figures may be too good, and why."""
     identical = sum(pair.identical for pair in alike)
@@ -198,6 +199,31 @@ def leak_in_words(alike: Sequence[AlikeSlices]) -> str:
         f"{len(alike)} pairs of slices ({identical} identical) of {len(patients)} pairs of patients look alike across "
         "training, validation and test, so figures may be too good"
     )
+
+
+class Gain(StrEnum):
+    """What a paired difference to the defaults allows to say."""
+
+    BETTER = "better than the defaults"
+    WORSE = "worse than the defaults on test patients"
+    NONE = "no significant gain"
+    UNKNOWN = "too few patients to say"
+
+
+def gain_of(difference: Estimate, p: float | None) -> Gain:
+    """What a paired difference to the defaults allows to say: more or less where interval and test agree.
+
+    Args:
+        difference: mean over patients, with its interval.
+        p: of the permutation test; None where too few patients are compared for one.
+    """
+    if difference.low is None or difference.high is None or p is None or difference.patients < FEWEST_PATIENTS:
+        return Gain.UNKNOWN
+    if p >= SIGNIFICANT:
+        return Gain.NONE
+    if difference.low > 0:
+        return Gain.BETTER
+    return Gain.WORSE if difference.high < 0 else Gain.NONE
 
 
 def _runner_up(trials: list[TrialRecord], winner: TrialRecord) -> int:

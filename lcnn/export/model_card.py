@@ -23,7 +23,7 @@ PACKAGES = ("torch", "torchvision", "monai", "numpy", "safetensors", "onnx", "on
 ESTIMATE_KEYS = set(asdict(Estimate(None, None, None, 0)))
 NEEDED = ("cohort", "cohort_hash", "synthetic", "profile", "patients", "winner", "epochs")
 """Keys of an evaluation that the card quotes."""
-UNITS = {"hd95": "distance_unit", "absolute_volume_error": "volume_unit"}
+UNITS = {"hd95": "distance_unit", "volume_difference": "volume_unit"}
 """Where the evaluation names the unit of a figure; the others have none."""
 
 
@@ -151,10 +151,11 @@ def _table(evidence: Evidence) -> Iterator[str]:
 
 
 def _difference(evidence: Evidence) -> Iterator[str]:
-    difference = evidence.evaluation.get("difference", {}).get("dice")
-    if difference and "defaults" in evidence.evaluation["models"]:
-        yield ""
-        yield f"Test Dice above the defaults', paired by patient: {estimate_text(difference)}."
+    for one in evidence.evaluation.get("comparisons", ()):
+        if (one["ours"], one["theirs"], one["metric"]) == ("winner", "defaults", "dice"):
+            p = "" if one["p_holm"] is None else f", permutation p = {one['p_holm']:.3f}"
+            yield ""
+            yield f"Test Dice above the defaults', paired by patient: {estimate_text(one['difference'])}{p}."
 
 
 def _false_alarms(model: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from lcnn.outcome import Outcome
@@ -16,7 +17,7 @@ from search.space import SearchSpace
 from search.spec import Spec
 from search.study.budget import Limit, Tally, planned_trials, reached
 from search.study.conductor import MOST_CRASHES, Conductor, Event
-from search.study.ledger import Ledger
+from search.study.ledger import Ledger, TrialRecord
 from search.study.pareto import FrontGuard, cost_of
 from search.study.scheduler import build_scheduler, expected_epochs
 
@@ -30,16 +31,31 @@ def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
 
 
 def search(
-    spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display, view: RayView
+    spec: Spec,
+    space: SearchSpace,
+    ledger: Ledger,
+    context: TrialContext,
+    display: Display,
+    view: RayView,
+    on_ended: Callable[[TrialRecord], None],
 ) -> None:
     """Run what is left of the search on a started Ray.
+
+    Args:
+        spec: the search.
+        space: its space.
+        ledger: its study.
+        context: what its trials may know.
+        display: where to report.
+        view: what Ray is to show.
+        on_ended: told of every trial that ends.
 
     Raises:
         KeyboardInterrupt: it was stopped from outside.
         RunFailed: the machine is broken or its disk full, or not one trial gave a value.
     """
     if limit_reached(spec, ledger) is None:
-        _sit(spec, space, ledger, context, display, view)
+        _sit(spec, space, ledger, context, display, view, on_ended)
     limit = limit_reached(spec, ledger)
     if limit is None:
         crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
@@ -54,7 +70,13 @@ def search(
 
 
 def _sit(
-    spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display, view: RayView
+    spec: Spec,
+    space: SearchSpace,
+    ledger: Ledger,
+    context: TrialContext,
+    display: Display,
+    view: RayView,
+    on_ended: Callable[[TrialRecord], None],
 ) -> None:
     records = ledger.trials()
     planned = planned_trials(spec, space)
@@ -76,6 +98,7 @@ def _sit(
         stopwatch.keep()
         if event.kind == "finished":
             keeper.ended(event.trial)
+            on_ended(event.trial)
         progress(event)
 
     scheduler = build_scheduler(spec.scheduler, spec.steps)

@@ -1,1 +1,1 @@
-"""What others use to look at trainings: their files, written from ours."""
+"""A run as W&B and TensorBoard see it: written from the study and the run folder. Knows no Ray."""

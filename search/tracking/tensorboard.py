@@ -15,7 +15,6 @@ from tensorboardX.summary import hparams
 
 from data_prep.files import replacing
 from search.run_folder import RunFolder
-from search.space import Params
 from search.study.ledger import TrialRecord
 
 EVENTS = "events.out.tfevents.lcnn"
@@ -35,33 +34,44 @@ TAGS = {
 
 
 def write_tensorboard(run: RunFolder, trials: Iterable[TrialRecord]) -> None:
-    """Bring the event files of a run up to date: those of these trials, their confirmations and final trainings.
+    """Bring all event files of a run up to date.
 
     Args:
         run: its trainings' histories are read, and ``tensorboard`` is written.
-        trials: only those that have ended are written. Of one whose history is not in the run's folder but in its
-            storage, validation Dice is known from the study.
+        trials: its trials.
     """
     for trial in trials:
-        if trial.outcome is not None:
-            _write_trial(run, trial)
-    for history in (*run.confirm.glob(f"*/{HISTORY}"), *run.final.glob(f"*/{HISTORY}")):
-        target = run.tensorboard / history.parent.relative_to(run.root) / EVENTS
-        if _is_older(target, history):
-            _write(target, _steps(history), {}, None)
+        write_trial(run, trial)
+    for history in (*run.confirm.glob(f"**/{HISTORY}"), *run.final.glob(f"**/{HISTORY}")):
+        _write_history(run, history)
 
 
-def _write_trial(run: RunFolder, trial: TrialRecord) -> None:
+def write_trial(run: RunFolder, trial: TrialRecord) -> None:
+    """Bring a trial's event file up to date, and those of its folds; of an unfinished trial, nothing is written.
+
+    Where its history is not in the run's folder but in its storage, validation Dice is known from the study.
+    """
+    if trial.outcome is None:
+        return
     folder = run.trials / str(trial.number)
-    target = run.tensorboard / folder.relative_to(run.root)
     history = folder / HISTORY
-    if _is_older(target / EVENTS, history):
+    target = _target(run, history)
+    if _is_older(target, history):
         # A worker that was killed may have left an epoch that the study does not know.
-        known = _steps(history).head(len(trial.curve)) if history.exists() else pd.DataFrame({"val_dice": trial.curve})
-        _write(target / EVENTS, known, trial.params, trial.best)
+        known = _epochs(history).head(len(trial.curve)) if history.exists() else pd.DataFrame({"val_dice": trial.curve})
+        _write(target, known, trial)
     for fold in folder.glob(f"fold-*/{HISTORY}"):
-        if _is_older(target / fold.parent.name / EVENTS, fold):
-            _write(target / fold.parent.name / EVENTS, _steps(fold), {}, None)
+        _write_history(run, fold)
+
+
+def _write_history(run: RunFolder, history: Path) -> None:
+    target = _target(run, history)
+    if _is_older(target, history):
+        _write(target, _epochs(history))
+
+
+def _target(run: RunFolder, history: Path) -> Path:
+    return run.tensorboard / history.parent.relative_to(run.root) / EVENTS
 
 
 def _is_older(target: Path, history: Path) -> bool:
@@ -71,35 +81,31 @@ def _is_older(target: Path, history: Path) -> bool:
     return history.exists() and target.stat().st_mtime_ns < history.stat().st_mtime_ns
 
 
-def _steps(history: Path) -> pd.DataFrame:
+def _epochs(history: Path) -> pd.DataFrame:
     """A history with the time, in seconds since 1970, at which each epoch ended; the file is as old as its last."""
-    steps = pd.read_csv(history)
-    left_s = steps["seconds"][::-1].cumsum()[::-1] - steps["seconds"]
-    return steps.assign(time=history.stat().st_mtime - left_s)
+    epochs = pd.read_csv(history)
+    since_s = epochs["seconds"].sum() - epochs["seconds"].cumsum()
+    return epochs.assign(time=history.stat().st_mtime - since_s)
 
 
-def _write(target: Path, steps: pd.DataFrame, params: Params, best: float | None) -> None:
+def _write(target: Path, epochs: pd.DataFrame, trial: TrialRecord | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="lcnn-events-") as scratch:
         with SummaryWriter(scratch) as writer:
-            for tag, value, epoch, time in _scalars(steps):
+            for tag, value, epoch, time in _scalars(epochs):
                 writer.add_scalar(tag, value, epoch, walltime=time)
-            if params and best is not None:
-                for summary in hparams(dict(params), {METRIC: best}):
+            if trial is not None and trial.best is not None:
+                for summary in hparams(dict(trial.params), {METRIC: trial.best}):
                     writer.file_writer.add_summary(summary)
-                writer.add_scalar(METRIC, best, len(steps))
+                writer.add_scalar(METRIC, trial.best, trial.best_epoch)
         (written,) = Path(scratch).iterdir()
         with replacing(target) as partial:
             partial.write_bytes(written.read_bytes())
 
 
-def _scalars(steps: pd.DataFrame) -> Iterator[tuple[str, float, int, float | None]]:
+def _scalars(epochs: pd.DataFrame) -> Iterator[tuple[str, float, int, float | None]]:
     """Tag, value, epoch and time of every figure that there is."""
-    for column, tag in TAGS.items():
-        if column in steps:
-            for epoch, (value, time) in enumerate(zip(steps[column], _times(steps), strict=True), start=1):
-                if not math.isnan(value):  # a final training has no validation patients
-                    yield tag, float(value), epoch, time
-
-
-def _times(steps: pd.DataFrame) -> list[float | None]:
-    return list(steps["time"]) if "time" in steps else [None] * len(steps)
+    times = epochs["time"] if "time" in epochs else [None] * len(epochs)
+    for column in epochs.columns.intersection(list(TAGS)):
+        for epoch, (value, time) in enumerate(zip(epochs[column], times, strict=True), start=1):
+            if not math.isnan(value):  # a final training has no validation patients
+                yield TAGS[column], float(value), epoch, time

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -17,6 +18,7 @@ from lcnn.export.model_card import Evidence, Graph
 from lcnn.export.model_folder import export_model
 from lcnn.model_file import hash_split, load_model
 from lcnn.outcome import Outcome
+from lcnn.slices import write_slices
 from search.errors import RunFailed
 from search.execution.trainings import Training, run_trainings, settings_of
 from search.execution.trial import TrialContext, fetch_training
@@ -115,7 +117,13 @@ def export_winner(
 
 
 def test_models(
-    run: RunFolder, jobs: Mapping[str, FinalJob], prepared: Prepared, device: str, *, reason: str
+    run: RunFolder,
+    jobs: Mapping[str, FinalJob],
+    prepared: Prepared,
+    device: str,
+    *,
+    reason: str,
+    pictures: Path | None,
 ) -> dict[str, list[PatientResult]]:
     """Open the test part, once for all models, and score each patient.
 
@@ -125,6 +133,7 @@ def test_models(
         prepared: the cohort with its split.
         device: torch device.
         reason: noted in the log of openings.
+        pictures: where to keep slices of the winner's test patients, to be looked at later; None: nowhere.
 
     Raises:
         InputError: files of test patients changed since the cohort was opened, or the log was tampered with.
@@ -134,7 +143,8 @@ def test_models(
     results: dict[str, list[PatientResult]] = {}
     for role, job in jobs.items():
         model = load_model(run.final / str(job.number) / "last.pt", device)
-        results[role] = evaluate(model, prepared.data.cohort, prepared.data.root, prepared.split.test)
+        on_case = partial(write_slices, pictures) if pictures is not None and role == "winner" else None
+        results[role] = evaluate(model, prepared.data.cohort, prepared.data.root, prepared.split.test, on_case=on_case)
     return results
 
 

@@ -137,3 +137,17 @@ def test_a_damaged_table_is_refused(tmp_path: Path, content: bytes | None) -> No
     message = refusal(lambda: read_alike(path))
     assert message.startswith(f"{path}: not a table of slices")
     assert message.endswith("delete it to have it made anew")
+
+
+FOLDS = (
+    SPLIT.model_copy(update={"train": ("b", "c"), "val": ("a",)}),
+    SPLIT.model_copy(update={"train": ("a",), "val": ("b", "c")}),
+)
+
+
+@pytest.mark.parametrize(("source", "target", "found"), [("a", "b", 1), ("b", "c", 1), ("a", "d", 1), ("a", "a", 0)])
+def test_with_folds_a_copy_is_found_where_it_crosses_them(root: Path, source: str, target: str, found: int) -> None:
+    """b and c are of one fold, but of two parts of the split."""
+    shutil.copy(root / "images" / source / "2.png", root / "images" / target / "4.png")
+    pairs = find_alike(compiled(root), SPLIT, FOLDS)
+    assert [(pair.patient, pair.other_patient) for pair in pairs] == [(source, target)] * found

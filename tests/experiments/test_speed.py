@@ -292,7 +292,7 @@ def test_without_a_cohort_the_synthetic_one_is_built(tmp_path: Path, capsys: pyt
     [
         (("--profile", "tpu"), "no profile tpu"),
         (("--rounds", "0"), "--rounds: 0; give at least 1"),
-        (("--only", "data", "--cohort", "nowhere"), "nowhere: no such cohort"),
+        (("--only", "data", "--cohort", "nowhere"), "nowhere: no such folder"),
         (("--only", "data", "--patients", "0"), "cohort.phantom.patients"),
     ],
 )

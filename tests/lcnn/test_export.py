@@ -17,6 +17,7 @@ from torch import nn
 
 from data_prep.errors import InputError
 from data_prep.store import read_slices
+from lcnn.calibration import BINS, Reliability
 from lcnn.config import PictureConfig
 from lcnn.evaluate import THRESHOLD, PatientResult
 from lcnn.evaluation import summarise, write_evaluation
@@ -68,7 +69,8 @@ def awake(config, normalisation, *, kind=LCNN):
 
 
 def figures(patient, dice):
-    return PatientResult(patient, dice, 0.5, 0.5, 3.0, 10.0, 12.0, "mm", "ml")
+    empty = Reliability((0,) * BINS, (0,) * BINS, (0.0,) * BINS)
+    return PatientResult(patient, dice, 0.7, 3.0, 0.5, 0.5, 0.8, 1, 2, 10.0, 12.0, "mm", "ml", empty)
 
 
 @pytest.fixture(scope="module")

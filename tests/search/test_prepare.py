@@ -67,13 +67,13 @@ def test_slices_that_leak_are_looked_for_once_and_counted(tmp_path: Path) -> Non
     write_cohort(root)
     data = compile_cohort(root, tmp_path / "cache", image_size=SIDE, crop="none")
     split = Split(cohort_hash="any", seed=0, train=("a",), val=("b",), test=("c",))
-    assert alike_slices(table, data, split) == []
+    assert alike_slices(table, data, split, ()) == []
     assert table.exists()
 
     shutil.copytree(root / "images" / "a", root / "images" / "c", dirs_exist_ok=True)
     data = compile_cohort(root, tmp_path / "other-cache", image_size=SIDE, crop="none")
-    assert alike_slices(table, data, split) == []
+    assert alike_slices(table, data, split, ()) == []
     table.unlink()
-    found = alike_slices(table, data, split)
+    found = alike_slices(table, data, split, ())
     assert {(pair.part, pair.other_part) for pair in found} == {("train", "test")}
     assert leak_in_words(found).startswith(f"{SLICES} pairs of slices ({SLICES} identical) of 1 pairs of patients look")

@@ -8,24 +8,24 @@ from data_prep.errors import InputError
 from lcnn.intervals import Estimate
 from search.run_folder import RunFolder
 from search.runner import read_evaluation
-from search.summary import gain_in_words
+from search.summary import gain_of
 from search.winner.final import overtuning
 
 
 @pytest.mark.parametrize(
     ("gain", "p", "words"),
     [
-        (Estimate(0.1, 0.02, 0.2, 9), 0.02, "(better than the defaults)"),
-        (Estimate(-0.1, -0.2, -0.02, 9), 0.02, "(worse than the defaults on test patients)"),
-        (Estimate(0.1, -0.02, 0.2, 9), 0.2, "(no significant gain)"),
-        (Estimate(0.1, 0.01, 0.2, 9), 0.06, "(no significant gain)"),
-        (Estimate(0.1, 0.02, 0.2, 5), 0.0625, "(too few patients to say)"),
-        (Estimate(0.1, None, None, 1), 1.0, "(too few patients to say)"),
-        (Estimate(None, None, None, 0), None, "(too few patients to say)"),
+        (Estimate(0.1, 0.02, 0.2, 9), 0.02, "better than the defaults"),
+        (Estimate(-0.1, -0.2, -0.02, 9), 0.02, "worse than the defaults on test patients"),
+        (Estimate(0.1, -0.02, 0.2, 9), 0.2, "no significant gain"),
+        (Estimate(0.1, 0.01, 0.2, 9), 0.06, "no significant gain"),
+        (Estimate(0.1, 0.02, 0.2, 5), 0.0625, "too few patients to say"),
+        (Estimate(0.1, None, None, 1), 1.0, "too few patients to say"),
+        (Estimate(None, None, None, 0), None, "too few patients to say"),
     ],
 )
 def test_a_gain_is_one_only_where_interval_and_test_agree(gain: Estimate, p: float | None, words: str) -> None:
-    assert gain_in_words(gain, p) == words
+    assert gain_of(gain, p) == words
 
 
 @pytest.mark.parametrize(

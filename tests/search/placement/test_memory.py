@@ -208,7 +208,7 @@ def test_micro_batches_are_halved_as_often_as_the_stand_in_s() -> None:
 def test_a_begun_training_is_placed_alike_by_its_settings_and_as_it_ran() -> None:
     plan = make_plan(weights(2000, 1500, 400))
     placed = plan.place(TINY)
-    assert placed == Placement(0.3125, 4)
+    assert placed == Placement(0.3125, 4, 400)
     assert plan.place(TINY, 4) == placed
     assert plan.place(with_accumulation(TINY, 4), 4) == placed
 

@@ -102,14 +102,14 @@ def test_samplers_seek_the_front(tmp_path: Path, sampler: str) -> None:
     below = {}
     for cost in (None, COSTS["memory"].of):
         url = f"sqlite:///{tmp_path / str(cost is None)}.db"
-        ledger = Ledger(url, "search", space, SamplerConfig(name=sampler, startup=6), cost)
-        for _ in range(16):
+        ledger = Ledger(url, "search", space, SamplerConfig(name=sampler, startup=5), cost)
+        for _ in range(12):
             number = ledger.ask()
             config = space.config(ledger.draw_params(number))
             ledger.record_placement(number, accumulation=1, gpu_share=0.0, memory_bytes=1e9 * config.fusion.local)
             ledger.record_epoch(number, 1, dice_after(config, 1), 1.0)
             ledger.finish(number, Outcome.PRUNED if number % 3 == 1 else Outcome.COMPLETED)
-        below[cost is not None] = sum(local < 0.55 for local in local_of(ledger.trials()[6:]))
+        below[cost is not None] = sum(local < 0.55 for local in local_of(ledger.trials()[5:]))
     assert below[True] > below[False]
 
 

@@ -1,0 +1,38 @@
+"""Write the page of a finished run again.
+
+python -m search.report results/<run>
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.errors import InputError
+from search.report.page import write_report
+from search.run_folder import RunFolder
+from search.runner import open_ledger
+from search.space import SearchSpace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m search.report",
+        description="Write report.html of a tested run: one page with the answer, the evidence and how it was made. "
+        "It opens offline and asks nothing of the network.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, like results/lcnn-cpu")
+    run = RunFolder(parser.parse_args(arguments).run)
+    try:
+        spec = run.read_spec()
+        write_report(run, open_ledger(run, spec, SearchSpace(spec.search, spec.defaults, str(run.spec))))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(run.report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

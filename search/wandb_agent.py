@@ -1,0 +1,149 @@
+"""One trial of a W&B sweep, trained by the same code, on the same split and store, as a trial of the search.
+
+Started by `wandb agent`, with the command that `python -m search.wandb_sweep` writes into the sweep. What W&B drew
+becomes a configuration through the same space file; every epoch's figures go to W&B, which may stop the trial. The
+trial is also kept in results/<name>-<profile>-sweep, from where experiments.compare reads it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from data_prep.errors import InputError
+from data_prep.files import write_text_atomically
+from lcnn.fit import EpochResult
+from lcnn.outcome import Outcome
+from search.display import Display
+from search.execution.trial import start_training
+from search.placement.resources import this_machine
+from search.prepare import prepare
+from search.run_folder import RunFolder, check_spec, run_folder, write_spec
+from search.runner import CACHE, trial_context
+from search.space import Params, SearchSpace
+from search.spec import Overrides, Spec, load_spec
+from search.tracking.mode import project
+from search.tracking.runs import METRIC
+from search.tracking.sweep import drawn_params
+
+RECORD = "trial.json"
+"""In a trial's folder: what it was, and how it ended."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="the space file")
+    parser.add_argument("--profile", default="auto", metavar="NAME", help="its profile")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        overrides = Overrides(options.profile, tuple(options.set))
+        spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
+        space = SearchSpace(spec.search, spec.defaults, str(options.space))
+        run_trial(spec, space, options.results)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def sweep_folder(results: Path, spec: Spec) -> RunFolder:
+    """Where the trials of a space file's sweeps are kept."""
+    return RunFolder(run_folder(results, spec).root.with_name(f"{run_folder(results, spec).root.name}-sweep"))
+
+
+def run_trial(spec: Spec, space: SearchSpace, results: Path) -> None:
+    """Train what W&B has drawn.
+
+    Raises:
+        InputError: no cohort, or the sweep or the folder is of another space file.
+    """
+    import wandb  # noqa: PLC0415
+
+    run = sweep_folder(results, spec)
+    if not check_spec(run, spec):
+        write_spec(run, spec)
+    prepared = prepare(spec.cohort, run, results / CACHE, Display().progress, folds=spec.folds.count)
+    context = trial_context(spec, run, prepared, this_machine(spec.resources))
+    settings = wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True)
+    with wandb.init(project=project(), dir=str(run.root), settings=settings) as tracked:
+        params = drawn_params(space, dict(tracked.config))
+        config = space.config(params)
+        facts = {"profile": spec.profile, "synthetic": prepared.data.cohort.synthetic}
+        tracked.config.update({"settings": config.model_dump(mode="json"), **facts})
+        # A trial of a sweep has its card to itself.
+        training = start_training(context, tracked.id, config, share=1.0)
+        record = SweepTrial(run.trials / tracked.id, params, os.environ.get("WANDB_SWEEP_ID"))
+        outcome = follow(training, tracked, record)
+        tracked.summary["outcome"] = outcome.value
+        tracked.finish(exit_code=0)
+
+
+def follow(training: Generator[EpochResult, None, Outcome], tracked: Any, record: "SweepTrial") -> Outcome:
+    """Tell W&B and the record of every epoch; how the training ended. What W&B or a person stops counts as pruned."""
+    try:
+        while True:
+            result = next(training)
+            record.add(result)
+            figures = {key: value for key, value in asdict(result).items() if value is not None}
+            tracked.log(figures, step=result.epoch, commit=True)
+            # W&B's search goes by the summary, which is the last value unless it is said to be the best.
+            tracked.summary[METRIC] = max(record.curve)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+    except KeyboardInterrupt:
+        outcome = Outcome.PRUNED
+    record.end(outcome)
+    return outcome
+
+
+class SweepTrial:
+    """Keeps what a trial was and how it went, epoch by epoch, for a killed one too.
+
+    Args:
+        folder: the trial's.
+        params: the point that W&B drew.
+        sweep: W&B's name for the sweep.
+    """
+
+    def __init__(self, folder: Path, params: Params, sweep: str | None) -> None:
+        self._path = folder / RECORD
+        self._fixed = {"params": params, "sweep": sweep}
+        self.curve: list[float] = []
+        self._seconds = 0.0
+
+    def add(self, result: EpochResult) -> None:
+        """Keep an epoch."""
+        self.curve.append(result.val_dice or 0.0)
+        self._seconds += result.seconds
+        self._write(None)
+
+    def end(self, outcome: Outcome) -> None:
+        """Keep how it ended."""
+        self._write(outcome.value)
+
+    def _write(self, outcome: str | None) -> None:
+        told = datetime.now(UTC).isoformat()
+        record = {**self._fixed, "outcome": outcome, "told": told, "seconds": self._seconds, "curve": self.curve}
+        write_text_atomically(self._path, json.dumps(record, indent=1) + "\n")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """W&B stops a trial by a polite kill."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
