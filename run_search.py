@@ -90,6 +90,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="run on a Ray cluster that is already there: its head, or auto on one of its nodes",
     )
     parser.add_argument(
+        "--no-dashboard",
+        action="store_true",
+        help="search without Ray's dashboard: it takes about 150 MB of memory and, for its list names workers, gives "
+        "each trial a new one, which takes seconds to start",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, its workers and Tune write")
+    parser.add_argument(
         "--wandb",
         choices=["offline", "online", "off"],
         help="tell W&B of the run at its end (default: online where logged in, else off); offline: as files in the run",
@@ -98,7 +105,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     of_run = "--retrain" if options.retrain else "--replay" if options.replay else None
     if options.trial is not None and of_run is None:
         parser.error("--trial goes with --retrain RUN or --replay RUN")
-    of_search = ("dry_run", "set", "trials", "hours", "name", "warm_start", "address", "wandb")
+    of_search = (
+        "dry_run",
+        "set",
+        "trials",
+        "hours",
+        "name",
+        "warm_start",
+        "address",
+        "wandb",
+        "no_dashboard",
+        "verbose",
+    )
     if of_run and any(getattr(options, name) for name in of_search):
         parser.error(f"{of_run} takes a run as it is, on this machine: only --trial and --results go with it")
     if options.replay and options.trial is None:
@@ -156,6 +174,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
     from search import plan, replay, retrain, runner, wandb_sync  # noqa: PLC0415
+    from search.execution.dashboard import RayView  # noqa: PLC0415
     from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
     if options.retrain:
@@ -179,6 +198,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
         extension=extension,
         warm_start=options.warm_start,
         address=options.address,
+        view=RayView(dashboard=not options.no_dashboard, verbose=options.verbose),
     )
     wandb_sync.after_search(spec, options.results, wandb_mode, display, asked=options.wandb is not None)
 

@@ -10,7 +10,7 @@ import torch
 
 from data_prep.cohort import IMAGE_FOLDERS
 from lcnn.config import TrainConfig
-from search.display import Display, minutes
+from search.display import Display
 from search.execution.measuring import recalled_slots
 from search.placement.rehearsal import Rehearsal
 from search.placement.resources import Slots, is_placed_by_memory, this_machine
@@ -20,6 +20,7 @@ from search.space import SearchSpace
 from search.spec import ResourcesConfig, Spec
 from search.study.budget import planned_trials
 from search.study.scheduler import expected_epochs
+from search.words import minutes
 
 WARM_UP_STEPS, TIMED_STEPS = 1, 3
 STARTUP_S = 20.0

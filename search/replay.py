@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
-from search.display import Display, short_params
+from search.display import Display
 from search.errors import RunFailed
 from search.execution.measuring import recalled_slots
 from search.execution.trainings import Trained, Training, run_trainings, settings_of
@@ -20,6 +20,7 @@ from search.run_folder import RunFolder, describe_environment, read_environment
 from search.runner import open_ledger, prepare_cohort, trial_context
 from search.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord
+from search.words import short_params
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_pa
 from lcnn.model_file import load_model
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst
-from search.display import Display, short_params
+from search.display import Display
 from search.errors import RunFailed
 from search.execution.measuring import recalled_slots
 from search.execution.tune_search import ray_running
@@ -18,6 +18,7 @@ from search.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord
 from search.winner.final import final_job, fold_epochs, test_models
 from search.winner.finalists import train
+from search.words import short_params
 
 
 def retrain(run_root: Path, number: int | None, results: Path, display: Display) -> None:

@@ -98,6 +98,11 @@ class RunFolder:
         return self.root / "final"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard, in the folders' own order."""
+        return self.root / "tensorboard"
+
+    @property
     def replays(self) -> Path:
         """A JSON file per replayed trial: what differs from its record."""
         return self.root / "replays"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lcnn.model_file import load_model
 from lcnn.overlay import save_best_median_worst
 from search.display import Display
 from search.execution.cluster import check_address, on_cluster
+from search.execution.dashboard import QUIET, RayView, how_to_open
 from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
 from search.execution.trial import Fold, TrialContext
@@ -32,6 +34,7 @@ from search.study.ledger import Ledger
 from search.study.pareto import cost_of, front_summary
 from search.study.warm_start import WarmStart, read_warm_start
 from search.summary import closing_summary, leak_in_words, write_front, write_trials_table
+from search.tracking.tensorboard import write_tensorboard, write_trial
 from search.winner.confirm import Confirmed, confirmation_summary, validation_dice
 from search.winner.final import FinalJob, export_winner, overtuning, test_models
 from search.winner.finalists import finalists, train_winner
@@ -51,6 +54,7 @@ def run_search(
     extension: Extension,
     warm_start: str | None = None,
     address: str | None = None,
+    view: RayView = QUIET,
 ) -> None:
     """Run a space file's search to its evaluated end, or go on with one that was interrupted.
 
@@ -62,6 +66,7 @@ def run_search(
         extension: what a finished run gets on top.
         warm_start: another run, whose best settings are tried right after the defaults.
         address: of a Ray cluster to run on; None: this machine.
+        view: what Ray is to show; of a cluster, its own dashboard is there or not.
 
     Raises:
         InputError: something the user can mend.
@@ -103,12 +108,14 @@ def run_search(
         if address is None:
             slots = measured_slots(spec, space, slots, run.memory, display)
         context = trial_context(spec, run, prepared, slots)
-        with ray_running(slots, address, display.failed):
+        with ray_running(slots, address, display.failed, view) as dashboard:
+            if address is None and view.dashboard:
+                display.say(how_to_open(dashboard))
             if address is not None:
                 display.say(f"Cluster at {address}")
                 context = on_cluster(context, spec.resources)
                 context = replace(context, slots=slots_measured_there(spec, space, context.slots, run.memory, display))
-            search(spec, space, ledger, context, display)
+            search(spec, space, ledger, context, display, view, partial(write_trial, run))
             write_trials(run, spec, ledger)
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)
@@ -176,7 +183,8 @@ def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
     display.say(f"{run.root} is finished; nothing is run again. {how_to_extend(ledger)}")
     if not run.report.exists():
-        write_report(run, ledger)
+        write_tensorboard(run, ledger.trials())
+    write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
@@ -321,6 +329,7 @@ def finish(
         for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
             display.say(f"Exported: {graph}")
         write_evaluation(run.evaluation, evaluation | {"exported": evaluation["winner"]})
+    write_tensorboard(run, ledger.trials())
     write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 

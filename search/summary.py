@@ -13,10 +13,10 @@ from data_prep.duplicates import AlikeSlices
 from data_prep.files import write_text_atomically
 from lcnn.evaluation import estimate_text
 from lcnn.intervals import Estimate
-from search.display import minutes, short_params
 from search.run_folder import RunFolder
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 from search.study.pareto import Cost, front
+from search.words import minutes, short_params
 
 FEWEST_PATIENTS = 6
 """With fewer, no permutation test can be significant: all signs are equal by chance in one case of 16."""
@@ -80,11 +80,18 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
         f"  pictures    {run.overlays}",
         f"  all trials  {run.trials_table}, {run.study.name} (an Optuna study)",
+        *_viewers(run),
         "",
         f"Next: open {run.report} in a browser, or retrain another trial:",
         f"  python run_search.py --retrain {run.root} --trial {_runner_up(trials, winner)}",
     ]
     return "\n".join(lines)
+
+
+def _viewers(run: RunFolder) -> list[str]:
+    """How to look at the trials with others' tools; a study in a database has the URL that the space file names."""
+    study = [f"  dashboard   optuna-dashboard sqlite:///{run.study}"] if run.study.exists() else []
+    return [*study, f"  curves      tensorboard --logdir {run.tensorboard}"]
 
 
 def _leak(pairs: int, run: RunFolder) -> list[str]:

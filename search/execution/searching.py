@@ -2,19 +2,22 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from lcnn.outcome import Outcome
-from search.display import Display, SearchProgress
+from search.display import Display
 from search.errors import RunFailed
 from search.execution.checkpoints import CheckpointKeeper
+from search.execution.dashboard import RayView
 from search.execution.trial import TrialContext
 from search.execution.tune_search import run_trials
+from search.progress import SearchProgress
 from search.space import SearchSpace
 from search.spec import Spec
 from search.study.budget import Limit, Tally, planned_trials, reached
 from search.study.conductor import MOST_CRASHES, Conductor, Event
-from search.study.ledger import Ledger
+from search.study.ledger import Ledger, TrialRecord
 from search.study.pareto import FrontGuard, cost_of
 from search.study.scheduler import build_scheduler, expected_epochs
 
@@ -27,15 +30,32 @@ def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
     return reached(spec.budget, Tally(trials), ledger.search_seconds, exhausted=ledger.is_exhausted())
 
 
-def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
+def search(
+    spec: Spec,
+    space: SearchSpace,
+    ledger: Ledger,
+    context: TrialContext,
+    display: Display,
+    view: RayView,
+    on_ended: Callable[[TrialRecord], None],
+) -> None:
     """Run what is left of the search on a started Ray.
+
+    Args:
+        spec: the search.
+        space: its space.
+        ledger: its study.
+        context: what its trials may know.
+        display: where to report.
+        view: what Ray is to show.
+        on_ended: told of every trial that ends.
 
     Raises:
         KeyboardInterrupt: it was stopped from outside.
         RunFailed: the machine is broken or its disk full, or not one trial gave a value.
     """
     if limit_reached(spec, ledger) is None:
-        _sit(spec, space, ledger, context, display)
+        _sit(spec, space, ledger, context, display, view, on_ended)
     limit = limit_reached(spec, ledger)
     if limit is None:
         crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
@@ -49,7 +69,15 @@ def search(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext
         raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
 
 
-def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, display: Display) -> None:
+def _sit(
+    spec: Spec,
+    space: SearchSpace,
+    ledger: Ledger,
+    context: TrialContext,
+    display: Display,
+    view: RayView,
+    on_ended: Callable[[TrialRecord], None],
+) -> None:
     records = ledger.trials()
     planned = planned_trials(spec, space)
     progress = SearchProgress(
@@ -57,7 +85,9 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         trials=planned,
         finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
         best=Tally(records).best,
-        expected_epochs=partial(expected_epochs, spec.scheduler, spec.steps),
+        slots=context.slots.at_once,
+        steps=spec.steps,
+        expected_steps=partial(expected_epochs, spec.scheduler, spec.steps),
         unit=spec.step_unit,
     )
     display.say(f"Searching: {planned} trials of at most {trial_length(spec)}, trial 0 is the defaults")
@@ -68,6 +98,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         stopwatch.keep()
         if event.kind == "finished":
             keeper.ended(event.trial)
+            on_ended(event.trial)
         progress(event)
 
     scheduler = build_scheduler(spec.scheduler, spec.steps)
@@ -85,7 +116,7 @@ def _sit(spec: Spec, space: SearchSpace, ledger: Ledger, context: TrialContext, 
         on_event=on_event,
     )
     try:
-        run_trials(conductor, context)
+        run_trials(conductor, context, view=view)
     finally:
         display.clear()
         stopwatch.keep()

@@ -113,6 +113,7 @@ def start_stream(training: Training, context: TrialContext, share: float, retrie
         context = context.of_fold(training.fold)
     demands = context.slots.demands(share)
     task = ray.remote(stream_training).options(
+        name=f"{context.folder.name}/{training.key}",  # in the dashboard
         num_returns="streaming",
         num_cpus=demands["CPU"],
         num_gpus=demands.get("GPU", 0),

@@ -19,6 +19,7 @@ from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.folds import Begin, one_by_one, side_by_side
 from lcnn.outcome import Outcome
+from search.execution.trial_name import trial_name
 from search.placement.resources import Slots
 from search.storage import CheckpointStore, mirrored
 
@@ -184,7 +185,12 @@ class TrialActor(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._known_epochs = int(config["known_epochs"])
         settings = TrainConfig.model_validate_json(config["config"])
+        self._name = trial_name(int(config["number"]), settings)
         self._training = self.start(str(config["number"]), settings, float(config["share"]))
+
+    def __repr__(self) -> str:
+        """The trial's name: so Ray's dashboard lists the worker. Ray asks once, when the worker starts."""
+        return self._name
 
     def start(self, key: str, config: TrainConfig, share: float) -> Generator[EpochResult, None, Outcome]:
         """The training to run."""

@@ -20,11 +20,14 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from data_prep.errors import first_line, last_line
+from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.cluster import join
+from search.execution.dashboard import LOOPBACK, QUIET, RayView
 from search.execution.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
+from search.execution.trial_name import trial_name
 from search.execution.watch import watching
 from search.placement.resources import Slots
 from search.study.conductor import Conductor
@@ -119,8 +122,11 @@ class StudyScheduler(_Stateless, FIFOScheduler):
 
 @contextmanager
 def ray_running(
-    slots: Slots, address: str | None = None, on_death: Callable[[str], None] = log.error
-) -> Iterator[None]:
+    slots: Slots,
+    address: str | None = None,
+    on_death: Callable[[str], None] = log.error,
+    view: RayView = QUIET,
+) -> Iterator[str | None]:
     """Ray for the length of the block: on this machine with just the slots' resources, or a cluster that runs.
 
     Where what was started here dies, so does this process: see `search.execution.watch`.
@@ -129,6 +135,10 @@ def ray_running(
         slots: what to start on this machine; a cluster has its own, see `search.execution.cluster.on_cluster`.
         address: of a cluster to join, as `search.execution.cluster.join` takes it; leaving the block only disconnects.
         on_death: says why this process ends with Ray.
+        view: what Ray is to show; a cluster has a dashboard of its own, or none.
+
+    Yields:
+        Host and port of the dashboard that was started; None where there is none.
 
     Raises:
         RunFailed: Ray does not start, with its reason.
@@ -136,61 +146,81 @@ def ray_running(
     """
     os.environ.update(RAY_SETTINGS)
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    dashboard = None
     if address is None:
-        _start_ray(slots)
+        dashboard = _start_ray(slots, view)
     else:
         join(address, RAY_SETTINGS)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
     try:
         # The servers of a cluster are not ours to watch.
         with watching(on_death) if address is None else nullcontext():
-            yield
+            yield dashboard
     finally:
         ray.shutdown()
 
 
-def _start_ray(slots: Slots) -> None:
+def _start_ray(slots: Slots, view: RayView) -> str | None:
     try:
-        ray.init(
+        started = ray.init(
             address="local",  # a cluster that happens to run here is not ours to use
             num_cpus=slots.at_once * slots.threads,
             num_gpus=slots.gpus,
             _memory=slots.ram_bytes,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            # Asked with None, Ray goes on without a dashboard that does not start; with True it does not start either.
+            include_dashboard=None if view.dashboard else False,
+            dashboard_host=LOOPBACK,
+            log_to_driver=view.verbose,
+            # Of a dashboard that does not start, `how_to_open` tells in one line; Ray does in twenty.
+            logging_level=logging.INFO if view.verbose else logging.CRITICAL,
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise RunFailed(f"Ray does not start: {first_line(error)}") from error
+    if not view.verbose:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+    return started.dashboard_url or None if view.dashboard else None
 
 
-def run_trials(conductor: Conductor, context: TrialContext, actor: type[TrialActor] = TrialActor) -> None:
+def run_trials(
+    conductor: Conductor,
+    context: TrialContext,
+    actor: type[TrialActor] = TrialActor,
+    view: RayView = QUIET,
+) -> None:
     """Run the search on a started Ray until the conductor has no more trials.
 
     Args:
         conductor: says what is run.
         context: what all trials share.
         actor: what a worker does with a trial.
+        view: what Ray is to show.
     """
     slots = context.slots
 
     def demands(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([slots.demands(config["share"])])
 
+    trainable = tune.with_resources(tune.with_parameters(actor, context=context), demands)
+    trainable.__qualname__ = actor.__name__  # what the dashboard calls its class; Tune's own says nothing
     with tempfile.TemporaryDirectory(prefix="lcnn-search-") as scratch:
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(actor, context=context), demands),
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(conductor, slots),
                 scheduler=StudyScheduler(conductor),
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=not view.dashboard,
+                trial_name_creator=_name,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 name="search",
-                verbose=0,
+                verbose=2 if view.verbose else 0,
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def _name(trial: Trial) -> str:
+    return trial_name(trial.config["number"], TrainConfig.model_validate_json(trial.config["config"]))

@@ -5,7 +5,6 @@ from datetime import datetime
 from functools import partial
 
 from lcnn.outcome import Outcome
-from search.display import minutes
 from search.report.analysis import (
     FEWEST_RANKED,
     TOO_LOW,
@@ -37,6 +36,7 @@ from search.report.trial_marks import (
 )
 from search.report.words import counted, number
 from search.study.ledger import DEFAULTS, TrialRecord
+from search.words import minutes
 
 
 def progress_figure(evidence: Evidence) -> Figure:

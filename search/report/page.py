@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
-from search.display import minutes
 from search.report.answer import answer_stats, confirmation_figure, gain_figure, headline
 from search.report.course_figures import (
     agreement_figure,
@@ -31,6 +30,7 @@ from search.report.words import amount, counted, number
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.study.ledger import Ledger
+from search.words import minutes
 
 FAILED = (Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.CRASHED)
 

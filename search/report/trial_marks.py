@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from search.display import short_params
 from search.report.evidence import Evidence
 from search.report.figure import LegendEntry, mark
 from search.report.marks import OUTCOME_SHAPES, Shape, covering, dot
 from search.report.words import counted
 from search.study.ledger import DEFAULTS, TrialRecord
+from search.words import short_params
 
 MOST_DRAWN = 200
 """Trials drawn in a figure: of more, the best and an even sample of the others."""

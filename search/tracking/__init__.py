@@ -1,1 +1,1 @@
-"""A run as W&B sees it: written after the fact from the study and the run folder. Knows no Ray."""
+"""A run as W&B and TensorBoard see it: written from the study and the run folder. Knows no Ray."""

@@ -55,6 +55,8 @@ RUN_FILES = (
     "overlays/worst.png",
     "trials/0/best.pt",
     "trials/0/history.csv",
+    "tensorboard/trials/0/events.out.tfevents.lcnn",
+    "tensorboard/final/0/events.out.tfevents.lcnn",
 )
 pytestmark = pytest.mark.timeout(400)
 
@@ -74,8 +76,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "run_search.py"), *arguments]
 
 
-def search(trials: int | str, *more: str) -> list[str]:
+def search(trials: int | str, *more: str, dashboard: bool = False) -> list[str]:
     settings = [part for text in SMALL for part in ("--set", text)]
+    settings += [] if dashboard else ["--no-dashboard"]  # it takes seconds
     space = str(ROOT / "spaces" / "lcnn.yaml")
     return command("--space", space, "--profile", "cpu", "--trials", str(trials), *settings, *more)
 
@@ -146,13 +149,14 @@ def test_a_search_killed_without_a_word_keeps_its_epochs(
 
 def test_the_same_command_resumes_and_finishes(place: Path, run: Path) -> None:
     before = recorded_epochs(run)
-    done = execute(search(4), place)
+    done = execute(search(4, dashboard=True), place)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert before > 0
     assert "resumed" in done.stdout
     for word in (
         "SYNTHETIC",
+        "Ray dashboard: http://127.0.0.1:",
         "4 of 4 trials done" if "4 of 4" in done.stdout else "4 trials",
         "Winner: trial",
         "surface Dice at 5 mm",

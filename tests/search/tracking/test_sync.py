@@ -135,7 +135,7 @@ def test_a_server_that_is_silent_costs_a_bounded_wait_and_one_line(
 def test_a_search_is_none_the_worse_for_it(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     spec = run.read_spec()
     run.split.write_text("{")
-    wandb_sync.after_search(spec, run.root.parent, Mode.OFFLINE, Display(live=False), asked=True)
+    wandb_sync.after_search(spec, run.root.parent, Mode.OFFLINE, Display(), asked=True)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("W&B: the runs are not written (")
 
@@ -144,7 +144,7 @@ def test_a_search_is_none_the_worse_for_it(run: RunFolder, capsys: pytest.Captur
 def test_without_wandb_a_search_says_so_once_or_is_silent(
     run: RunFolder, mode: Mode | None, lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wandb_sync.after_search(run.read_spec(), run.root.parent, mode, Display(live=False), asked=False)
+    wandb_sync.after_search(run.read_spec(), run.root.parent, mode, Display(), asked=False)
     assert len(capsys.readouterr().out.splitlines()) == lines
     assert not (run.root / "wandb").exists()
 

@@ -1,0 +1,184 @@
+"""Ray's dashboard beside a search: found in a real browser, missed without harm, and gone with the command."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import curves
+import pytest
+import quick
+import ray
+from quick import KILLED, QuickActor, quick_context
+from ray._private import ray_constants
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from lcnn.config import TrainConfig
+from search.execution.dashboard import WITHOUT, RayView, how_to_open
+from search.execution.trial import TrialContext
+from search.execution.trial_name import short_number, trial_name
+from search.execution.tune_search import ray_running, run_trials
+from search.placement.resources import Slots
+from search.space import SearchSpace
+from search.spec import BudgetConfig
+from search.study.conductor import Conductor, Event
+from search.study.ledger import Ledger
+from search.study.scheduler import NoScheduler
+
+Open = Callable[..., Ledger]
+ROOT = Path(__file__).parents[3]
+SLOTS = Slots(1, 1, 0.0, 0, "cpu")
+VIEW = RayView(dashboard=True)
+SEEN_S = 60.0
+GONE_S = 30.0
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[TrialContext]:
+    """Of trials from a formula, of which none waits for another."""
+    context = quick_context(tmp_path / "run", SLOTS, checkpoints=None)
+    (context.folder / KILLED).write_text("no node")
+    (context.folder / "none.diary").touch()
+    for module in (quick, curves):
+        ray.cloudpickle.register_pickle_by_value(module)
+    yield context
+    for module in (quick, curves):
+        ray.cloudpickle.unregister_pickle_by_value(module)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    if DRIVER is None:
+        pytest.skip("no chromedriver here (Debian's package chromium-driver)")
+    options = ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1200"):
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path / 'browser'}")
+    chrome = Chrome(options=options, service=Service(DRIVER))
+    yield chrome
+    chrome.quit()
+
+
+def text_once(browser: Chrome, holds: Callable[[str], bool]) -> str:
+    """The page's text once it holds what is waited for."""
+    WebDriverWait(browser, SEEN_S).until(lambda chrome: holds(chrome.find_element(By.TAG_NAME, "body").text))
+    return browser.find_element(By.TAG_NAME, "body").text
+
+
+def token() -> str:
+    """As a person gets it."""
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    return subprocess.run([ray_command, "get-auth-token"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def log_in(browser: Chrome, address: str) -> None:
+    """The dashboard asks in a dialog before it shows anything."""
+    browser.get(f"http://{address}/#/actors")
+    dialog = WebDriverWait(browser, SEEN_S).until(lambda chrome: chrome.find_element(By.CSS_SELECTOR, "[role=dialog]"))
+    dialog.find_element(By.TAG_NAME, "input").send_keys(token() + Keys.ENTER)
+
+
+def test_the_list_of_actors_names_the_trials(
+    open_ledger: Open, space: SearchSpace, context: TrialContext, browser: Chrome
+) -> None:
+    ledger = open_ledger()
+    pages: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if event.kind == "epoch" and event.trial.number == 1 and not pages:
+            log_in(browser, address)
+            pages.append(text_once(browser, lambda text: "_trial0" in text and "_trial1" in text))
+
+    conductor = Conductor(ledger, space, NoScheduler(), budget=BudgetConfig(trials=2), epochs=9, on_event=on_event)
+    with ray_running(SLOTS, view=VIEW) as dashboard:
+        assert dashboard is not None
+        address = dashboard
+        assert address.startswith("127.0.0.1:")
+        run_trials(conductor, context, QuickActor, VIEW)
+    (page,) = pages
+    for trial in ledger.trials():
+        assert trial_name(trial.number, space.config(trial.params)) in page
+    assert page.count(QuickActor.__name__) == 2
+    assert "ALIVE" in page
+
+
+# Ray forgets the process that it did not wait for; it ends with the others.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_dashboard_that_does_not_start_is_one_line_and_ray_runs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_constants, "RAY_DASHBOARD_STARTUP_TIMEOUT_S", 0)
+    with ray_running(SLOTS, view=VIEW) as dashboard:
+        assert ray.get(ray.remote(lambda: 3).remote()) == 3
+    assert dashboard is None
+    assert how_to_open(dashboard) == WITHOUT
+    assert capfd.readouterr().err == ""
+
+
+def test_its_processes_end_with_a_killed_command() -> None:
+    """Ray's agents, which it starts without a dashboard too, take up to a minute; they are not looked at here."""
+    program = (
+        "import time; from search.execution.dashboard import RayView; from search.placement.resources import Slots; "
+        "from search.execution.tune_search import ray_running\n"
+        "with ray_running(Slots(1, 1, 0.0, 0, 'cpu'), view=RayView(dashboard=True)) as address:\n"
+        "    print(address, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("127.0.0.1:")
+        started = {pid for pid in descendants(process.pid) if is_of_dashboard(pid)}
+        process.send_signal(signal.SIGKILL)
+    assert len(started) > 5
+    deadline = time.monotonic() + GONE_S
+    while left := [pid for pid in started if is_of_dashboard(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def is_of_dashboard(pid: int) -> bool:
+    """Whether the process is there and serves the dashboard; of a zombie no command is known."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+    return "dashboard/dashboard.py" in command or command.startswith("ray-dashboard-")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e-3, "1e-3"), (3.2e-4, "3.2e-4"), (0.00896, "9e-3"), (0.0123, "1.2e-2"), (2.0, "2e0")]
+)
+def test_a_learning_rate_has_two_digits(value: float, text: str) -> None:
+    assert short_number(value) == text
+
+
+def test_a_trial_is_named_by_what_tells_it_apart() -> None:
+    assert trial_name(5, TrainConfig()) == "T1_lr1e-3_local0.7_trial5"
+
+
+@pytest.mark.parametrize("on_path", [True, False], ids=["in-path", "beside-python"])
+def test_how_to_log_in_is_a_command_that_can_be_typed(on_path: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(own) if on_path else os.devnull)
+    command = "ray" if on_path else str(own / "ray")
+    assert how_to_open("127.0.0.1:8265").splitlines() == [
+        "Ray dashboard: http://127.0.0.1:8265/#/actors",
+        f"  it asks for a token; this prints it: {command} get-auth-token",
+    ]
