@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> RunFolder:
     Image.new("RGB", (8, 8)).save(run.overlays / "best.png")
     dice = {"mean": 0.61, "low": 0.4, "high": 0.7, "patients": 7}
     figures = {"winner": 0, "cohort": "phantom (synthetic)", "synthetic": True, "models": {"winner": {"dice": dice}}}
-    run.evaluation.write_text(json.dumps({**figures, "format": EVALUATION_FORMAT, "trials": 4}))
+    run.evaluation.write_text(json.dumps({**figures, "trials": 4}))
     return run
 
 
