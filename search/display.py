@@ -61,9 +61,9 @@ class Display:
         """
         if self._console.is_terminal:
             if self._live is None:
-                self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+                self._live = Live(console=self._console, auto_refresh=False, transient=True)
                 self._live.start()
-            self._live.update(view)
+            self._live.update(view, refresh=True)
         elif plain != self._last_plain and time.monotonic() - self._last_beat >= HEARTBEAT_S:
             self._last_beat, self._last_plain = time.monotonic(), plain
             self.say(f"  {plain}")

@@ -67,7 +67,7 @@ class SearchProgress:
 
     def _time_left(self) -> str:
         if not self._steps_seen:
-            return "measuring the first step"
+            return "time left unknown"
         pace_s = (time.monotonic() - self._started) / self._steps_seen
         waiting = max(0, self._trials - self._done - len(self._running))
         underway = sum(self._expected_steps(len(trial.curve)) for trial in self._running.values())

@@ -246,7 +246,7 @@ def test_a_cluster_is_packed_by_memory_that_is_measured_on_its_smallest_node(
     weights = tmp_path / "memory.json"
     with ray_running(ONE_SLOT, uneven_cluster.address):
         planned = cluster_slots(spec.resources)
-        slots = slots_measured_there(spec, space, planned, weights, Display(live=False))
+        slots = slots_measured_there(spec, space, planned, weights, Display())
 
     assert planned.at_once == 6
     assert slots.memory is not None
