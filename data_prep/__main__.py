@@ -1,24 +1,40 @@
 """Cohorts from the command line.
 
     python -m data_prep phantom DIR [--patients 60] [--pixel-mm 1.0] [--seed 0]
+    python -m data_prep download DIR --image-id ID --mask-id ID
+    python -m data_prep import SRC DST [--window brain] [--depth 16] [--dry-run] ...
+    python -m data_prep check DIR [--fix]
+    python -m data_prep stats DIR
     python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--source TEXT] [--licence TEXT]
 
-``phantom`` builds the synthetic cohort. ``index`` writes DIR/cohort.json for a folder of your own: the slices in order,
-their hash, and what only you know, such as the spacing that turns voxels into ml and mm.
+``phantom`` builds the synthetic cohort. ``download`` fetches two ZIP files from Google Drive. ``import`` recognises
+DICOM, NIfTI, pictures, AISD and npz arrays and makes a cohort of them, with ids that tell nothing. ``check`` finds what
+is wrong in a cohort, ``stats`` measures it. ``index`` writes DIR/cohort.json for a folder of your own: the slices in
+order, their hash, and what only you know, such as the spacing that turns voxels into ml and mm. Each has --help.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from pydantic import ValidationError
 
 from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
-from data_prep.errors import InputError
+from data_prep.commands import check, download, import_cohort, stats
+from data_prep.errors import InputError, first_line
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
+
+COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
+    "download": (download, "fetch a cohort as two ZIP files from Google Drive"),
+    "import": (import_cohort, "make a cohort of DICOM, NIfTI, pictures, AISD or npz"),
+    "check": (check, "find what is wrong in a cohort"),
+    "stats": (stats, "measure a cohort"),
+}
+"""Sub-commands in files of their own, and their line of help."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -26,7 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{phantom,index}")
+    commands = parser.add_subparsers(dest="command", required=True)
     phantom = commands.add_parser("phantom", help="build the synthetic head-CT cohort")
     phantom.add_argument("folder", type=Path, help="folder to make")
     phantom.add_argument("--patients", type=int, default=PhantomConfig().patients)
@@ -41,6 +57,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     index.add_argument("--window", help="intensity window of the slices, in words")
     index.add_argument("--source", help="where the data comes from")
     index.add_argument("--licence", help="terms of its use")
+    for name, (module, text) in COMMANDS.items():
+        module.add(commands.add_parser(name, help=text, description=module.__doc__))
     return parser.parse_args(arguments)
 
 
@@ -84,12 +102,19 @@ def index_folder(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)
+    own = {"phantom": build_phantom, "index": index_folder}
     try:
-        {"phantom": build_phantom, "index": index_folder}[options.command](options)
+        return (own.get(options.command) or COMMANDS[options.command][0].run)(options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or first_line(error)
+        print(f"error: {place}{reason}; see to that, then the same command goes on", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 2
 
 
 if __name__ == "__main__":

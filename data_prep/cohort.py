@@ -1,6 +1,6 @@
 """The cohort on disk: one folder of image slices and one of mask slices a patient, and ``cohort.json``.
 
-    <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward
+    <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward; or 16 bits, see hu
     <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion
     <root>/cohort.json                       what this file writes: patients, slice order, spacing, hash
 
@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
+from data_prep.window import KeptHu
 
 IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
@@ -55,11 +56,22 @@ class Cohort(BaseModel):
     synthetic: bool = False
     window: str | None = None
     """Intensity window of the 8-bit slices, for example ``brain (level 40 HU, width 80 HU)``."""
+    hu: KeptHu | None = None
+    """How slices of 16 bits hold HU; None where slices have 8 bits."""
+    official_test: tuple[str, ...] = ()
+    """Ids of the test patients that the cohort's authors named; every split tests exactly these. Empty: none named."""
     source: str | None = None
     licence: str | None = None
     patients: tuple[Patient, ...]
     hash: str
     """SHA-256 over the patients' ids and hashes: changes when any pixel, name or order does."""
+
+    @model_validator(mode="after")
+    def _official_test_patients_are_here(self) -> "Cohort":
+        unknown = set(self.official_test) - {patient.id for patient in self.patients}
+        if unknown:
+            raise ValueError(f"official_test names {min(unknown)}, which is no patient")
+        return self
 
     @property
     def slice_count(self) -> int:
@@ -95,12 +107,12 @@ def scan_cohort(
     Raises:
         InputError: no layout, no patients, or an image without its mask (or the reverse).
     """
-    images = _part_folder(root, IMAGE_FOLDERS)
-    masks = _part_folder(root, MASK_FOLDERS)
-    folders = sorted((f for f in images.iterdir() if _is_patient(f)), key=lambda f: natural_key(f.name))
+    images = part_folder(root, IMAGE_FOLDERS)
+    masks = part_folder(root, MASK_FOLDERS)
+    folders = sorted((f for f in images.iterdir() if is_patient(f)), key=lambda f: natural_key(f.name))
     if not folders:
         raise InputError(f"{images}: no patient folders; {LAYOUT_REMEDY}")
-    orphans = {f.name for f in masks.iterdir() if _is_patient(f)} - {f.name for f in folders}
+    orphans = {f.name for f in masks.iterdir() if is_patient(f)} - {f.name for f in folders}
     if orphans:
         raise InputError(f"{masks / min(orphans)}: a mask folder without images; add {images / min(orphans)}")
     by_patient = spacing_mm if isinstance(spacing_mm, Mapping) else {folder.name: spacing_mm for folder in folders}
@@ -156,12 +168,21 @@ def write_manifest(cohort: Cohort, folder: Path) -> None:
     write_text_atomically(folder / MANIFEST, cohort.model_dump_json(indent=1) + "\n")
 
 
-def _verify(root: Path, manifest: Path) -> Cohort:
+def read_manifest(manifest: Path) -> Cohort:
+    """What a ``cohort.json`` says; whether the files are still so is not looked at.
+
+    Raises:
+        InputError: it is no manifest.
+    """
     try:
-        known = Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
+        return Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
+
+
+def _verify(root: Path, manifest: Path) -> Cohort:
+    known = read_manifest(manifest)
     found = scan_cohort(root)
     if found.hash != known.hash:
         raise InputError(
@@ -191,7 +212,12 @@ def _few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def _part_folder(root: Path, names: tuple[str, ...]) -> Path:
+def part_folder(root: Path, names: tuple[str, ...]) -> Path:
+    """The first of these folders that ``root`` holds.
+
+    Raises:
+        InputError: none of them.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {LAYOUT_REMEDY} below it")
     for name in names:
@@ -200,7 +226,8 @@ def _part_folder(root: Path, names: tuple[str, ...]) -> Path:
     raise InputError(f"{root}: no folder {' or '.join(names)}; {LAYOUT_REMEDY}")
 
 
-def _is_patient(folder: Path) -> bool:
+def is_patient(folder: Path) -> bool:
+    """Whether a path in the image or mask folder is a patient's folder."""
     return folder.is_dir() and not folder.name.startswith(".")
 
 

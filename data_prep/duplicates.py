@@ -109,7 +109,7 @@ def _signatures(data: CompiledCohort, names: tuple[str, ...]) -> _Signatures:
         for place in np.flatnonzero((head_Z > 0) & (head_Z >= LEAST_HEAD * head_Z.max())).tolist():
             owners.append((patient, place))
             pictures.append(_in_own_frame(stored_ZSS[place], entry))
-    return _Signatures(owners, _normalised(np.array(pictures, dtype=np.float32).reshape(-1, SIDE, SIDE)))
+    return _Signatures(owners, normalised(np.array(pictures, dtype=np.float32).reshape(-1, SIDE, SIDE)))
 
 
 def _in_own_frame(stored_SS: NDArray[np.uint8], entry: StoredPatient) -> NDArray[np.float32]:
@@ -121,7 +121,8 @@ def _in_own_frame(stored_SS: NDArray[np.uint8], entry: StoredPatient) -> NDArray
     return np.asarray(Image.fromarray(native_HW).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def _normalised(picture_MPP: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalised(picture_MPP: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Signatures (M, P * P) of pictures: without shading, zero mean, unit length."""
     details_MPP = picture_MPP - ndimage.gaussian_filter(picture_MPP, (0, SHADING, SHADING))
     values_MF = details_MPP.reshape(len(details_MPP), SIDE * SIDE)
     values_MF = values_MF - values_MF.mean(axis=1, keepdims=True)

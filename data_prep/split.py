@@ -65,25 +65,35 @@ def make_split(store: Store, config: SplitConfig) -> Split:
 
     Patients are ordered by lesion volume and cut into blocks of neighbours; within a block the order is
     shuffled, and each patient goes to the part that is furthest below its share. Sizes are therefore within
-    one patient of the shares, and every block is spread over the parts.
+    one patient of the shares, and every block is spread over the parts. Where the cohort names its official test
+    patients, exactly these are tested, and the others are drawn to train and to validate in their shares of each other.
 
     Raises:
         InputError: too few patients for three parts, or a part that cannot be scored for want of a lesion.
     """
     rng = np.random.default_rng([config.seed, 0x5711])
     volumes = {name: store.lesion_volume(name) for name in store.patients}
-    shares: dict[Part, float] = {part: getattr(config, part) for part in PARTS}
-    names = sorted(volumes)
+    official = store.official_test
+    shares = _drawn_shares(config, official)
+    names = sorted(set(volumes) - set(official))
     order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: volumes[names[i]])
     block = math.ceil(1 / min(shares.values()))
-    parts: dict[Part, list[str]] = {part: [] for part in PARTS}
+    parts: dict[Part, list[str]] = {"train": [], "val": [], "test": list(official)}
     for start in range(0, len(order), block):
         for count, i in enumerate(rng.permutation(order[start : start + block]).tolist(), start=start + 1):
-            lacking = max(PARTS, key=lambda part: shares[part] * count - len(parts[part]))
+            lacking = max(shares, key=lambda part: shares[part] * count - len(parts[part]))
             parts[lacking].append(names[i])
     _check_parts(parts, volumes, store)
-    members = {part: tuple(sorted(parts[part], key=names.index)) for part in PARTS}
+    members = {part: tuple(sorted(parts[part])) for part in PARTS}
     return Split(cohort_hash=store.cohort_hash, seed=config.seed, **members)
+
+
+def _drawn_shares(config: SplitConfig, official_test: Sequence[str]) -> dict[Part, float]:
+    """The shares of the parts that are drawn: all three, or train and val where the test patients are given."""
+    if not official_test:
+        return {part: getattr(config, part) for part in PARTS}
+    drawn = config.train + config.val
+    return {"train": config.train / drawn, "val": config.val / drawn}
 
 
 def _check_parts(parts: Mapping[Part, Sequence[str]], volumes: Mapping[str, float], store: Store) -> None:
@@ -120,6 +130,11 @@ def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
         raise InputError(
             f"{path}: drawn with seed {split.seed}, not {config.seed}; "
             "go back to that seed, or start a new run with --name"
+        )
+    if store.official_test and set(split.test) != set(store.official_test):
+        raise InputError(
+            f"{path}: tests other patients than the cohort's official_test; start a new run with --name, or restore "
+            "cohort.json"
         )
     # Earlier versions wrote no seal; what they wrote is what their seed draws.
     if not is_sealed and split != make_split(store, config):

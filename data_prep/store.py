@@ -29,6 +29,7 @@ from data_prep.cohort import Cohort, Patient
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.head import Box, head_box, whole_box
+from data_prep.window import KeptHu
 
 Crop = Literal["head", "none"]
 FORMAT = 1
@@ -67,6 +68,8 @@ class Store:
     masks_NSS: NDArray[np.uint8]
     lesion_N: NDArray[np.bool_]
     patients: Mapping[str, StoredPatient]
+    official_test: tuple[str, ...] = ()
+    """Patients that every split tests; see `Cohort`."""
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -83,12 +86,23 @@ class Store:
             if index["format"] != FORMAT:
                 raise InputError(f"{folder}: store format {index['format']}, not {FORMAT}; delete it")
             patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
+            official_test = tuple(index.get("official_test", ()))
         except InputError:
             raise
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = first_line(error)
             raise InputError(f"{folder}: not a readable store ({reason}); delete it to have it made anew") from error
-        return cls(folder, index["cohort_hash"], index["image_size"], index["crop"], images, masks, lesion, patients)
+        return cls(
+            folder,
+            index["cohort_hash"],
+            index["image_size"],
+            index["crop"],
+            images,
+            masks,
+            lesion,
+            patients,
+            official_test,
+        )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
         return (Store.open, (self.folder,))
@@ -102,9 +116,11 @@ class Store:
 
 def store_folder(cohort: Cohort, cache: Path, image_size: int, crop: Crop) -> Path:
     """The folder that the store of these settings has below ``cache``."""
-    # The spacing is no part of the cohort's hash, but volumes in the store's index depend on it.
-    spacings = json.dumps([patient.spacing_mm for patient in cohort.patients])
-    key = hashlib.sha256(f"{cohort.hash}{spacings}".encode()).hexdigest()
+    # These are no part of the cohort's hash, but the store's index or its pixels depend on them.
+    told = json.dumps([patient.spacing_mm for patient in cohort.patients])
+    if cohort.hu or cohort.official_test:
+        told += cohort.model_dump_json(include={"hu", "official_test"})
+    key = hashlib.sha256(f"{cohort.hash}{told}".encode()).hexdigest()
     return cache / f"{key[:16]}-{image_size}-{crop}"
 
 
@@ -139,13 +155,14 @@ def _compile(
     on_patient: Callable[[int, int], None] | None,
 ) -> None:
     shape = (cohort.slice_count, image_size, image_size)
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    masks = np.lib.format.open_memmap(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=shape)
+    images = _Rows(folder / "images.npy", shape)
+    masks = _Rows(folder / "masks.npy", shape)
+    lesion_N = np.zeros(cohort.slice_count, dtype=np.bool_)
     starts = np.cumsum([0, *(len(patient.images) for patient in cohort.patients)])
     entries: dict[str, StoredPatient] = {}
 
     def work(patient: Patient, start: int) -> tuple[str, StoredPatient]:
-        return patient.id, _store_patient(patient, root, start, images, masks, crop)
+        return patient.id, _store_patient(patient, root, start, images, masks, lesion_N, image_size, crop, cohort.hu)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         jobs = [pool.submit(work, patient, int(start)) for patient, start in zip(cohort.patients, starts, strict=False)]
@@ -158,34 +175,58 @@ def _compile(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    np.save(folder / "lesion.npy", np.array([is_lesion(mask).any() for mask in masks]))
-    images.flush()
-    masks.flush()
+    np.save(folder / "lesion.npy", lesion_N)
     index = {
         "format": FORMAT,
         "cohort_hash": cohort.hash,
         "image_size": image_size,
         "crop": crop,
+        "official_test": cohort.official_test,
         "patients": {patient.id: entries[patient.id].model_dump() for patient in cohort.patients},
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+class _Rows:
+    """A new .npy file of uint8, written slice by slice in any order.
+
+    A writable memory map would do the same, but the pages that it has touched stay with the process, so compiling
+    would take as much memory as the cohort is large.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
+        self._path = path
+        self._slice_bytes = shape[1] * shape[2]
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            self._offset = file.tell()
+            file.truncate(self._offset + shape[0] * self._slice_bytes)
+
+    def write(self, start: int, values_ZSS: NDArray[np.uint8]) -> None:
+        """Fill the slices from ``start`` on."""
+        with self._path.open("r+b") as file:
+            file.seek(self._offset + start * self._slice_bytes)
+            file.write(np.ascontiguousarray(values_ZSS).data)
 
 
 def _store_patient(
     patient: Patient,
     root: Path,
     start: int,
-    images_NSS: NDArray[np.uint8],
-    masks_NSS: NDArray[np.uint8],
+    images: _Rows,
+    masks: _Rows,
+    lesion_N: NDArray[np.bool_],
+    side: int,
     crop: Crop,
+    hu: KeptHu | None,
 ) -> StoredPatient:
-    image_ZHW, mask_ZHW = read_patient(patient, root)
+    image_ZHW, mask_ZHW = read_patient(patient, root, hu)
     height, width = image_ZHW.shape[1:]
     box = head_box(image_ZHW) if crop == "head" else whole_box(height, width)
-    side = images_NSS.shape[1]
-    for offset, (image_HW, mask_HW) in enumerate(zip(image_ZHW, mask_ZHW, strict=True)):
-        images_NSS[start + offset] = to_stored(image_HW, box, side)
-        masks_NSS[start + offset] = to_stored(mask_HW * np.uint8(255), box, side)
+    share_ZSS = np.stack([to_stored(mask_HW * np.uint8(255), box, side) for mask_HW in mask_ZHW])
+    images.write(start, np.stack([to_stored(image_HW, box, side) for image_HW in image_ZHW]))
+    masks.write(start, share_ZSS)
+    lesion_N[start : start + len(image_ZHW)] = is_lesion(share_ZSS).any(axis=(1, 2))
     return StoredPatient(
         start=start,
         stop=start + len(image_ZHW),
@@ -224,26 +265,31 @@ def to_native(values_SS: NDArray[np.float32], box: Box, native: tuple[int, int])
     return out
 
 
-def read_patient(patient: Patient, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_patient(patient: Patient, root: Path, hu: KeptHu | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A patient's own slices and masks: uint8 (Z, H, W) grey values, and uint8 (Z, H, W) of 0 and 1.
+
+    Args:
+        patient: whose.
+        root: the cohort's folder.
+        hu: how slices of 16 bits hold HU, as the cohort says; None refuses such slices.
 
     Raises:
         InputError: a file cannot be decoded, sizes differ, or a mask holds more than two values.
     """
-    image_ZHW = read_slices([root / name for name in patient.images])
+    image_ZHW = read_slices([root / name for name in patient.images], hu)
     masks = [_read_mask(root / name) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
         _check_size(root / name, mask, image_ZHW.shape[1:], root / patient.images[0])
     return image_ZHW, np.stack(masks)
 
 
-def read_slices(files: Sequence[Path]) -> NDArray[np.uint8]:
-    """A patient's slices as grey values, uint8 (Z, H, W).
+def read_slices(files: Sequence[Path], hu: KeptHu | None = None) -> NDArray[np.uint8]:
+    """A patient's slices as grey values, uint8 (Z, H, W); ``hu`` as in `read_patient`.
 
     Raises:
         InputError: a file cannot be decoded, or sizes differ.
     """
-    slices = [_read_grey(file) for file in files]
+    slices = [_read_grey(file, hu) for file in files]
     for file, array in zip(files, slices, strict=True):
         _check_size(file, array, slices[0].shape, files[0])
     return np.stack(slices)
@@ -255,9 +301,11 @@ def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], fi
         raise InputError(f"{file}: {sizes} in {first}; all slices of a patient need one size")
 
 
-def _read_grey(path: Path) -> NDArray[np.uint8]:
+def _read_grey(path: Path, hu: KeptHu | None = None) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
+            if hu and image.mode in ("I;16", "I;16B", "I"):
+                return hu.to_grey(np.asarray(image))
             return np.asarray(as_grey(image, path))
     except InputError:
         raise
@@ -278,7 +326,7 @@ def as_grey(image: Image.Image, path: Path) -> Image.Image:
 
 def _read_mask(path: Path) -> NDArray[np.uint8]:
     grey = _read_grey(path)
-    values = np.unique(grey)
+    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))  # np.unique sorts: ten times as slow
     if not set(values.tolist()) <= {0, 255} and not set(values.tolist()) <= {0, 1}:
         shown = ", ".join(str(value) for value in values[:6])
         raise InputError(f"{path}: mask values {shown}...; a mask holds 0 and 255, or 0 and 1")

@@ -7,7 +7,9 @@
 
 ``train`` splits the cohort by patient, trains, and keeps last.pt, best.pt and history.csv in DIR; the same command goes
 on where it stopped. ``evaluate`` scores every patient of any cohort on its own pixel grid. ``predict`` needs no masks:
-it takes one slice, one patient's folder of slices, or a folder of such folders, and writes masks and overlays.
+it takes slices, a NIfTI file, the folder of a DICOM study, or a folder of any of them, and writes overlays, lesion
+volumes (volumes.csv) and masks in the input's own grid: PNG, NIfTI, DICOM-SEG. A DICOM-SEG names its patient as the
+series does; nothing else that is written or printed comes from identifying DICOM fields.
 ``export`` writes a model's folder: weights, settings, model card, torch.export and ONNX graphs, a MONAI bundle; a run's
 winner lies in such a folder, results/RUN/model.
 """
@@ -21,14 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from data_prep.cohort import open_cohort
 from data_prep.compiled import cache_folder, compile_cohort
 from data_prep.errors import InputError
-from data_prep.files import replacing
 from data_prep.split import SplitConfig, lock_split, training_normalisation
-from data_prep.store import read_slices
+from data_prep.window import WINDOWS
 from lcnn.config import FORMATS, TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
 from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
@@ -38,8 +38,10 @@ from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst, save_prediction
-from lcnn.predict import input_patients, predict_volume
+from lcnn.predict import predict_volume
+from lcnn.scans import Scan, find_patients
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
+from lcnn.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,8 +60,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     evaluate_.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
     evaluate_.add_argument("--out", type=Path, help="folder for figures and overlays (default: only print)")
     predict = commands.add_parser("predict", help="segment slices that have no masks")
-    predict.add_argument("--input", type=Path, required=True, help="a slice, a patient's folder, or a folder of those")
-    predict.add_argument("--out", type=Path, required=True, help="folder for masks/ and overlays/")
+    predict.add_argument(
+        "--input", type=Path, required=True, help="slices, a NIfTI file, a DICOM folder, or a folder of those"
+    )
+    predict.add_argument("--out", type=Path, required=True, help="folder for masks/, overlays/ and volumes.csv")
+    predict.add_argument(
+        "--window", choices=WINDOWS, help="in which HU of NIfTI and DICOM become grey (default: brain)"
+    )
+    predict.add_argument("--series", type=int, metavar="NUMBER", help="the DICOM series to take, where several fit")
     export = commands.add_parser("export", help="write a model's folder, to be taken elsewhere")
     export.add_argument("--out", type=Path, required=True, help="the folder; a model that is there gives way")
     export.add_argument("--formats", nargs="*", choices=FORMATS, default=FORMATS, help="graphs to make (default: all)")
@@ -147,15 +155,22 @@ def predict(options: argparse.Namespace) -> int:
         InputError: no model, no slices, or slices that cannot be read.
     """
     model = load_model(options.model, device(options))
-    slices, seconds = 0, 0.0
-    for name, files in input_patients(options.input):
-        image_ZHW = read_slices(files)
+    patients = find_patients(options.input, options.series)
+    window = WINDOWS[options.window or "brain"]
+    if options.window is None and any(patient.holds_hu for patient in patients):
+        print(f"window: {window}, for models do not keep theirs; where it was another, name it by --window", flush=True)
+    seconds = 0.0
+    rows: list[VolumeRow] = []
+    for patient in patients:
+        scan = patient.open(window)
         started = time.perf_counter()
-        predicted_ZHW = predict_volume(model, image_ZHW) >= THRESHOLD
+        predicted_ZHW = predict_volume(model, scan.image_ZHW) >= THRESHOLD
         seconds += time.perf_counter() - started
-        slices += len(files)
-        write_prediction(options.out, name, files, image_ZHW, predicted_ZHW)
-        print(f"{name}: lesion on {int(predicted_ZHW.any(axis=(1, 2)).sum())} of {len(files)} slices", flush=True)
+        write_prediction(options.out, patient.name, scan, predicted_ZHW)
+        rows.append(volume_row(patient.name, scan, predicted_ZHW))
+        write_volumes(options.out / VOLUMES, rows)
+        print(f"{patient.name}: {rows[-1]}{f' ({scan.note})' if scan.note else ''}", flush=True)
+    slices = sum(row.slices for row in rows)
     print(f"{slices / seconds:.1f} slices/s predicting ({slices} slices, {model.device}); results in {options.out}")
     return 0
 
@@ -182,15 +197,12 @@ def export(options: argparse.Namespace) -> int:
     return 0 if all(graph.fault is None for graph in graphs) else 1
 
 
-def write_prediction(
-    out: Path, name: str, files: Sequence[Path], image_ZHW: NDArray[np.uint8], predicted_ZHW: NDArray[np.bool_]
-) -> None:
-    """Masks as PNG of 0 and 255 under the slices' names, and overlays of the slices with lesion."""
-    for file, image_HW, predicted_HW in zip(files, image_ZHW, predicted_ZHW, strict=True):
-        with replacing(out / "masks" / name / f"{file.stem}.png") as partial:
-            Image.fromarray(predicted_HW.astype(np.uint8) * 255).save(partial, format="PNG")
+def write_prediction(out: Path, name: str, scan: Scan, predicted_ZHW: NDArray[np.bool_]) -> None:
+    """The mask in the input's own grid, and overlays of the slices with lesion."""
+    scan.write_mask(out / "masks", predicted_ZHW)
+    for slice_name, image_HW, predicted_HW in zip(scan.slice_names, scan.image_ZHW, predicted_ZHW, strict=True):
         if predicted_HW.any():
-            save_prediction(out / "overlays" / name / f"{file.stem}.png", image_HW, predicted_HW)
+            save_prediction(out / "overlays" / name / f"{slice_name}.png", image_HW, predicted_HW)
 
 
 def device(options: argparse.Namespace) -> str:

@@ -94,7 +94,7 @@ def evaluate(
     by_id = {patient.id: patient for patient in cohort.patients}
     results = []
     for name in patients:
-        image, mask = read_patient(by_id[name], root)
+        image, mask = read_patient(by_id[name], root, cohort.hu)
         probability = predict_volume(model, image)
         result = score_patient(name, probability, mask > 0, by_id[name].spacing_mm)
         case = Case(result, image, mask > 0, probability >= THRESHOLD)

@@ -4,7 +4,7 @@ Legend: Z slices of a patient, H rows, W columns (native), B stacks, D slices of
 S side the network sees.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,21 +66,29 @@ def predict_slices(
     return np.stack([to_native(p_SS, box, (height, width)) for p_SS in probability])
 
 
-def input_patients(path: Path) -> Iterator[tuple[str, list[Path]]]:
+def input_patients(path: Path) -> list[tuple[str, list[Path]]]:
     """Patients' names and slice files of an input: one slice, one folder of slices, or a folder of such folders.
 
     Raises:
         InputError: there are no slices.
     """
     if path.is_file():
-        yield path.stem, [path]
-        return
+        return [(path.stem, [path])]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
+    patients = _picture_folders(path)
+    if not patients:
+        raise InputError(f"{path}: no slices (.png, .jpg, .tif), NIfTI or DICOM files in it or in its folders")
+    return patients
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether there are slices in a folder or in its folders."""
+    return bool(_picture_folders(folder))
+
+
+def _picture_folders(path: Path) -> list[tuple[str, list[Path]]]:
     root = next((path / name for name in ("images", "image") if (path / name).is_dir()), path)
     folders = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
     found = [(folder.name, list(slice_files(folder).values())) for folder in folders]
-    patients = [(name, files) for name, files in found if files]
-    if not patients:
-        raise InputError(f"{path}: no slices (.png, .jpg, .tif) in it or in its folders")
-    yield from patients
+    return [(name, files) for name, files in found if files]

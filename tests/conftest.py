@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""What holds for all tests; it also makes this folder's helpers importable from them."""
 
 import os
 

@@ -427,3 +427,14 @@ def test_files_that_change_after_the_cohort_was_opened_are_noticed_in_the_patien
     assert message == f"{root}: files of p2 changed while the run was going on; restore them and run it again"
     file.unlink()
     assert "cannot be read" in refusal(lambda: check_patients(cohort, root, ["p2"]))
+
+
+def test_official_test_patients_must_be_in_the_cohort(write_cohort: Build, tmp_path: Path) -> None:
+    root = write_cohort(patients=("p1", "p2"))
+    whole = scan_cohort(root).model_dump(mode="json")
+    for names in (["p1"], ["p1", "p9"]):
+        (root / MANIFEST).write_text(json.dumps(whole | {"official_test": names}))
+        if "p9" in names:
+            assert "not a cohort manifest" in refusal(lambda: open_cohort(root, tmp_path / "cache"))
+        else:
+            assert open_cohort(root, tmp_path / "cache").official_test == ("p1",)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,33 @@ def test_each_part_gets_its_share_of_patients_without_lesion(seed: int) -> None:
     split = make_split(store, SplitConfig(seed=seed))
     free = [sum(store.lesion_volume(name) == 0 for name in part) for part in members(split).values()]
     assert free == pytest.approx([14, 3, 3], abs=1)
+
+
+# Official test patients
+
+
+def with_official_test(store: Store, *names: str) -> Store:
+    return replace(store, official_test=names)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exactly_the_official_test_patients_are_tested(seed: int) -> None:
+    store = with_official_test(growing(40), "p3", "p17", "p21")
+    split = make_split(store, SplitConfig(seed=seed))
+    assert split.test == ("p17", "p21", "p3")
+    everyone = [name for part in members(split).values() for name in part]
+    assert sorted(everyone) == sorted(store.patients)
+    assert abs(len(split.val) - 37 * 0.15 / 0.85) < 1
+
+
+def test_a_split_that_tests_others_than_the_official_patients_is_refused(tmp_path: Path) -> None:
+    store = growing(40)
+    lock_split(tmp_path / "split.json", store, SplitConfig())
+    later = with_official_test(store, "p3", "p17", "p21")
+    message = refusal(lambda: lock_split(tmp_path / "split.json", later, SplitConfig()))
+    assert "tests other patients than the cohort's official_test; start a new run" in message
+    locked = lock_split(tmp_path / "other.json", later, SplitConfig())
+    assert lock_split(tmp_path / "other.json", later, SplitConfig()) == locked
 
 
 # Refusals

@@ -1,0 +1,156 @@
+"""What is wrong with a cohort: every patient's findings, and those that only comparing patients shows."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.cohort import (
+    IMAGE_FOLDERS,
+    MANIFEST,
+    MASK_FOLDERS,
+    Cohort,
+    is_patient,
+    natural_key,
+    part_folder,
+    read_manifest,
+    scan_cohort,
+)
+from data_prep.contact_sheet import Tile, draw_tile
+from data_prep.errors import InputError
+from data_prep.findings import Finding, Fix, Kind, Severity
+from data_prep.orientation import LEAST_PATIENTS, LIKELY_MARGIN, find_turns
+from data_prep.patient_check import PatientFiles, check_patient
+from data_prep.progress import in_processes
+from data_prep.signatures import SignatureFile
+
+
+@dataclass(frozen=True)
+class CohortReport:
+    """All that was found, and the contact sheet's tiles."""
+
+    patients: int
+    slices: int
+    findings: tuple[Finding, ...]
+    tiles: tuple[Tile, ...]
+    """Of the patients that can be shown."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether the cohort cannot be used as it is."""
+        return any(finding.severity is Severity.ERROR for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What stays in memory of a patient: some ten kilobytes."""
+
+    id: str
+    slices: tuple[str, ...]
+    hashes: tuple[str, ...]
+    pictures_KPP: NDArray[np.float32] | None
+
+
+def list_patients(root: Path) -> list[PatientFiles]:
+    """Every patient with a folder of images or of masks, in order.
+
+    Raises:
+        InputError: ``root`` is no cohort, or its manifest is none.
+    """
+    images, masks = part_folder(root, IMAGE_FOLDERS), part_folder(root, MASK_FOLDERS)
+    manifest = root / MANIFEST
+    spacing = {p.id: p.spacing_mm for p in read_manifest(manifest).patients} if manifest.exists() else {}
+    names = {folder.name for part in (images, masks) for folder in part.iterdir() if is_patient(folder)}
+    if not names:
+        raise InputError(f"{images}: no patient folders; a folder a patient is expected")
+    return [
+        PatientFiles(
+            name,
+            images / name if (images / name).is_dir() else None,
+            masks / name if (masks / name).is_dir() else None,
+            spacing.get(name),
+        )
+        for name in sorted(names, key=natural_key)
+    ]
+
+
+def check_cohort(root: Path, *, jobs: int) -> CohortReport:
+    """Look at every file under ``root``; nothing is written.
+
+    Raises:
+        InputError: ``root`` is no cohort.
+    """
+    patients = list_patients(root)
+    findings: list[Finding] = []
+    kept: list[_Kept] = []
+    tiles: list[Tile] = []
+    with SignatureFile() as stored:
+        for _, report in in_processes(check_patient, patients, jobs=jobs, what="checking"):
+            findings += report.findings
+            if report.signatures_MF is not None:
+                stored.add(len(kept), report.telling_M, report.signatures_MF)
+            if report.shown_HW is not None:
+                tiles.append(draw_tile(report.id, report.shown_HW, report.shown_mask_HW, report.shown))
+            kept.append(_Kept(report.id, report.slices, report.hashes, report.pictures_KPP))
+        findings += _shared(stored, kept)
+    findings += _turned(kept)
+    findings += _of_the_manifest(root, patients, findings)
+    return CohortReport(len(patients), sum(len(k.slices) for k in kept), tuple(findings), tuple(tiles))
+
+
+def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
+    pairs: defaultdict[tuple[int, int], list[tuple[float, int, int]]] = defaultdict(list)
+    for (one, place), (two, other), correlation in stored.shared():
+        pairs[one, two].append((correlation, place, other))
+    found = []
+    for (one, two), slices in sorted(pairs.items()):
+        best, place, other = max(slices)
+        alike = len({p for _, p, _ in slices})
+        same = len({p for _, p, o in slices if kept[one].hashes[p] == kept[two].hashes[o]})
+        told = (
+            f"{alike} slices look like slices of {kept[two].id}, {same} of them pixel by pixel (most alike: "
+            f"{kept[two].slices[other]}, {best:.3f}); one person twice leaks between parts: keep one of the two"
+        )
+        severity = Severity.ERROR if same else Severity.WARNING
+        found.append(Finding(severity, Kind.NEAR_DUPLICATE, kept[one].id, kept[one].slices[place], told))
+    return found
+
+
+def _turned(kept: list[_Kept]) -> list[Finding]:
+    compared = [patient for patient in kept if patient.pictures_KPP is not None]
+    if len(compared) < LEAST_PATIENTS:
+        told = f"it takes {LEAST_PATIENTS} patients to say who lies otherwise; look at the contact sheet"
+        return [Finding(Severity.NOTE, Kind.NOT_COMPARED, "", "", told)]
+    pictures_NKPP = np.stack([patient.pictures_KPP for patient in compared if patient.pictures_KPP is not None])
+    found = []
+    for patient, turn in zip(compared, find_turns(pictures_NKPP), strict=True):
+        if turn.quarters == 0 or turn.margin < LIKELY_MARGIN:
+            continue
+        way = {1: "a quarter to the right", 2: "upside down or mirrored front to back", 3: "a quarter to the left"}
+        sure = "sure" if turn.is_sure else "likely"
+        told = (
+            f"{sure}: {way[turn.quarters]} against most patients (correlation {turn.as_it_is:.3f} as it is, "
+            f"{turn.correlation:.3f} turned)"
+        )
+        can_fix = turn.is_sure and turn.quarters == 2
+        advice = "; --fix turns it by half" if can_fix else "; look at the contact sheet"
+        fix = Fix.TURN if can_fix else None
+        found.append(Finding(Severity.WARNING, Kind.TURNED, patient.id, "", told + advice, fix))
+    return found
+
+
+def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Finding]) -> list[Finding]:
+    missing = [patient.id for patient in patients if patient.spacing_mm is None]
+    findings = []
+    if missing:
+        who = "all patients" if len(missing) == len(patients) else f"{len(missing)} patients, {missing[0]} the first"
+        told = f"{who}: volumes are in voxels; `python -m data_prep index --spacing-mm` writes it down"
+        findings.append(Finding(Severity.WARNING, Kind.NO_SPACING, "", "", told))
+    if (root / MANIFEST).exists() and not any(finding.severity is Severity.ERROR for finding in found):
+        known: Cohort = read_manifest(root / MANIFEST)
+        if scan_cohort(root).hash != known.hash:
+            told = "the files are not those that it describes; restore them, or delete it and index anew"
+            findings.append(Finding(Severity.ERROR, Kind.MANIFEST, "", MANIFEST, told))
+    return findings

@@ -1,0 +1,63 @@
+"""``download``: two ZIP files from Google Drive, unpacked into the common layout."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from data_prep.archives import Unpacked, unpack_cohort
+from data_prep.cohort import has_layout
+from data_prep.errors import InputError
+from data_prep.fetching import fetch_zip, link_of
+from data_prep.progress import bar
+
+DOWNLOADS = ".download"
+"""Folder of the target in which archives are kept until they are unpacked."""
+FEW = 3
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("folder", type=Path, help="folder of the cohort; images/ and masks/ are made in it")
+    parser.add_argument("--image-id", required=True, metavar="ID", help="ZIP of the slices: its Drive id, or a link")
+    parser.add_argument("--mask-id", required=True, metavar="ID", help="ZIP of the masks")
+    parser.add_argument("--keep-zip", action="store_true", help="leave images.zip and masks.zip in the folder")
+    parser.add_argument(
+        "--no-overwrite", action="store_true", help="leave images/ and masks/ as they are where they are there already"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fetch what is missing, then unpack both.
+
+    Raises:
+        InputError: a link is wrong, a server refuses, or an archive is damaged, unsafe or no cohort.
+    """
+    root = options.folder
+    links = {"images": link_of(options.image_id, "--image-id"), "masks": link_of(options.mask_id, "--mask-id")}
+    if links["images"] == links["masks"]:
+        raise InputError(f"--image-id and --mask-id {options.mask_id}: the same file; give the masks' own")
+    if options.no_overwrite and has_layout(root):
+        print(f"{root}: holds a cohort already; left as it is")
+        return
+    files = {}
+    for part, link in links.items():
+        with bar(f"fetching {part}", None, in_bytes=True) as show:
+            files[part] = fetch_zip(link, root / DOWNLOADS, show)
+    with bar("unpacking", None) as show:
+        unpacked = unpack_cohort(files["images"], files["masks"], root, show)
+    if options.keep_zip:
+        for part, file in files.items():
+            file.replace(root / f"{part}.zip")
+    shutil.rmtree(root / DOWNLOADS)
+    _tell(root, unpacked)
+
+
+def _tell(root: Path, unpacked: Unpacked) -> None:
+    print(f"{root}: {unpacked.patients} patients, {unpacked.slices} slices")
+    for names, lack in ((unpacked.without_masks, "masks"), (unpacked.without_images, "images")):
+        if names:
+            more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+            print(f"without {lack}: {', '.join(names[:FEW])}{more}; add them, or remove the folders")
+    if unpacked.others:
+        print(f"left out: {unpacked.others} files that are no slices")
+    print(f"next: python -m data_prep check {root}")

@@ -1,0 +1,266 @@
+"""``import``: a folder of scans and masks in any format to a cohort."""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from data_prep.cohort import MANIFEST, Cohort, scan_cohort, write_manifest
+from data_prep.errors import InputError, first_line
+from data_prep.files import write_text_atomically
+from data_prep.importing import (
+    NOTES,
+    Fault,
+    ImportSettings,
+    Note,
+    Task,
+    clear_leftovers,
+    import_patient,
+    patient_id,
+    refuse_foreign,
+    unwritable,
+)
+from data_prep.progress import all_cores, in_processes
+from data_prep.sources.case import Case, Kind
+from data_prep.sources.reading import ReadOptions, lacking_mask
+from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
+from data_prep.sources.tree import Patterns
+from data_prep.window import WINDOWS, KeptHu
+
+FORMAT_NAMES = {kind.name.lower(): kind for kind in FORMATS}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "scans",
+        type=Path,
+        metavar="SRC",
+        help="folder of NIfTI files, DICOM studies, PNG/JPEG/TIFF slices (AISD too), or npz",
+    )
+    parser.add_argument("folder", type=Path, metavar="DST", help="folder of the cohort to make")
+    parser.add_argument("--window", choices=WINDOWS, help=f"how HU become grey: {_windows()} (default: brain)")
+    parser.add_argument("--depth", type=int, choices=(8, 16), default=8,
+                        help="16 keeps the HU in the slices; the window is applied when they are compiled")  # fmt: skip
+    parser.add_argument("--format", choices=FORMAT_NAMES, help="where the folder holds files of several")
+    parser.add_argument("--image-pattern", metavar="GLOB", help="names of scans, such as '*_ncct.nii.gz'")
+    parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
+    parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
+                        help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
+    parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
+                        help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
+    parser.add_argument("--hu-offset", type=int, metavar="N", help="what was added to the HU in 16-bit slices")
+    parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
+                        help="distances between voxel centres, where the files do not say")  # fmt: skip
+    parser.add_argument("--test-list", type=Path, metavar="FILE",
+                        help="official test patients, a name of SRC a line: exactly these are tested")  # fmt: skip
+    parser.add_argument("--ids", type=Path, metavar="FILE",
+                        help="write which patient got which id here (CSV); keep it apart from the cohort")  # fmt: skip
+    parser.add_argument("--name", help="name of the cohort (default: the folder's)")
+    parser.add_argument("--source", metavar="TEXT", help="where the data comes from")
+    parser.add_argument("--licence", help="terms of its use")
+    parser.add_argument("--jobs", type=int, default=all_cores(), help="processes (default: all cores)")
+    parser.add_argument("--dry-run", action="store_true", help="say what was found, and write nothing")
+
+
+def _windows() -> str:
+    return ", ".join(f"{name} {window.width_hu:g}/{window.level_hu:g}" for name, window in WINDOWS.items())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Say what was found, import it, and write the manifest.
+
+    Raises:
+        InputError: bad options, a source that is not understood, or patients that cannot be imported.
+    """
+    _check(options)
+    patterns = Patterns(options.image_pattern, options.mask_pattern)
+    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format))
+    cases = _to_import(source, options)
+    ids = {patient_id(number, len(cases)): case for number, case in enumerate(cases, start=1)}
+    official = _official_test(options.test_list, ids)
+    settings = _settings(options, source)
+    for line in _found(options, source, cases, len(official)):
+        print(line, flush=True)
+    if options.dry_run:
+        return
+    refuse_foreign(options.folder)
+    notes = _import(ids, settings, options.jobs)
+    cohort = _describe(options, settings, notes, official)
+    try:
+        write_manifest(cohort, options.folder)
+    except OSError as error:
+        raise InputError(unwritable(options.folder, error)) from error
+    if options.ids:
+        _write_ids(options.ids, ids)
+    print(f"{options.folder}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    if options.spacing_mm and not all(0 < mm < float("inf") for mm in options.spacing_mm):
+        raise InputError(f"--spacing-mm {' '.join(map(str, options.spacing_mm))}: distances are above 0")
+    source, folder = _resolved(options.scans), _resolved(options.folder)
+    if source == folder or source in folder.parents or folder in source.parents:
+        raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
+    if options.ids and folder in _resolved(options.ids).parents:
+        raise InputError(f"--ids {options.ids}: lies in the cohort, which must not hold names; write it elsewhere")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        path.exists()  # says what resolving does not: that a name is too long
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: no usable path ({first_line(error)}); name another") from error
+
+
+def _to_import(source: Source, options: argparse.Namespace) -> list[Case]:
+    if source.without_mask and options.missing_masks == "refuse":
+        first = lacking_mask(source.without_mask[0])
+        raise InputError(
+            f"{first}: no mask for it; {len(source.without_mask)} of {len(source.cases)} patients lack masks; say "
+            "--mask-pattern, or --missing-masks empty (no lesion) or skip"
+        )
+    left_out = {*source.without_mask} if options.missing_masks == "skip" else set()
+    cases = [case for case in source.cases if case not in left_out]
+    if not cases:
+        raise InputError(f"{options.scans}: no patient has a mask; say which files are masks by --mask-pattern")
+    return cases
+
+
+def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--test-list {path}: cannot be read as text; give one patient a line") from error
+    by_name = {case.name: patient for patient, case in ids.items()}
+    chosen = []
+    for number, name in enumerate((line.strip() for line in lines), start=1):
+        if name and name not in by_name:
+            raise InputError(f"--test-list {path}: line {number} is no patient that is imported; correct or remove it")
+        if name:
+            chosen.append(by_name[name])
+    if not chosen or len(set(chosen)) == len(ids):
+        raise InputError(
+            f"--test-list {path}: {len(set(chosen))} of {len(ids)} patients; some are tested, others train"
+        )
+    return tuple(sorted(set(chosen)))
+
+
+def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
+    if source.kind in (Kind.NIFTI, Kind.DICOM) and options.spacing_mm:
+        raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
+    labels = frozenset(options.lesion_labels) if options.lesion_labels else None
+    return ImportSettings(
+        root=options.folder,
+        window=WINDOWS[options.window or "brain"],
+        keeps_hu=options.depth == 16,
+        spacing_mm=tuple(options.spacing_mm) if options.spacing_mm else None,
+        reading=ReadOptions(options.hu_offset, labels),
+    )
+
+
+def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], tested: int) -> list[str]:
+    lines = [
+        f"{options.scans}: {source.kind}, {len(source.cases)} patients, "
+        f"{len(source.cases) - len(source.without_mask)} with a mask",
+        f"spacing: {_spacing(options, source)}",
+        f"window: {WINDOWS[options.window or 'brain']} where files hold HU"
+        f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
+    ]
+    if source.kind == Kind.AISD and not options.lesion_labels:
+        lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) becomes background, for masks know no third value")
+    if len(cases) < len(source.cases):
+        lines.append(f"left out: {len(source.cases) - len(cases)} patients without a mask")
+    if tested:
+        lines.append(f"official test: {tested} patients")
+    return lines
+
+
+def _spacing(options: argparse.Namespace, source: Source) -> str:
+    if options.spacing_mm:
+        return " x ".join(f"{mm:g}" for mm in options.spacing_mm) + " mm"
+    if source.kind == Kind.DICOM:
+        return "that of each series"
+    told = sorted(spacings(source))
+    if not told:
+        return "not told by the files; say it by --spacing-mm for volumes in ml"
+    shown = [" x ".join(f"{mm:g}" for mm in spacing) for spacing in (told[0], told[-1])]
+    return f"{shown[0]} mm" if len(told) == 1 else f"{shown[0]} to {shown[1]} mm ({len(told)} different)"
+
+
+def _import(ids: Mapping[str, Case], settings: ImportSettings, jobs: int) -> dict[str, Note]:
+    """The notes of all patients.
+
+    Raises:
+        InputError: some could not be imported; the others are kept.
+    """
+    root = settings.root
+    try:
+        (root / NOTES).mkdir(parents=True, exist_ok=True)
+        (root / MANIFEST).unlink(missing_ok=True)
+        clear_leftovers(root, tuple(ids))
+    except OSError as error:
+        raise InputError(unwritable(root, error)) from error
+    notes: dict[str, Note] = {}
+    faults = []
+    tasks = [Task(patient, case, settings) for patient, case in ids.items()]
+    try:
+        for task, outcome in in_processes(import_patient, tasks, jobs=jobs, what="importing"):
+            if isinstance(outcome, Fault):
+                faults.append(outcome.reason)
+            else:
+                notes[task.id] = outcome
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{root}: a process was killed, most likely for want of memory; use fewer by --jobs, what is done is kept"
+        ) from error
+    if len(faults) > 1:
+        sys.stderr.writelines(f"{reason}\n" for reason in faults)
+    if faults:
+        raise InputError(
+            faults[0]
+            if len(faults) == 1
+            else f"{len(faults)} of {len(ids)} patients could not be imported; mend them, the same command goes on"
+        )
+    if len({note.is_windowed for note in notes.values()}) > 1:
+        raise InputError(f"{root}: grey values and HU are mixed in the source; import them apart")
+    return notes
+
+
+def _describe(
+    options: argparse.Namespace, settings: ImportSettings, notes: Mapping[str, Note], official: tuple[str, ...]
+) -> Cohort:
+    is_windowed = all(note.is_windowed for note in notes.values())
+    # Of slices that were grey before, the window is what the user says, and unknown otherwise.
+    window = None if is_windowed and options.window is None else str(settings.window)
+    cohort = scan_cohort(
+        options.folder,
+        name=options.name,
+        window=window,
+        source=options.source,
+        licence=options.licence,
+        spacing_mm={patient: note.spacing_mm for patient, note in notes.items() if note.spacing_mm},
+    )
+    kept = KeptHu(window=settings.window) if settings.keeps_hu and not is_windowed else None
+    return cohort.model_copy(update={"hu": kept, "official_test": official})
+
+
+def _write_ids(path: Path, ids: Mapping[str, Case]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["id", "source"])
+    writer.writerows((patient, case.name) for patient, case in ids.items())
+    # Names of files need not be UTF-8; what is not is written as \\udcXX.
+    text = table.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        write_text_atomically(path, text)
+    except OSError as error:
+        raise InputError(f"--ids {path}: cannot be written ({error.strerror}); name another file") from error

@@ -1,0 +1,98 @@
+"""``stats``: grey values for normalisation, lesion volumes and slices of a cohort, as a table, a CSV file and plots."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.cohort import open_cohort
+from data_prep.errors import InputError
+from data_prep.files import write_text_atomically
+from data_prep.histograms import Histogram, Series, in_digits, to_svg
+from data_prep.progress import all_cores, in_processes
+from data_prep.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
+
+BINS = 16
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("folder", type=Path, help="cohort of images/<patient>/ and masks/<patient>/")
+    parser.add_argument("--out", type=Path, help="folder for stats.csv and stats.svg (results/stats-<name>)")
+    parser.add_argument("--jobs", type=int, default=all_cores(), help="processes (default: all cores)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Count every patient, write both files, show the cohort's row.
+
+    Raises:
+        InputError: the folder is no cohort, or a file of it cannot be used.
+    """
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    root, out = options.folder, options.out or Path("results") / f"stats-{options.folder.resolve().name}"
+    with tempfile.TemporaryDirectory() as cache:
+        cohort = open_cohort(root, Path(cache))
+    tasks = [(root, patient) for patient in cohort.patients]
+    patients = [counts for _, counts in in_processes(count_patient, tasks, jobs=options.jobs, what="measuring")]
+    total = row_of_all(patients)
+    write_rows(out / "stats.csv", [*map(row_of, patients), total])
+    label = f"{cohort.name}: {len(patients)} patients, {total.slices} slices"
+    write_text_atomically(out / "stats.svg", to_svg(_panels(patients), label))
+    print(label)
+    print(_in_words(total, patients))
+    print(f"{out / 'stats.csv'}, stats.svg")
+
+
+def _in_words(total: Row, patients: Sequence[PatientCounts]) -> str:
+    unit, volumes = _volumes(patients)
+    with_lesion = [volume for volume in volumes if volume > 0]
+    lesions = "no lesions"
+    if with_lesion:
+        low, median, high = map(in_digits, np.quantile(with_lesion, (0, 0.5, 1)))
+        lesions = f"lesions in {len(with_lesion)}: {low} to {high} {unit}, median {median}"
+    return (
+        f"grey values above 0: mean {total.grey_mean:.1f}, standard deviation {total.grey_sd:.1f}, "
+        f"1% to 99% {total.grey_p1} to {total.grey_p99}\n{lesions}; {total.lesion_slices} slices hold lesion"
+    )
+
+
+def _volumes(patients: Sequence[PatientCounts]) -> tuple[str, list[float]]:
+    """In ml where all spacings are known, else in voxels."""
+    if all(patient.voxel_ml is not None for patient in patients):
+        return "ml", [patient.lesion_voxels * (patient.voxel_ml or 0.0) for patient in patients]
+    return "voxels", [float(patient.lesion_voxels) for patient in patients]
+
+
+def _panels(patients: Sequence[PatientCounts]) -> list[Histogram]:
+    # In 64 bins of 4 grey values; black is left out, for the air around the head would dwarf all else.
+    grey_64, lesion_64 = (
+        np.where(np.arange(256) > 0, np.sum(counts, axis=0), 0).reshape(64, 4).sum(axis=1)
+        for counts in ([p.grey_G for p in patients], [p.lesion_G for p in patients])
+    )
+    shares = [Series(name, c / max(c.sum(), 1)) for name, c in (("all pixels", grey_64), ("lesion", lesion_64))]
+    unit, volumes = _volumes(patients)
+    present = np.array([volume for volume in volumes if volume > 0] or [1.0])
+    edges = np.geomspace(present.min() * 0.99, present.max() * 1.01, BINS + 1)
+    slices = np.array([patient.slices for patient in patients])
+    slice_edges = np.linspace(slices.min() - 0.5, slices.max() + 0.5, min(BINS, int(np.ptp(slices)) + 1) + 1)
+    return [
+        Histogram("Grey values above 0", "grey value", "share of pixels", np.linspace(0, 256, 65), shares),
+        Histogram(
+            "Lesion volume",
+            f"{unit}, logarithmic; {sum(volume == 0 for volume in volumes)} without lesion not shown",
+            "patients",
+            edges,
+            [Series("", np.histogram([v for v in volumes if v > 0], edges)[0].astype(float))],
+            is_log=True,
+        ),
+        Histogram(
+            "Slices",
+            "slices a patient",
+            "patients",
+            slice_edges,
+            [Series("", np.histogram(slices, slice_edges)[0].astype(float))],
+        ),
+    ]

@@ -1,0 +1,117 @@
+"""Mending what is safe to mend, with a copy of whatever it changes.
+
+<root>/.before-fix/<n>/images/...    the files that the n-th mending changed, as they were
+<root>/.before-fix/<n>/unfinished    the patient that is being changed; there only after an interruption
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.cohort import IMAGE_FOLDERS, MANIFEST, MASK_FOLDERS, part_folder, read_manifest, scan_cohort, slice_files
+from data_prep.cohort import write_manifest as write_cohort
+from data_prep.errors import InputError
+from data_prep.files import replacing, write_text_atomically
+from data_prep.findings import Finding, Fix
+from data_prep.store import read_slices
+
+BACKUP = ".before-fix"
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What was mended."""
+
+    files: int
+    backup: Path
+
+
+def apply_fixes(root: Path, findings: Sequence[Finding]) -> Fixed | None:
+    """Mend the findings that have a fix, a patient at a time; None where there is none.
+
+    Raises:
+        InputError: a file cannot be read any more.
+        OSError: the folder cannot be written to, or its disk is full.
+    """
+    by_patient: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        if finding.fix is not None:
+            by_patient[finding.patient].append(finding)
+    if not by_patient:
+        return None
+    backup = _next_backup(root)
+    files = sum(_mend(root, backup, patient, found) for patient, found in by_patient.items())
+    _renew_manifest(root, backup)
+    return Fixed(files, backup)
+
+
+def undo_unfinished(root: Path) -> None:
+    """Put back the files of a patient whose mending was interrupted."""
+    for marker in sorted((root / BACKUP).glob(f"*/{UNFINISHED}")):
+        patient = marker.read_text(encoding="utf-8")
+        for copy in (file for file in marker.parent.glob(f"*/{patient}/*") if file.is_file()):
+            original = root / copy.relative_to(marker.parent)
+            with replacing(original) as partial:
+                shutil.copyfile(copy, partial)
+            if original.suffix.lower() != ".png":
+                original.with_suffix(".png").unlink(missing_ok=True)
+        marker.unlink()
+
+
+def _next_backup(root: Path) -> Path:
+    taken = [int(folder.name) for folder in (root / BACKUP).glob("*") if folder.name.isdecimal()]
+    folder = root / BACKUP / str(max(taken, default=0) + 1)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -> int:
+    images, masks = (part_folder(root, names) / patient for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+    binary = {finding.slice for finding in findings if finding.fix is Fix.BINARISE}
+    is_turned = any(finding.fix is Fix.TURN for finding in findings)
+    mask_files = list(slice_files(masks).values()) if masks.is_dir() else []
+    changed = [file for file in mask_files if is_turned or file.name in binary]
+    changed += slice_files(images).values() if is_turned else []
+    for file in changed:
+        copy = backup / file.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    write_text_atomically(backup / UNFINISHED, patient)
+    for file in changed:
+        pixels = read_slices([file])[0]
+        if file.parent == masks and file.name in binary:
+            pixels = (pixels > 127) * np.uint8(255)
+        _rewrite(file, np.rot90(pixels, 2) if is_turned else pixels)
+    (backup / UNFINISHED).unlink()
+    return len(changed)
+
+
+def _rewrite(file: Path, pixels_HW: NDArray[np.uint8]) -> None:
+    """As PNG, whatever it was: JPEG would blur a mask anew."""
+    target = file.with_suffix(".png")
+    with replacing(target) as partial:
+        Image.fromarray(np.ascontiguousarray(pixels_HW)).save(partial, format="PNG")
+    if target != file:
+        file.unlink()
+
+
+def _renew_manifest(root: Path, backup: Path) -> None:
+    """Have ``cohort.json`` describe the mended files, with all else that it says."""
+    manifest = root / MANIFEST
+    if not manifest.exists():
+        return
+    known = read_manifest(manifest)
+    shutil.copy2(manifest, backup / MANIFEST)
+    spacing = {patient.id: patient.spacing_mm for patient in known.patients if patient.spacing_mm}
+    try:
+        found = scan_cohort(root, spacing_mm=spacing)
+    except InputError:
+        return  # something else is wrong with the files; the check that follows says what
+    write_cohort(known.model_copy(update={"patients": found.patients, "hash": found.hash}), root)

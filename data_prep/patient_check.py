@@ -1,0 +1,265 @@
+"""What is wrong with one patient's files, and what is kept of them to compare patients.
+
+Legend: Z slices, H rows, W columns, M slices that show enough head, K mean pictures, P pixels of their side.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from data_prep.cohort import slice_files
+from data_prep.duplicates import BRIGHT
+from data_prep.errors import InputError
+from data_prep.findings import Finding, Fix, Kind, Severity
+from data_prep.orientation import (
+    LIKELY_REVERSED,
+    SURE_REVERSED,
+    is_shuffled,
+    mean_pictures,
+    upward_score,
+)
+from data_prep.signatures import signatures, telling_slices
+from data_prep.store import read_slices
+
+SMALLEST_SIDE = 32
+"""Pixels; smaller pictures are thumbnails or damage."""
+BLANK_HEAD = 0.002
+"""A slice with less head than this share of the picture is blank."""
+IMPLAUSIBLE_MM = {"slice": (0.3, 12.0), "row": (0.15, 2.0), "column": (0.15, 2.0)}
+"""Ranges that head CT keeps within, thumbnails of it included."""
+OUTSIDE_WARNING, OUTSIDE_ERROR = 0.05, 0.5
+"""Shares of a patient's lesion outside the head."""
+FIRM = 64
+"""Mask values this near to 0 or 255 are taken for them, as JPEG and resizing blur masks."""
+MOST_UNSURE = 1 / 3
+"""Largest share of a mask's pixels above 0 that may lie between, for the mask to be made binary unasked."""
+LABELS = 4
+"""A mask of so few values, 0 included, may be one of labels, and only a person knows what they mean."""
+
+
+@dataclass(frozen=True)
+class PatientFiles:
+    """Where a patient's files lie; None where there is no folder."""
+
+    id: str
+    images: Path | None
+    masks: Path | None
+    spacing_mm: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class PatientReport:
+    """What was found, and what patients are compared by."""
+
+    id: str
+    findings: tuple[Finding, ...]
+    slices: tuple[str, ...] = ()
+    """File names in order; empty where the patient cannot be compared."""
+    hashes: tuple[str, ...] = ()
+    """Of the slices' pixels."""
+    telling_M: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    signatures_MF: NDArray[np.float16] | None = None
+    pictures_KPP: NDArray[np.float32] | None = None
+    shown_HW: NDArray[np.uint8] | None = None
+    """The slice for the contact sheet: the one with most lesion, else the middle one."""
+    shown_mask_HW: NDArray[np.bool_] | None = None
+    shown: int = 0
+    """Its place."""
+
+
+def check_patient(files: PatientFiles) -> PatientReport:
+    """Look at every file of a patient; nothing is written."""
+    findings = _Findings(files.id)
+    images = _listed(files.images, findings)
+    masks = _listed(files.masks, findings)
+    _check_pairs(files, images, masks, findings)
+    _check_spacing(files, findings)
+    pictures = _read(images, findings)
+    lesions = _read(masks, findings)
+    for stem, mask_HW in lesions.items():
+        _check_mask(masks[stem], mask_HW, pictures.get(stem), findings)
+    if len(pictures) < len(images) or not pictures:
+        return PatientReport(files.id, findings.all())
+    sizes = {picture.shape for picture in pictures.values()}
+    if len(sizes) > 1:
+        told = ", ".join(f"{columns}x{rows}" for rows, columns in sorted(sizes))
+        findings.error(Kind.SIZES_DIFFER, f"slices of {told} pixels; export the series again at one size")
+        return PatientReport(files.id, findings.all())
+    image_ZHW = np.stack(list(pictures.values()))
+    pictures.clear()
+    names = tuple(images[stem].name for stem in images)
+    if min(image_ZHW.shape[1:]) < SMALLEST_SIDE:
+        findings.error(Kind.TOO_SMALL, f"{image_ZHW.shape[2]}x{image_ZHW.shape[1]} pixels; export at full size")
+        return PatientReport(files.id, findings.all())
+    masks_Z = [_fitting(lesions.get(stem), image_ZHW.shape[1:]) for stem in images]
+    hashes = tuple(hashlib.sha256(picture.tobytes()).hexdigest() for picture in image_ZHW)
+    area_Z = (image_ZHW >= BRIGHT).mean(axis=(1, 2))
+    _check_repeats(names, hashes, area_Z, findings)
+    _check_order(area_Z[area_Z >= BLANK_HEAD], findings)
+    _check_lesion(image_ZHW, masks_Z, findings)
+    telling_M = telling_slices(image_ZHW)
+    sizes_Z = [0 if mask is None else int(mask.sum()) for mask in masks_Z]
+    shown = int(np.argmax(sizes_Z)) if any(sizes_Z) else len(names) // 2
+    return PatientReport(
+        files.id,
+        findings.all(),
+        slices=names,
+        hashes=hashes,
+        telling_M=telling_M,
+        signatures_MF=signatures(image_ZHW[telling_M]),
+        pictures_KPP=mean_pictures(image_ZHW) if len(telling_M) else None,
+        shown_HW=image_ZHW[shown],
+        shown_mask_HW=masks_Z[shown],
+        shown=shown,
+    )
+
+
+class _Findings:
+    """Findings of one patient, as they come."""
+
+    def __init__(self, patient: str) -> None:
+        self._patient = patient
+        self._found: list[Finding] = []
+
+    def add(self, severity: Severity, kind: Kind, detail: str, file: str = "", fix: Fix | None = None) -> None:
+        self._found.append(Finding(severity, kind, self._patient, file, detail, fix))
+
+    def error(self, kind: Kind, detail: str, file: str = "", fix: Fix | None = None) -> None:
+        self.add(Severity.ERROR, kind, detail, file, fix)
+
+    def all(self) -> tuple[Finding, ...]:
+        return tuple(self._found)
+
+
+def _listed(folder: Path | None, findings: _Findings) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    try:
+        return slice_files(folder)
+    except InputError as error:
+        findings.error(Kind.UNREADABLE, _without_path(error, folder))
+    except OSError as error:
+        findings.error(Kind.UNREADABLE, f"the folder cannot be listed ({error.strerror}); check its permissions")
+    return {}
+
+
+def _check_pairs(files: PatientFiles, images: dict[str, Path], masks: dict[str, Path], findings: _Findings) -> None:
+    if files.images is not None and not images:
+        findings.error(
+            Kind.NO_SLICES, "no slices in its folder; add them, remove the folder, or use `import` for other formats"
+        )
+    for stem in (stem for stem in images if stem not in masks):
+        # An empty mask says "no lesion here", which nobody has said; so it is not made up.
+        findings.error(Kind.NO_MASK, "no mask; add one, all 0 if a person saw no lesion", images[stem].name)
+    for stem in (stem for stem in masks if stem not in images):
+        findings.error(Kind.NO_IMAGE, "no slice of this name; add or remove it", masks[stem].name)
+
+
+def _check_spacing(files: PatientFiles, findings: _Findings) -> None:
+    if files.spacing_mm is None:
+        return
+    for (axis, (low, high)), distance in zip(IMPLAUSIBLE_MM.items(), files.spacing_mm, strict=True):
+        if not low <= distance <= high:
+            findings.add(
+                Severity.WARNING,
+                Kind.ODD_SPACING,
+                f"{distance:g} mm between {axis}s, expected {low:g} to {high:g}; correct cohort.json",
+            )
+
+
+def _read(files: Mapping[str, Path], findings: _Findings) -> dict[str, NDArray[np.uint8]]:
+    read = {}
+    for stem, file in files.items():
+        try:
+            read[stem] = read_slices([file])[0]
+        except InputError as error:
+            findings.error(Kind.UNREADABLE, _without_path(error, file), file.name)
+    return read
+
+
+def _without_path(error: InputError, place: Path) -> str:
+    return str(error).removeprefix(f"{place}: ").replace(f"{place.parent}/", "")
+
+
+def _check_mask(file: Path, mask_HW: NDArray[np.uint8], image: NDArray[np.uint8] | None, findings: _Findings) -> None:
+    if image is not None and mask_HW.shape != image.shape:
+        sizes = f"mask {mask_HW.shape[1]}x{mask_HW.shape[0]}, slice {image.shape[1]}x{image.shape[0]} pixels"
+        findings.error(Kind.SIZES_DIFFER, f"{sizes}; export the mask on the slice's grid", file.name)
+    counts = np.bincount(mask_HW.ravel(), minlength=256)
+    values = np.flatnonzero(counts)
+    if set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}:
+        return
+    shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+    if is_blurred(counts):
+        findings.error(Kind.NOT_BINARY, f"values {shown}, blurred; --fix splits them at 128", file.name, Fix.BINARISE)
+    else:
+        findings.error(Kind.NOT_BINARY, f"values {shown}: labels? write the lesion as 255, the rest as 0", file.name)
+
+
+def is_blurred(counts_256: NDArray[np.int64]) -> bool:
+    """Whether a mask's values are two, blurred, as JPEG or resizing leaves them, so that splitting them at 128 is safe.
+
+    Args:
+        counts_256: pixels of each grey value.
+    """
+    if np.count_nonzero(counts_256) <= LABELS or not counts_256[256 - FIRM :].any():
+        return False
+    unsure = int(counts_256[FIRM : 256 - FIRM].sum())
+    return unsure <= MOST_UNSURE * int(counts_256[FIRM:].sum())
+
+
+def _fitting(mask: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """A mask as a yes or no; None where it is missing, of another size, or empty."""
+    if mask is None or mask.shape != shape or not mask.any():
+        return None
+    return mask > (127 if mask.max() > 127 else 0)
+
+
+def _check_repeats(
+    names: tuple[str, ...], hashes: tuple[str, ...], area_Z: NDArray[np.float64], findings: _Findings
+) -> None:
+    blank = [name for name, area in zip(names, area_Z, strict=True) if area < BLANK_HEAD]
+    if blank:
+        findings.add(Severity.NOTE, Kind.BLANK, f"{len(blank)} of {len(names)} slices show no head", blank[0])
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for name, digest in zip(names, hashes, strict=True):
+        if name not in blank:
+            places[digest].append(name)
+    for first, *others in places.values():
+        if others:
+            told = f"the same pixels as {', '.join(others)}; keep one, with its mask"
+            findings.add(Severity.WARNING, Kind.DUPLICATE, told, first)
+
+
+def _check_order(area_Z: NDArray[np.float64], findings: _Findings) -> None:
+    if is_shuffled(area_Z):
+        told = "the head's area jumps from slice to slice; number the slices from the skull base upward"
+        findings.add(Severity.WARNING, Kind.SHUFFLED, told)
+        return
+    score = upward_score(area_Z)
+    if score is not None and score <= LIKELY_REVERSED:
+        sure = "sure" if score <= SURE_REVERSED else "likely"
+        told = f"{sure}: the head narrows toward the first slice (score {score:.2f}); number them from the skull base"
+        findings.add(Severity.WARNING, Kind.REVERSED, told)
+
+
+def _check_lesion(image_ZHW: NDArray[np.uint8], masks_Z: list[NDArray[np.bool_] | None], findings: _Findings) -> None:
+    inside = total = 0
+    for picture_HW, mask_HW in zip(image_ZHW, masks_Z, strict=True):
+        if mask_HW is None:
+            continue
+        head_HW = ndimage.binary_fill_holes(ndimage.binary_dilation(picture_HW >= BRIGHT, iterations=2))
+        inside += int((mask_HW & head_HW).sum())
+        total += int(mask_HW.sum())
+    if total == 0:
+        findings.add(Severity.NOTE, Kind.NO_LESION, "all of its masks are empty")
+    elif (share := 1 - inside / total) > OUTSIDE_WARNING:
+        severity = Severity.ERROR if share > OUTSIDE_ERROR else Severity.WARNING
+        told = f"{share:.0%} of the lesion lies outside; see that masks and slices belong together"
+        findings.add(severity, Kind.LESION_OUTSIDE, told)

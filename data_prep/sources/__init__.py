@@ -1,0 +1,1 @@
+"""Readers of scans and masks, a file a format."""

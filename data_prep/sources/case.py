@@ -1,0 +1,45 @@
+"""A patient as found in a source, before anything of it is read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Kind(StrEnum):
+    """What a source's files are."""
+
+    NIFTI = "NIfTI"
+    DICOM = "DICOM"
+    PICTURES = "pictures"
+    AISD = "AISD pictures"
+    NPZ = "npz arrays"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient's files."""
+
+    name: str
+    """The source's own name for the patient. It may identify a person, so it stays in memory."""
+    image: Path | tuple[Path, ...]
+    """A volume, a folder of a series, or slices in order."""
+    mask: Path | tuple[Path | None, ...] | None
+    """The same for the mask; None where there is none, or where it lies in the image's file."""
+    kind: Kind
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The image's files or folder."""
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def masks(self) -> tuple[Path | None, ...]:
+        """The masks' files or folder, beside `images`; all None where there is no mask."""
+        if isinstance(self.mask, tuple):
+            return self.mask
+        return (self.mask,) * len(self.images)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that belongs to the patient."""
+        return (*self.images, *(mask for mask in self.masks if mask))

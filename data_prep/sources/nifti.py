@@ -1,0 +1,229 @@
+"""NIfTI volumes and masks, read by nibabel; which mask belongs to which scan is told by names.
+
+    imagesTr/p1_0000.nii.gz  labelsTr/p1.nii.gz         or p1/ct.nii.gz  p1/lesion.nii.gz
+    p1.nii.gz  p1_mask.nii.gz                            or BIDS: sub-01/ct/sub-01_ct.nii.gz, masks in derivatives/
+
+A mask on another grid than its scan is refused: to resample it would move the lesion's border without a word.
+
+Legend: Z slices, H rows, W columns, canonical.
+"""
+
+import logging
+import math
+import warnings
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger as nibabel_log
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from data_prep.errors import InputError, first_line
+from data_prep.sources.case import Case, Kind
+from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
+from data_prep.sources.labels import lesion_of
+from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject
+from data_prep.volume import Grid, Volume
+
+SUFFIXES = (".nii", ".nii.gz")
+SHEAR = 0.01
+"""Cosine of the angle between two axes, from which a grid counts as sheared: 0.6 degrees off a right angle."""
+GRID_TOLERANCE = 0.25
+"""Distance between the corners of two grids that are one, in voxels of the smallest side."""
+UNREADABLE = (
+    ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
+    zlib.error,
+)  # fmt: skip
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file's name is that of a NIfTI file."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_nifti(path: Path) -> Volume:
+    """A scan in HU, scaled as its header says, in canonical orientation.
+
+    Raises:
+        InputError: it cannot be read, is no volume, its axes are unknown or sheared, or its values are no HU.
+    """
+    values, grid = _read(path)
+    check_hu(path, values)
+    return Volume(np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32), is_windowed=False, grid=grid)
+
+
+def read_nifti_mask(path: Path, grid: Grid, lesion: Collection[int] | None) -> NDArray[np.bool_]:
+    """A scan's lesion, (Z, H, W).
+
+    Args:
+        path: the mask.
+        grid: where the scan's voxels lie.
+        lesion: values that are lesion; None takes the one beside 0.
+
+    Raises:
+        InputError: it cannot be read, or lies on another grid.
+    """
+    labels, own = _read(path)
+    check_same_grid(path, own, grid)
+    return lesion_of(path, own.to_canonical(labels), lesion)
+
+
+def check_same_grid(path: Path, mask: Grid, scan: Grid) -> None:
+    """See that a mask's voxels are those of its scan; the order of the axes may differ.
+
+    Raises:
+        InputError: they are not.
+    """
+    shapes = [grid.canonical_shape for grid in (mask, scan)]
+    if shapes[0] != shapes[1]:
+        sizes = " but ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise InputError(f"{path}: {sizes} voxels in its scan; resample the mask onto the scan's grid")
+    corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in shapes[0]))])
+    apart = np.linalg.norm((corners @ (mask.canonical_affine - scan.canonical_affine).T)[:, :3], axis=1).max()
+    if apart > GRID_TOLERANCE * min(scan.spacing_mm):
+        raise InputError(f"{path}: lies up to {apart:.1f} mm off its scan; resample the mask onto the scan's grid")
+
+
+def read_grid(path: Path) -> Grid:
+    """Where a file's voxels lie, by its header alone.
+
+    Raises:
+        InputError: as `read_nifti`, as far as the header says.
+    """
+    return _open(path)[1]
+
+
+def _read(path: Path) -> tuple[NDArray[np.float32], Grid]:
+    image, grid = _open(path)
+    try:
+        with _quiet():  # about casts and slopes; the check below judges them by their result
+            values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(grid.shape)
+    except UNREADABLE as error:
+        raise InputError(_unreadable(path, error)) from error
+    check_finite(path, values)
+    return values, grid
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """nibabel and numpy tell what they make of a damaged header on standard error; our refusal is the one line."""
+    level = nibabel_log.level
+    nibabel_log.setLevel(logging.CRITICAL + 1)
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        nibabel_log.setLevel(level)
+
+
+def _open(path: Path) -> tuple[Any, Grid]:
+    try:
+        with _quiet():
+            image = nibabel.load(path)
+            shape, affine = tuple(int(side) for side in image.shape), np.asarray(image.affine, dtype=np.float64)
+            has_place = not isinstance(image, nibabel.Nifti1Image) or _says_place(image.header)
+            is_number = np.issubdtype(image.get_data_dtype(), np.number) and not _is_complex(image)
+    except UNREADABLE as error:
+        raise InputError(_unreadable(path, error)) from error
+    if not is_number:
+        raise InputError(f"{path}: colours or complex numbers, not a scan; export it in Hounsfield units")
+    if len(shape) > 3 and set(shape[3:]) == {1}:
+        shape = shape[:3]
+    if len(shape) != 3:
+        raise InputError(
+            f"{path}: {len(shape)}-dimensional ({' x '.join(map(str, shape))}); save the one volume that is the head CT"
+        )
+    if not has_place:
+        raise InputError(
+            f"{path}: its header does not say how the head lies (qform and sform are 0); convert it again from DICOM"
+        )
+    _check_axes(path, affine)
+    grid = Grid((shape[0], shape[1], shape[2]), affine)
+    check_shape(path, grid.canonical_shape)
+    return image, grid
+
+
+def _says_place(header: Any) -> bool:
+    return bool(int(header["qform_code"]) or int(header["sform_code"]))
+
+
+def _is_complex(image: Any) -> bool:
+    return bool(np.issubdtype(image.get_data_dtype(), np.complexfloating))
+
+
+def _check_axes(path: Path, affine: NDArray[np.float64]) -> None:
+    with np.errstate(over="ignore"):  # what is too long to square is too long for a voxel
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or lengths.min() < AXIAL_MM[0] or lengths.max() > AXIAL_MM[1]:
+        shown = " x ".join(f"{length:.3g}" for length in lengths)
+        raise InputError(f"{path}: voxels of {shown} mm by its header; convert it again from DICOM")
+    axes = affine[:3, :3] / lengths
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if cosine > SHEAR:
+        degrees = 90 - math.degrees(math.acos(min(cosine, 1.0)))
+        raise InputError(
+            f"{path}: its axes are sheared by {degrees:.1f} degrees, as by a tilted gantry; resample it to right "
+            "angles, or import its DICOM files"
+        )
+
+
+def _unreadable(path: Path, error: BaseException) -> str:
+    reason = first_line(error).replace(str(path), path.name)
+    return f"{path}: not a readable NIfTI file ({reason}); replace it"
+
+
+def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
+    """The patients in a tree of NIfTI files.
+
+    Raises:
+        InputError: two scans or masks for a patient, or a mask without its scan.
+    """
+    images, masks = sort_out(root, files_below(root, SUFFIXES), patterns)
+    if masks and not images:
+        raise InputError(f"{root}: {len(masks)} masks ({listed(masks)}) and no scan; say which by --image-pattern")
+    by_folder = all(image.folders and not subject(image.relative) for image in images) and _one_each(images, masks)
+    scans, labels = _by_patient(images, by_folder), _by_patient(masks, by_folder)
+    for name, files in scans.items():
+        if len(files) > 1:
+            raise InputError(
+                f"{root}: {len(files)} scans of one patient ({listed(files)}); choose by --image-pattern, such as "
+                f"'*{files[0].relative.name[-12:]}'"
+            )
+        if len(labels.get(name, [])) > 1:
+            raise InputError(
+                f"{root}: {len(labels[name])} masks of one patient ({listed(labels[name])}); choose by --mask-pattern"
+            )
+    orphans = [files[0] for name, files in labels.items() if name not in scans]
+    if orphans:
+        raise InputError(
+            f"{orphans[0].path}: a mask whose scan is not found; name it as the scan, or say --image-pattern and "
+            "--mask-pattern"
+        )
+    return [
+        Case(name, files[0].path, labels[name][0].path if name in labels else None, Kind.NIFTI)
+        for name, files in scans.items()
+    ]
+
+
+def _one_each(images: Sequence[Found], masks: Sequence[Found]) -> bool:
+    """Whether every folder is a patient's own: one scan, and at most one mask."""
+    return all(
+        max((len(files) for files in _by_patient(group, by_folder=True).values()), default=0) <= 1
+        for group in (images, masks)
+    )
+
+
+def _by_patient(files: Sequence[Found], by_folder: bool) -> dict[str, list[Found]]:
+    patients: dict[str, list[Found]] = defaultdict(list)
+    for file in files:
+        parts = file.folders if by_folder or not file.stem_words else (*file.folders, file.stem_words)
+        patients[subject(file.relative) or "/".join(parts)].append(file)
+    return patients

@@ -1,0 +1,175 @@
+"""PNG, JPEG and TIFF slices, one folder a patient; masks beside them or in folders of their own.
+
+    images/p1/001.png  masks/p1/001.png        or p1/images/001.png  p1/masks/001.png
+    p1/001.png         p1/001_mask.png
+
+Legend: Z slices, H rows, W columns.
+"""
+
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from data_prep.cohort import SLICE_SUFFIXES
+from data_prep.errors import InputError, first_line
+from data_prep.sources.case import Case, Kind
+from data_prep.sources.checks import check_finite, check_hu, check_shape
+from data_prep.sources.labels import lesion_of
+from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out
+from data_prep.volume import Volume
+
+MOST_PIXELS = 2**26
+"""Of a picture: 8,192 x 8,192."""
+GREY_TOLERANCE = 4
+"""By how much the colours of a grey pixel may differ, of 255; JPEG rounds them apart."""
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
+"""Pillow's modes of more than 8 bits a pixel."""
+
+
+def read_picture_files(files: Sequence[Path], hu_offset: int | None = None) -> Volume:
+    """A patient's slices, in the order given.
+
+    Args:
+        files: the slices.
+        hu_offset: what was added to the HU in slices of more than 8 bits; None refuses those.
+
+    Raises:
+        InputError: a slice cannot be taken, or they differ in size or depth.
+    """
+    slices: list[NDArray[Any]] = []
+    for file in files:
+        pixels_HW = read_pixels(file)
+        check_shape(file, (len(files), *pixels_HW.shape))
+        if slices and pixels_HW.shape != slices[0].shape:
+            raise InputError(f"{file}: {_size(pixels_HW)} pixels, but {_size(slices[0])} in {files[0].name}")
+        if slices and (pixels_HW.dtype == np.uint8) != (slices[0].dtype == np.uint8):
+            raise InputError(f"{file}: 8 and 16 bits are mixed in one patient; export all slices alike")
+        slices.append(pixels_HW)
+    is_windowed = slices[0].dtype == np.uint8
+    if not is_windowed and hu_offset is None:
+        raise InputError(
+            f"{files[0]}: more than 8 bits a pixel; say by --hu-offset what was added to the HU (0, 1000, 1024)"
+        )
+    values_ZHW = np.stack(slices).astype(np.float32)
+    if not is_windowed:
+        check_finite(files[0], values_ZHW)
+        values_ZHW -= np.float32(hu_offset or 0)
+        check_hu(files[0], values_ZHW)
+    return Volume(values_ZHW, is_windowed=is_windowed, grid=None)
+
+
+def read_picture_masks(
+    masks: Sequence[Path | None], shape_ZHW: tuple[int, ...], lesion: Collection[int] | None
+) -> NDArray[np.bool_]:
+    """The lesion of each slice, (Z, H, W); a slice without a mask has none.
+
+    Args:
+        masks: the mask of each slice.
+        shape_ZHW: of the slices.
+        lesion: values of a mask that are lesion; None takes the one beside 0.
+
+    Raises:
+        InputError: a mask cannot be taken, or its size is not the slices'.
+    """
+    labels_ZHW = np.zeros(shape_ZHW, dtype=np.float32)
+    for z, file in enumerate(masks):
+        if file is not None:
+            labels_HW = read_pixels(file)
+            if labels_HW.shape != shape_ZHW[1:]:
+                size = f"{shape_ZHW[2]}x{shape_ZHW[1]}"
+                raise InputError(f"{file}: {_size(labels_HW)} pixels, but its slice has {size}; export both alike")
+            labels_ZHW[z] = labels_HW
+    return lesion_of(next((file for file in masks if file), Path()), labels_ZHW, lesion)
+
+
+def read_pixels(path: Path) -> NDArray[Any]:
+    """A picture's grey values: uint8 (H, W), or int or float where it holds more than 8 bits.
+
+    Palettes and colours are taken where all of it is grey; palette *indices* are taken where the colours are not, as in
+    masks whose labels were given colours.
+
+    Raises:
+        InputError: it cannot be decoded, is in colour, or holds several pages.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged notes beside the pixels
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise InputError(
+                        f"{path}: {picture.width}x{picture.height} pixels, more than any slice; replace it"
+                    )
+                pages = getattr(picture, "n_frames", 1)
+                if pages > 1:
+                    raise InputError(f"{path}: {pages} pages in one file; export a file a slice")
+                return _grey(picture, path)
+    except InputError:
+        raise
+    except (
+        UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+        OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError,
+    ) as error:  # fmt: skip
+        reason = first_line(error).replace(str(path), path.name)
+        raise InputError(f"{path}: cannot be decoded ({reason}); replace the file") from error
+
+
+def _grey(picture: Image.Image, path: Path) -> NDArray[Any]:
+    if picture.mode in DEEP_MODES:
+        return np.asarray(picture)
+    if picture.mode in ("L", "1"):
+        return np.asarray(picture.convert("L"))
+    colours_HWC = np.asarray(picture.convert("RGB")).astype(np.int16)
+    if np.ptp(colours_HWC, axis=2).max() > GREY_TOLERANCE:
+        raise InputError(f"{path}: in colour (an overlay?); export the slice in grey")
+    return np.asarray(picture.convert("L"))
+
+
+def _size(pixels_HW: NDArray[Any]) -> str:
+    return f"{pixels_HW.shape[1]}x{pixels_HW.shape[0]}"
+
+
+def find_pictures(root: Path, patterns: Patterns) -> list[Case]:
+    """The patients in a tree of pictures.
+
+    Raises:
+        InputError: slices without a patient's folder, two files for a slice, or masks without slices.
+    """
+    images, masks = sort_out(root, files_below(root, SLICE_SUFFIXES), patterns)
+    patients: dict[str, dict[str, Found]] = {}
+    for image in images:
+        if not image.folders:
+            raise InputError(f"{image.path}: a slice outside of a patient's folder; give each patient a folder")
+        _place(patients, image)
+    labels: dict[str, dict[str, Found]] = {}
+    for mask in masks:
+        _place(labels, mask)
+    for patient, found in labels.items():
+        orphans = [mask for stem, mask in found.items() if stem not in patients.get(patient, {})]
+        if orphans:
+            raise InputError(f"{orphans[0].path}: a mask without its slice; add it, or say --image-pattern")
+    return [_case(name, slices, labels.get(name, {})) for name, slices in patients.items()]
+
+
+def _place(patients: dict[str, dict[str, Found]], file: Found) -> None:
+    slices = patients.setdefault("/".join(file.folders), {})
+    key = file.stem_words
+    if key in slices:
+        what = "--mask-pattern" if file.is_mask else "--image-pattern"
+        raise InputError(f"{file.path}: two files for one slice ({listed([slices[key], file])}); choose by {what}")
+    slices[key] = file
+
+
+def _case(name: str, slices: dict[str, Found], masks: dict[str, Found]) -> Case:
+    files = tuple(masks[stem].path if stem in masks else None for stem in slices)
+    return Case(
+        name=name,
+        image=tuple(image.path for image in slices.values()),
+        mask=files if masks else None,
+        kind=Kind.PICTURES,
+    )

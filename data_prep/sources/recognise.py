@@ -1,0 +1,89 @@
+"""What a source is: its format, its patients, and what its headers say before anything is read."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.cohort import SLICE_SUFFIXES, natural_key
+from data_prep.errors import InputError
+from data_prep.sources import dicom_headers, nifti, npz
+from data_prep.sources.aisd import as_aisd, is_aisd
+from data_prep.sources.case import Case, Kind
+from data_prep.sources.dicom import is_dicom
+from data_prep.sources.dicom_cases import find_dicom
+from data_prep.sources.nifti import find_nifti, read_grid
+from data_prep.sources.npz import find_npz
+from data_prep.sources.pictures import find_pictures
+from data_prep.sources.reading import lacking_mask
+from data_prep.sources.tree import Patterns, files_below
+
+FORMATS: dict[Kind, tuple[Sequence[str], Callable[[Path, Patterns], list[Case]]]] = {
+    Kind.NIFTI: (nifti.SUFFIXES, find_nifti),
+    Kind.NPZ: (npz.SUFFIXES, find_npz),
+    Kind.PICTURES: (SLICE_SUFFIXES, find_pictures),
+    Kind.DICOM: (dicom_headers.SUFFIXES, find_dicom),
+}
+"""By format: its file endings, and who finds its patients."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recognised source."""
+
+    kind: Kind
+    cases: tuple[Case, ...]
+    """In natural order of their names."""
+    without_mask: tuple[Case, ...]
+    """Those that bring no mask, or not one for every slice."""
+
+
+def recognise(root: Path, patterns: Patterns, kind: Kind | None = None) -> Source:
+    """See what lies below ``root``.
+
+    Args:
+        root: the folder.
+        patterns: names that tell scans and masks apart, where names are not of the usual kind.
+        kind: the format, where files of several lie there.
+
+    Raises:
+        InputError: nothing that can be imported, several formats, or names that do not pair scans and masks.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    chosen = kind or _only_kind(root)
+    cases = sorted(FORMATS[chosen][1](root, patterns), key=lambda case: natural_key(case.name))
+    if not cases:
+        raise InputError(f"{root}: no scans of {chosen}; say which files are scans by --image-pattern")
+    if chosen == Kind.PICTURES and is_aisd(cases):
+        chosen, cases = Kind.AISD, as_aisd(cases)
+    return Source(chosen, tuple(cases), tuple(case for case in cases if lacking_mask(case)))
+
+
+def _only_kind(root: Path) -> Kind:
+    present = {kind: len(files_below(root, suffixes)) for kind, (suffixes, _) in FORMATS.items()}
+    kinds = [kind for kind, count in present.items() if count]
+    if not kinds and is_dicom(root):  # whose files often have no ending
+        return Kind.DICOM
+    if not kinds:
+        endings = " ".join(suffix for suffixes, _ in FORMATS.values() for suffix in suffixes)
+        raise InputError(f"{root}: nothing to import; looked for {endings}")
+    if len(kinds) > 1:
+        counts = ", ".join(f"{present[kind]} files of {kind}" for kind in kinds)
+        raise InputError(f"{root}: several formats ({counts}); choose one by --format")
+    return kinds[0]
+
+
+def spacings(source: Source) -> set[tuple[float, float, float]]:
+    """The distances between voxel centres that the headers of a source tell, in mm, to the hundredth.
+
+    A header that cannot be read is passed over, for the import of its patient says so.
+    """
+    if source.kind != Kind.NIFTI:
+        return set()
+    told = set()
+    for case in source.cases:
+        with contextlib.suppress(InputError):
+            slice_mm, row_mm, column_mm = read_grid(case.images[0]).spacing_mm
+            told.add((round(slice_mm, 2), round(row_mm, 2), round(column_mm, 2)))
+    return told

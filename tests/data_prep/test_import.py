@@ -1,0 +1,315 @@
+"""``python -m data_prep import``: the cohort that it makes, what it says, and how it goes on."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
+
+from data_prep.__main__ import main
+from data_prep.cohort import Cohort, open_cohort
+from data_prep.compiled import compile_cohort
+from data_prep.importing import NOTES
+from data_prep.split import SplitConfig, make_split
+from data_prep.store import read_patient
+from data_prep.window import WINDOWS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> int:
+    return main(["import", "--jobs", "1", *arguments])
+
+
+def imported(*arguments: str) -> Cohort:
+    assert run(*arguments) == 0
+    return open_cohort(Path(arguments[1]), Path("cache"))
+
+
+def fault_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a refusal."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1, errors
+    assert errors.startswith("error: ")
+    return errors
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+# What is made
+
+
+def test_nifti_becomes_a_cohort_with_each_patients_spacing(capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"))
+    cohort = imported("src", "dst", "--licence", "CC0", "--source", "us")
+    assert [patient.id for patient in cohort.patients] == ["patient_0001", "patient_0002", "patient_0003"]
+    assert [patient.spacing_mm for patient in cohort.patients] == [
+        pytest.approx((mm, 0.6, 0.5)) for mm in (5.0, 5.5, 6.0)
+    ]
+    assert (cohort.window, cohort.licence, cohort.source) == ("brain (level 40 HU, width 80 HU)", "CC0", "us")
+    for number, patient in enumerate(cohort.patients):
+        image_ZHW, mask_ZHW = read_patient(patient, Path("dst"))
+        expected_ZHW = head_hu(number).transpose(2, 1, 0)[:, ::-1, ::-1]
+        assert np.array_equal(image_ZHW, WINDOWS["brain"].to_grey(expected_ZHW))
+        assert np.array_equal(mask_ZHW, spot().transpose(2, 1, 0)[:, ::-1, ::-1])
+    said = capsys.readouterr().out
+    assert "src: NIfTI, 3 patients, 3 with a mask" in said
+    assert "spacing: 5 x 0.6 x 0.5 to 6 x 0.6 x 0.5 mm (3 different)" in said
+
+
+def test_processes_make_the_same_cohort() -> None:
+    nifti_patients(Path("src"))
+    imported("src", "one")
+    assert main(["import", "src", "two", "--jobs", "2", "--name", "one"]) == 0
+    assert contents(Path("one")) == contents(Path("two"))
+
+
+def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
+    nifti_patients(Path("src"))
+    deep, flat = imported("src", "deep", "--depth", "16"), imported("src", "flat")
+    with Image.open(Path("deep") / deep.patients[0].images[0]) as picture:
+        assert picture.mode == "I;16"
+        assert np.asarray(picture).min() == 24  # -1000 HU
+    stores = [
+        compile_cohort(Path(root), Path("cache"), image_size=24, crop="none").store.images_NSS
+        for root in ("deep", "flat")
+    ]
+    assert np.array_equal(*stores)
+    manifest = Path("deep/cohort.json")
+    told = json.loads(manifest.read_text())
+    told["hu"]["window"] = WINDOWS["stroke"].model_dump()
+    manifest.write_text(json.dumps(told))
+    other = compile_cohort(Path("deep"), Path("cache"), image_size=24, crop="none")
+    assert other.cohort.hash == deep.hash != flat.hash
+    assert np.array_equal(read_patient(other.cohort.patients[0], Path("deep"), other.cohort.hu)[0],
+                          WINDOWS["stroke"].to_grey(head_hu().transpose(2, 1, 0)[:, ::-1, ::-1]))  # fmt: skip
+    assert not np.array_equal(other.store.images_NSS, stores[0])
+
+
+def test_aisd_labels_become_lesion_and_background(capsys: pytest.CaptureFixture[str]) -> None:
+    picture_patients(Path("src"), (1, 2, 3, 4, 5))
+    cohort = imported("src", "dst", "--spacing-mm", "5", "0.5", "0.4")
+    lesions = [int(read_patient(patient, Path("dst"))[1].sum()) for patient in cohort.patients]
+    assert lesions == [16, 16, 16, 0, 16]
+    assert cohort.window is None
+    assert {patient.spacing_mm for patient in cohort.patients} == {(5.0, 0.5, 0.4)}
+    assert "4 (unsure) becomes background" in capsys.readouterr().out
+
+
+def test_official_test_patients_are_those_of_the_list() -> None:
+    nifti_patients(Path("src"), 9)
+    Path("test.txt").write_text("sub-Doe3\n\nsub-Doe7\n")
+    cohort = imported("src", "dst", "--test-list", "test.txt")
+    assert cohort.official_test == ("patient_0004", "patient_0008")
+    store = compile_cohort(Path("dst"), Path("cache"), image_size=24, crop="none").store
+    for seed in range(3):
+        split = make_split(store, SplitConfig(seed=seed))
+        assert split.test == cohort.official_test
+        assert len(split.train) + len(split.val) == 7
+
+
+def test_names_reach_the_file_that_is_asked_for_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"))
+    Path("test.txt").write_text("sub-Doe1\n")
+    imported("src", "dst", "--test-list", "test.txt", "--ids", "keys/ids.csv")
+    with Path("keys/ids.csv").open() as file:
+        assert [*csv.reader(file)][1:] == [[f"patient_000{n + 1}", f"sub-Doe{n}"] for n in range(3)]
+    said = "".join(capsys.readouterr())
+    assert "Doe" not in said
+    for name, content in contents(Path("dst")).items():
+        assert "Doe" not in name
+        assert b"Doe" not in content
+
+
+@pytest.mark.parametrize(("choice", "patients"), [("empty", 3), ("skip", 2)])
+def test_patients_without_masks_are_taken_as_told(
+    capsys: pytest.CaptureFixture[str], choice: str, patients: int
+) -> None:
+    nifti_patients(Path("src"))
+    Path("src/sub-Doe1/ct/sub-Doe1_lesion_mask.nii.gz").unlink()
+    assert "sub-Doe1_ct.nii.gz: no mask for it; 1 of 3 patients lack masks" in fault_of(capsys, "src", "dst")
+    cohort = imported("src", "dst", "--missing-masks", choice)
+    assert len(cohort.patients) == patients
+    lesions = [bool(read_patient(patient, Path("dst"))[1].any()) for patient in cohort.patients]
+    assert lesions == ([True, False, True] if choice == "empty" else [True, True])
+
+
+def test_a_slice_without_a_mask_is_not_taken_silently(capsys: pytest.CaptureFixture[str]) -> None:
+    picture_patients(Path("src"))
+    Path("src/mask/009140/000.png").unlink()
+    assert "src/image/009140/000.png: no mask for it" in fault_of(capsys, "src", "dst")
+
+
+def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"))
+    assert run("src", "dst", "--dry-run") == 0
+    assert "3 patients, 3 with a mask" in capsys.readouterr().out
+    assert not Path("dst").exists()
+
+
+# Going on
+
+
+def times(root: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in root.rglob("*.png")}
+
+
+def test_a_rerun_changes_nothing() -> None:
+    nifti_patients(Path("src"))
+    first = imported("src", "dst")
+    before, written = contents(Path("dst")), times(Path("dst"))
+    assert imported("src", "dst") == first
+    assert contents(Path("dst")) == before
+    assert times(Path("dst")) == written
+
+
+def test_one_bad_patient_leaves_the_others_and_a_rerun_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"))
+    bad = Path("src/sub-Doe1/ct/sub-Doe1_ct.nii.gz")
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:200])
+    assert f"{bad}: not a readable NIfTI file" in fault_of(capsys, "src", "dst")
+    assert sorted(path.name for path in Path("dst/images").iterdir()) == ["patient_0001", "patient_0003"]
+    assert sorted(path.name for path in Path("dst/masks").iterdir()) == ["patient_0001", "patient_0003"]
+    assert not Path("dst/cohort.json").exists()
+    kept = times(Path("dst"))
+    bad.write_bytes(whole)
+    imported("src", "dst")
+    assert kept.items() <= times(Path("dst")).items()
+    imported("src", "at_once", "--name", "dst")
+    pixels = [
+        {name: content for name, content in contents(Path(root)).items() if not name.startswith(NOTES)}
+        for root in ("dst", "at_once")
+    ]
+    assert pixels[0] == pixels[1]
+
+
+def test_several_bad_patients_get_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"))
+    for number in (0, 2):
+        Path(f"src/sub-Doe{number}/ct/sub-Doe{number}_ct.nii.gz").write_bytes(b"")
+    assert run("src", "dst") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert ["Doe0" in lines[0], "Doe2" in lines[1]] == [True, True]
+    assert lines[2] == "error: 2 of 3 patients could not be imported; mend them, the same command goes on"
+
+
+def test_changed_sources_and_settings_are_imported_anew() -> None:
+    nifti_patients(Path("src"), 4)
+    first = imported("src", "dst")
+    save_nifti(Path("src/sub-Doe1/ct/sub-Doe1_ct.nii.gz"), head_hu(77), RAS * np.array([1, 1, 1.1, 1]))
+    second = imported("src", "dst")
+    assert [old.hash == new.hash for old, new in zip(first.patients, second.patients, strict=True)] == [
+        True, False, True, True,
+    ]  # fmt: skip
+    assert imported("src", "dst", "--window", "stroke").window == str(WINDOWS["stroke"])
+    for part in Path("src/sub-Doe3/ct").iterdir():
+        part.unlink()
+    assert len(imported("src", "dst").patients) == 3
+
+
+KILLED = """
+import os, sys
+from data_prep import importing
+from data_prep.__main__ import main
+written = importing.write_text_atomically
+importing.write_text_atomically = lambda path, text: os._exit(9) if "0002" in path.name else written(path, text)
+main(["import", "src", "dst", "--jobs", "1"])
+"""
+
+
+def test_killed_between_two_steps_it_goes_on() -> None:
+    nifti_patients(Path("src"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60, env=environment)
+    assert killed.returncode == 9
+    (Path("dst/images/.patient_0003.1.partial")).mkdir()
+    assert len(imported("src", "dst").patients) == 3
+    assert not list(Path("dst").rglob("*.partial"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    if made.returncode:
+        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_whole_patients_and_goes_on_later(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        for z in range(8):
+            save_png(Path(f"src/images/p{number}/{z}.png"), grey_slice(z, 256))
+            save_png(Path(f"src/masks/p{number}/{z}.png"), np.zeros((256, 256), dtype=np.uint8))
+    message = fault_of(capsys, "src", str(disk / "dst"))
+    assert "dst: cannot be written (No space left on device); make room, or choose another folder" in message
+    assert [path.name for path in (disk / "dst" / "images").iterdir()] == ["patient_0001"]
+    assert not list(disk.rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    assert len(imported("src", str(disk / "dst")).patients) == 4
+
+
+def test_a_read_only_target_is_one_line(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"))
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert "cannot be written (Read-only file system); make room, or choose another" in fault_of(
+        capsys, "src", str(disk / "dst")
+    )
+
+
+# Refusals
+
+BAD = {
+    "no source": (["gone", "dst"], "gone: no such folder"),
+    "no process": (["src", "dst", "--jobs", "0"], "--jobs 0: at least one process"),
+    "inside": (["src", "src/dst"], "src/dst: lies in the source, or around it"),
+    "around": (["src/sub-Doe0", "src"], "src: lies in the source, or around it"),
+    "ids inside": (["src", "dst", "--ids", "dst/ids.csv"], "--ids dst/ids.csv: lies in the cohort"),
+    "spacing": (["src", "dst", "--spacing-mm", "5", "0", "1"], "distances are above 0"),
+    "spacing twice": (["src", "dst", "--spacing-mm", "5", "1", "1"], "NIfTI files tell theirs; leave it out"),
+    "foreign": (["src", "foreign"], "foreign: holds something else; remove it or name another"),
+    "a file": (["src", "test.txt"], "test.txt: is a file; name a folder"),
+    "unknown test patient": (["src", "dst", "--test-list", "test.txt"], "line 2 is no patient that is imported"),
+    "no test list": (["src", "dst", "--test-list", "none.txt"], "none.txt: cannot be read as text"),
+    "all tested": (["src", "dst", "--test-list", "all.txt"], "3 of 3 patients; some are tested, others train"),
+    "no masks": (["src", "dst", "--mask-pattern", "none", "--image-pattern", "*_ct*", "--missing-masks", "skip"],
+                 "no patient has a mask; say which files are masks"),
+    "no such format": (["src", "dst", "--format", "npz"], "no scans of npz arrays; say which files are scans"),
+    "long": (["src", "d" * 300], "no usable path"),
+    "loop": (["src", "loop/dst"], "no usable path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(capsys: pytest.CaptureFixture[str], case: str) -> None:
+    arguments, words = BAD[case]
+    nifti_patients(Path("src"))
+    Path("foreign").mkdir()
+    Path("foreign/thesis.txt").write_text("")
+    Path("test.txt").write_text("sub-Doe1\nsub-Roe\n")
+    Path("all.txt").write_text("sub-Doe0\nsub-Doe1\nsub-Doe2\n")
+    Path("loop").symlink_to("loop")
+    before = sorted(Path().rglob("*"))
+    assert words in fault_of(capsys, *arguments)
+    assert sorted(Path().rglob("*")) == before

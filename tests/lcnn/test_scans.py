@@ -1,0 +1,164 @@
+"""``python -m lcnn predict`` on NIfTI files, DICOM studies and pictures: masks in the input's own grid, no names."""
+
+import logging
+import re
+import warnings
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from dicom_files import IDENTIFYING, SIZE, SPACING_MM, UIDS, head, write_series
+from PIL import Image
+from pydicom import dcmread
+
+from data_prep.errors import InputError
+from data_prep.sources.dicom import open_dicom
+from data_prep.sources.dicom_seg import read_seg
+from data_prep.window import WINDOWS
+from lcnn.__main__ import main
+from lcnn.config import PictureConfig
+from lcnn.model import build_model
+from lcnn.model_file import TrainedModel, save_model
+from lcnn.scans import find_patients
+from lcnn.volumes import volume_row
+
+AFFINE = np.array([[-SPACING_MM[1], 0, 0, 87.5], [0, 0, 5, -60], [0, -SPACING_MM[0], 0, 60], [0, 0, 0, 1]])
+"""Columns, slices and rows of a file whose second axis runs forward and whose third runs down."""
+BRAIN = WINDOWS["brain"]
+
+
+def write_nifti(path):
+    """The head on a grid that is far from the canonical one."""
+    shape = (SIZE[1], 20, 30)
+    indices = np.indices(shape).reshape(3, -1)
+    x, y, z = (AFFINE @ np.vstack([indices, np.ones(indices.shape[1])]))[:3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(head(-x, -y, z).reshape(shape).astype(np.float32), AFFINE)
+    image.header["descrip"] = b"Marker^Name"
+    nibabel.save(image, path)
+    return path
+
+
+def write_pictures(folder):
+    folder.mkdir(parents=True)
+    for n in range(3):
+        Image.fromarray(np.full((36, 36), 40 * n + 60, np.uint8)).save(folder / f"s{n}.png")
+
+
+@pytest.fixture(scope="module")
+def model(make_config, normalisation, tmp_path_factory):
+    """A network that was not trained, and calls about half of the voxels lesion."""
+    torch.manual_seed(0)
+    config = make_config()
+    net = build_model(config, normalisation)
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, TrainedModel(net, config, PictureConfig(image_size=32, crop="none")))
+    return folder
+
+
+def run_predict(model, path, out, *more):
+    return main(["predict", "--model", str(model), "--input", str(path), "--out", str(out), *more])
+
+
+def some_mask(scan):
+    mask_ZHW = np.zeros(scan.image_ZHW.shape, dtype=bool)
+    depth, height, width = (side // 2 for side in mask_ZHW.shape)
+    mask_ZHW[depth : depth + 2, height : height + 5, width - 3 : width + 4] = True
+    return mask_ZHW
+
+
+def test_a_nifti_mask_lies_on_the_scans_own_voxels(tmp_path):
+    file = write_nifti(tmp_path / "p.nii.gz")
+    (patient,) = find_patients(file)
+    scan = patient.open(BRAIN)
+    scan.write_mask(tmp_path / "out", scan.image_ZHW > 200)
+    source, mask = nibabel.load(file), nibabel.load(tmp_path / "out" / "p.nii.gz")
+    assert mask.shape == source.shape
+    np.testing.assert_array_equal(mask.affine, source.affine)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, BRAIN.to_grey(source.get_fdata()) > 200)
+    assert b"Marker" not in mask.to_bytes()
+
+
+def test_a_dicom_mask_lies_on_the_series_pictures(tmp_path):
+    (patient,) = find_patients(write_series(tmp_path / "ct", tilt_deg=8))
+    scan = patient.open(BRAIN)
+    mask_ZHW = some_mask(scan)
+    scan.write_mask(tmp_path / "out", mask_ZHW)
+    series = open_dicom(tmp_path / "ct")
+    back_ZHW = read_seg(tmp_path / "out" / "patient_0001.dcm", series)
+    assert 2 * (back_ZHW & mask_ZHW).sum() / (back_ZHW.sum() + mask_ZHW.sum()) > 0.8
+    assert "gantry tilt of 8.0 degrees" in scan.note
+    row = volume_row("p", scan, mask_ZHW)
+    assert row.lesion_ml == pytest.approx(70 * np.prod(SPACING_MM) * 5 * np.cos(np.radians(8)) / 1000, abs=0.01)
+
+
+def test_a_folder_of_everything(model, tmp_path, capsys):
+    write_nifti(tmp_path / "in" / "b" / "p.nii.gz")
+    write_series(tmp_path / "in" / "c", study=3)
+    write_series(tmp_path / "in" / "d", study=4)
+    write_pictures(tmp_path / "in" / "a")
+    assert run_predict(model, tmp_path / "in", tmp_path / "out") == 0
+    place = tmp_path / "out" / "masks"
+    masks = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
+    volumes = pd.read_csv(tmp_path / "out" / "volumes.csv")
+    said = capsys.readouterr().out
+    assert len(volumes) == 4
+    assert masks[:3] == ["a/s0.png", "a/s1.png", "a/s2.png"]
+    assert masks[-2:] == ["patient_0001.dcm", "patient_0002.dcm"]
+    assert [name.endswith(".nii.gz") for name in masks].count(True) == 1
+    assert volumes.lesion_ml.isna().tolist() == [False, False, False, True]
+    assert "window: brain (level 40 HU, width 80 HU), for models do not keep theirs" in said
+    assert "patient_0002: lesion on" in said
+    assert "series 1: axial, 12 slices" in said
+
+
+def test_a_window_that_is_named_is_used_and_not_announced(model, tmp_path, capsys):
+    file = write_nifti(tmp_path / "p.nii.gz")
+    assert run_predict(model, file, tmp_path / "out", "--window", "stroke") == 0
+    assert "window:" not in capsys.readouterr().out
+    (patient,) = find_patients(file)
+    greys = [patient.open(WINDOWS[name]).image_ZHW for name in ("brain", "stroke")]
+    assert (greys[0] != greys[1]).any()
+
+
+def test_alike_series_are_asked_for_by_number(model, tmp_path, capsys):
+    for number in (1, 2):
+        write_series(tmp_path / "ct" / str(number), series=number)
+    assert run_predict(model, tmp_path / "ct", tmp_path / "out") == 2
+    assert "choose one by --series NUMBER: 1: axial" in capsys.readouterr().err
+    assert run_predict(model, tmp_path / "ct", tmp_path / "out", "--series", "2") == 0
+    assert "series 2: axial" in capsys.readouterr().out
+
+
+def test_a_series_number_is_for_one_study(tmp_path):
+    write_pictures(tmp_path / "a")
+    with pytest.raises(InputError, match=r"--series 1: is for one DICOM study, but .* holds 0"):
+        find_patients(tmp_path, series=1)
+
+
+def test_nothing_that_identifies_a_patient_leaves_the_series(model, tmp_path, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
+    markers = re.compile("marker|1902030|19010203|19020304|" + re.escape(UIDS), re.IGNORECASE)
+
+    def overlong(made, _):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a value against its own rules, which libraries like to quote
+            made.AccessionNumber = "MARKER" * 10
+
+    series = write_series(tmp_path / "ct", tags=IDENTIFYING, change=overlong)
+    caplog.clear()
+    assert run_predict(model, series, tmp_path / "out") == 0
+    (series / "f3.dcm").write_bytes((series / "f3.dcm").read_bytes()[:-300])
+    assert run_predict(model, series, tmp_path / "broken") == 2
+    (series / "f3.dcm").write_bytes((series / "f3.dcm").read_bytes()[:900])
+    assert run_predict(model, series, tmp_path / "broken") == 2
+    told = capsys.readouterr()
+    assert not markers.search(told.out + told.err + caplog.text)
+    written = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and file.suffix != ".dcm"]
+    assert {file.suffix for file in written} >= {".csv"}
+    for file in written:
+        assert not markers.search(file.read_bytes().decode("latin-1")), file
+        assert not markers.search(file.name)
+    assert dcmread(tmp_path / "out" / "masks" / "patient_0001.dcm").PatientID == "MARKER-ID"
