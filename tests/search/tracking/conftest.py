@@ -11,7 +11,7 @@ from data_prep.split import Split
 from lcnn.fit import EpochResult, history_csv
 from lcnn.outcome import Outcome
 from search.run_folder import RunFolder, run_folder, write_environment, write_spec
-from search.runner import open_ledger
+from search.runner import EVALUATION_FORMAT, open_ledger
 from search.space import SearchSpace
 from search.spec import Overrides, load_spec
 from search.study.ledger import Ledger
@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> RunFolder:
     Image.new("RGB", (8, 8)).save(run.overlays / "best.png")
     dice = {"mean": 0.61, "low": 0.4, "high": 0.7, "patients": 7}
     figures = {"winner": 0, "cohort": "phantom (synthetic)", "synthetic": True, "models": {"winner": {"dice": dice}}}
-    run.evaluation.write_text(json.dumps({**figures, "trials": 4}))
+    run.evaluation.write_text(json.dumps({**figures, "format": EVALUATION_FORMAT, "trials": 4}))
     return run
 
 
