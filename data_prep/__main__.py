@@ -14,7 +14,6 @@ order, their hash, and what only you know, such as the spacing that turns voxels
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import ValidationError
 from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
 from data_prep.errors import InputError, first_line
+from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     phantom.add_argument("--patients", type=int, default=PhantomConfig().patients)
     phantom.add_argument("--pixel-mm", type=float, default=PhantomConfig().pixel_mm, help="in-plane pixel size")
     phantom.add_argument("--seed", type=int, default=PhantomConfig().seed)
-    phantom.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add_jobs_option(phantom)
     index = commands.add_parser("index", help="write cohort.json for a folder of images/ and masks/")
     index.add_argument("folder", type=Path, help="folder with images/<patient>/ and masks/<patient>/")
     index.add_argument("--name", help="name of the cohort (default: the folder's)")
@@ -74,8 +74,7 @@ def build_phantom(options: argparse.Namespace) -> None:
         fault = error.errors()[0]
         name = "--" + str(fault["loc"][0]).replace("_", "-")
         raise InputError(f"{name} {fault['input']}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    check_jobs(options.jobs)
     if options.folder.exists():
         raise InputError(f"{options.folder}: exists; remove it or name another folder")
     build_phantom_cohort(options.folder, config, options.jobs)

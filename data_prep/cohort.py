@@ -9,6 +9,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -83,6 +84,11 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that orders ``slice2`` before ``slice10``; digits sort before letters, case breaks ties."""
     parts = re.findall(r"\d+|\D+", name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts], name
+
+
+def voxel_ml(spacing_mm: tuple[float, float, float]) -> float:
+    """Volume of a voxel in ml."""
+    return math.prod(spacing_mm) / 1000
 
 
 def has_layout(root: Path) -> bool:

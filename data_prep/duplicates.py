@@ -11,9 +11,8 @@ Legend: N slices of the cohort, M slices of a part, S stored side, P side of a s
 """
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from scipy import ndimage
 from data_prep.cohort import Patient
 from data_prep.compiled import CompiledCohort
 from data_prep.errors import InputError, first_line
-from data_prep.files import write_text_atomically
+from data_prep.files import table_text, write_text_atomically
 from data_prep.head import Box
 from data_prep.split import PARTS, Part, Split
 from data_prep.store import StoredPatient, read_slices, to_native
@@ -155,11 +154,7 @@ def _pair(
 
 def write_alike(path: Path, pairs: list[AlikeSlices]) -> None:
     """The pairs as CSV, a row a pair."""
-    buffer = io.StringIO()
-    writer: csv.DictWriter[str] = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(pair) for pair in pairs)
-    write_text_atomically(path, buffer.getvalue())
+    write_text_atomically(path, table_text(AlikeSlices, pairs))
 
 
 def read_alike(path: Path) -> list[AlikeSlices]:

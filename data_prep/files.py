@@ -1,11 +1,15 @@
 """Files that are either wholly there or not there at all."""
 
+import csv
 import errno
+import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 SPARE_BYTES = 32 * 2**20
 """Room that is left on a disk for what is small and must not fail: the study, tables, logs."""
@@ -43,6 +47,20 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path`` in one step."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def table_text(kind: type[Any], rows: Iterable[Any]) -> str:
+    """Rows as CSV, a column a field.
+
+    Args:
+        kind: the rows' dataclass.
+        rows: any number, none included; None becomes an empty cell.
+    """
+    buffer = io.StringIO()
+    writer: csv.DictWriter[str] = csv.DictWriter(buffer, [f.name for f in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """What a check finds in a cohort, and as a table."""
 
-import csv
-import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from data_prep.files import write_text_atomically
+from data_prep.files import table_text, write_text_atomically
 
 
 class Severity(StrEnum):
@@ -69,8 +67,4 @@ class Finding:
 
 def write_findings(path: Path, findings: Iterable[Finding]) -> None:
     """Write them as CSV, a row each."""
-    buffer = io.StringIO()
-    writer: csv.DictWriter[str] = csv.DictWriter(buffer, [f.name for f in fields(Finding)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(finding) for finding in findings)
-    write_text_atomically(path, buffer.getvalue())
+    write_text_atomically(path, table_text(Finding, findings))

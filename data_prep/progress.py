@@ -1,7 +1,6 @@
 """Work on many patients: on all cores, one patient at a time a process, with a bar on a terminal."""
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,11 +14,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNKS_A_PROCESS = 4
 """Items under way for every process: enough that none waits, few enough that results do not pile up."""
-
-
-def all_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -5,18 +5,16 @@ Grey values are counted, one histogram of 256 bins a patient, so that all figure
 Legend: G grey values 0..255.
 """
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cohort import Patient
-from data_prep.files import write_text_atomically
+from data_prep.cohort import Patient, voxel_ml
+from data_prep.files import table_text, write_text_atomically
 from data_prep.store import read_patient
 
 GREY_G = np.arange(256)
@@ -77,7 +75,7 @@ def count_patient(task: tuple[Path, Patient]) -> PatientCounts:
         patient=patient.id,
         slices=len(image_ZHW),
         lesion_slices=int(lesion.any(axis=(1, 2)).sum()),
-        voxel_ml=math.prod(patient.spacing_mm) / 1000 if patient.spacing_mm else None,
+        voxel_ml=voxel_ml(patient.spacing_mm) if patient.spacing_mm else None,
         # A slice at a time: bincount makes 64-bit copies of what it counts.
         grey_G=np.sum([np.bincount(slice_HW.ravel(), minlength=256) for slice_HW in image_ZHW], axis=0),
         lesion_G=np.bincount(image_ZHW[lesion], minlength=256),
@@ -141,8 +139,4 @@ def _quantile(counts_G: NDArray[np.int64], share: float) -> int:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write them as CSV."""
-    buffer = io.StringIO()
-    writer: csv.DictWriter[str] = csv.DictWriter(buffer, [f.name for f in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_text_atomically(path, buffer.getvalue())
+    write_text_atomically(path, table_text(Row, rows))

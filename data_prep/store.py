@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict
 
-from data_prep.cohort import Cohort, Patient
+from data_prep.cohort import Cohort, Patient, voxel_ml
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.head import Box, head_box, whole_box
@@ -110,7 +110,7 @@ class Store:
     def lesion_volume(self, patient: str) -> float:
         """Lesion volume in ml where the spacing is known, else in native voxels."""
         entry = self.patients[patient]
-        voxel = float(np.prod(entry.spacing_mm)) / 1000 if entry.spacing_mm else 1.0
+        voxel = voxel_ml(entry.spacing_mm) if entry.spacing_mm else 1.0
         return entry.lesion_pixels * voxel
 
 

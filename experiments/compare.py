@@ -17,7 +17,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -29,6 +28,7 @@ from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from experiments.curve_chart import Curve, Panel, chart
 from experiments.search_record import AXES, SearchRecord, differences, read_search, repeated_seeds
+from lcnn.comparison import holm
 
 FEWEST_RUNS = 3
 """With fewer repetitions there is no interval, and no verdict."""
@@ -174,17 +174,6 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     result = stats.ttest_ind(a, b, equal_var=False)
     interval = result.confidence_interval(0.95)
     return float(result.pvalue), float(interval.low), float(interval.high)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for their number (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected = [0.0] * len(p_values)
-    for rank, index in enumerate(order):
-        corrected[index] = min(1.0, (len(p_values) - rank) * p_values[index])
-    for before, after in pairwise(order):
-        corrected[after] = max(corrected[after], corrected[before])
-    return corrected
 
 
 def title_of(records: Sequence[SearchRecord], found: Sequence[str]) -> str:

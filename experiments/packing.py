@@ -26,6 +26,7 @@ import torch
 
 from data_prep.errors import InputError, last_line
 from data_prep.files import write_text_atomically
+from data_prep.jobs import available_cores
 from data_prep.store import Store
 from experiments.speed import NORMALISATION, open_data
 from lcnn.config import CosineRestarts, TrainConfig
@@ -35,7 +36,7 @@ from search.execution.trainings import Training, start_stream
 from search.execution.trial import OUTCOME_KEY, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.memory import Shape, replaced, share_of
-from search.placement.resources import Slots, available_cores
+from search.placement.resources import Slots
 from search.spec import Overrides, Spec, load_spec
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}

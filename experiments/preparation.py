@@ -29,7 +29,8 @@ from data_prep.cohort_check import check_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
-from data_prep.progress import all_cores, in_processes
+from data_prep.jobs import available_cores
+from data_prep.progress import in_processes
 from data_prep.statistics import count_patient, row_of_all
 
 SLICES, SIDE = 1000, 512
@@ -80,7 +81,7 @@ def measure_speed(root: Path) -> dict[str, float]:
     for name, work in WORK.items():
         with tempfile.TemporaryDirectory() as cache:
             started = time.perf_counter()
-            work(root, Path(cache), all_cores(), SIDE)
+            work(root, Path(cache), available_cores(), SIDE)
             seconds[name] = (time.perf_counter() - started) * SLICES / slices
     return seconds
 
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.out:
-        write_text_atomically(options.out, json.dumps({"cores": all_cores(), **figures}, indent=1) + "\n")
+        write_text_atomically(options.out, json.dumps({"cores": available_cores(), **figures}, indent=1) + "\n")
     return 0
 
 
@@ -150,7 +151,7 @@ def _show_speed(cohort: Path | None) -> object:
             write_noise(root, patients=SLICES // SLICES_A_PATIENT, slices=SLICES_A_PATIENT, side=SIDE)
         seconds = measure_speed(root)
     label = root.name if cohort else f"SYNTHETIC slices of {SIDE}x{SIDE}"
-    print(f"seconds for {SLICES} slices on {all_cores()} cores, {label}")
+    print(f"seconds for {SLICES} slices on {available_cores()} cores, {label}")
     for name, value in seconds.items():
         print(f"  {name:<8} {value:6.1f}")
     print(f"compiling: limit {TARGET_S:g} s on two cores: {'met' if seconds['compile'] <= TARGET_S else 'missed'}")

@@ -47,6 +47,7 @@ from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.head import Box
+from data_prep.jobs import available_cores
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation
 from data_prep.store import read_slices, to_stored
@@ -56,7 +57,7 @@ from lcnn.config import TrainConfig
 from lcnn.fit import TrainingData, make_optimizer
 from lcnn.loss import lcnn_loss
 from lcnn.stacks import StackSource, channels, neighbours
-from search.placement.resources import available_cores, this_machine
+from search.placement.resources import this_machine
 from search.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
 from search.spec import Overrides, Spec, load_spec
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import permutation_test
@@ -12,6 +12,7 @@ from lcnn.intervals import Estimate, estimate_difference
 
 RESAMPLES = 10_000
 """Sign flips that are drawn; up to 13 patients there are fewer in all, and each is counted once: the test is exact."""
+P = TypeVar("P", float, float | None)
 Figures = Mapping[str, Sequence[float]]
 """A model's values by metric, in the same order of patients for all models."""
 
@@ -84,10 +85,10 @@ def permutation_p(ours: Sequence[float], theirs: Sequence[float], *, seed: int =
     return float(found.pvalue)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def holm(p_values: Sequence[P]) -> list[P]:
     """p values corrected for being several (Holm 1979); None stays None and is not counted."""
     ranked = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
+    corrected = list(p_values)
     largest = 0.0
     for rank, (p, i) in enumerate(ranked):
         largest = max(largest, min(1.0, p * (len(ranked) - rank)))

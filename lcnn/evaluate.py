@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cohort import Cohort
+from data_prep.cohort import Cohort, voxel_ml
 from data_prep.store import read_patient
 from lcnn.calibration import Reliability, reliability
 from lcnn.lesions import count_lesions
@@ -114,7 +114,7 @@ def score_patient(
     predicted_ZHW = probability_ZHW >= THRESHOLD
     counts = count(predicted_ZHW, true_ZHW)
     lesions = count_lesions(predicted_ZHW, true_ZHW)
-    voxel = float(np.prod(spacing_mm)) / 1000 if spacing_mm else 1.0
+    voxel = voxel_ml(spacing_mm) if spacing_mm else 1.0
     return PatientResult(
         patient=patient,
         dice=counts.dice,

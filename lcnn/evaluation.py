@@ -160,6 +160,18 @@ def write_evaluation(path: Path, content: Mapping[str, Any]) -> None:
     write_text_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def find_comparison(evaluation: Mapping[str, Any], theirs: str, metric: str) -> Mapping[str, Any] | None:
+    """The winner compared with another model in a stored evaluation; None where they were not."""
+    wanted = ("winner", theirs, metric)
+    return next((c for c in evaluation.get("comparisons", ()) if (c["ours"], c["theirs"], c["metric"]) == wanted), None)
+
+
+def comparison_text(comparison: Mapping[str, Any]) -> str:
+    """Mean difference with its interval, and the corrected p where there is one."""
+    p = comparison["p_holm"]
+    return estimate_text(comparison["difference"]) + ("" if p is None else f", permutation p = {p:.3f}")
+
+
 def estimate_text(values: Mapping[str, Any], unit: str = "") -> str:
     """Mean, 95% interval and number of patients of a stored estimate."""
     return Estimate(**values).text(unit)

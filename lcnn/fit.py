@@ -9,12 +9,10 @@ its record and trains on from there, exactly as if it had never been interrupted
 Legend: B stacks, D slices of a stack, S side.
 """
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import InputError, first_line
-from data_prep.files import write_text_atomically
+from data_prep.files import table_text, write_text_atomically
 from data_prep.split import Normalisation
 from data_prep.store import Store
 from lcnn.accumulation import forward
@@ -317,9 +315,4 @@ def predict_logits(model: nn.Module, grey_BDSS: Tensor, dtype: torch.dtype) -> T
 
 def history_csv(history: Sequence[EpochResult]) -> str:
     """The history as CSV text, a row an epoch."""
-    buffer = io.StringIO()
-    writer: csv.DictWriter[str] = csv.DictWriter(buffer, [f.name for f in fields(EpochResult)], lineterminator="\n")
-    writer.writeheader()
-    rows: list[dict[str, Any]] = [asdict(result) for result in history]
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return table_text(EpochResult, history)

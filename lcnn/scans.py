@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.cohort import voxel_ml
 from data_prep.errors import InputError
 from data_prep.files import replacing
 from data_prep.sources.dicom import Study, find_studies, is_dicom, open_study
@@ -136,8 +137,7 @@ def _dicom(number: int, study: Study, series: int | None) -> Patient:
 def _scan(volume: Volume, window: Window, write: MaskWriter, note: str | None = None) -> Scan:
     spacing = volume.spacing_mm
     names = tuple(f"{number:03d}" for number in range(1, len(volume.values_ZHW) + 1))
-    voxel_ml = float(np.prod(spacing)) / 1000 if spacing else None
-    return Scan(window.to_grey(volume.values_ZHW), names, voxel_ml, write, note)
+    return Scan(window.to_grey(volume.values_ZHW), names, voxel_ml(spacing) if spacing else None, write, note)
 
 
 def _write_nifti(path: Path, volume: Volume, mask_ZHW: NDArray[np.bool_]) -> None:

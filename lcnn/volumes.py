@@ -3,16 +3,14 @@
 Legend: Z slices, H rows, W columns.
 """
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.files import write_text_atomically
+from data_prep.files import table_text, write_text_atomically
 from lcnn.scans import Scan
 
 VOLUMES = "volumes.csv"
@@ -48,8 +46,4 @@ def volume_row(name: str, scan: Scan, mask_ZHW: NDArray[np.bool_]) -> VolumeRow:
 
 def write_volumes(path: Path, rows: Sequence[VolumeRow]) -> None:
     """Write the table, a row a patient; an unknown volume is left empty."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([field.name for field in fields(VolumeRow)])
-    writer.writerows(astuple(row) for row in rows)
-    write_text_atomically(path, table.getvalue())
+    write_text_atomically(path, table_text(VolumeRow, rows))

@@ -12,11 +12,11 @@ from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.errors import InputError
 from data_prep.folds import lock_folds
+from data_prep.jobs import available_cores
 from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
 from data_prep.store import Store
-from search.placement.resources import available_cores
 from search.run_folder import RunFolder
 from search.spec import CohortConfig
 

@@ -13,13 +13,13 @@ from lcnn.outcome import Outcome
 from search.display import Display
 from search.errors import RunFailed
 from search.execution.measuring import recalled_slots
-from search.execution.trainings import Trained, Training, run_trainings, settings_of
+from search.execution.trainings import Trained, Training, run_trainings
 from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder, describe_environment, read_environment
 from search.runner import open_ledger, prepare_cohort, trial_context
 from search.space import SearchSpace
-from search.study.ledger import Ledger, TrialRecord
+from search.study.ledger import Ledger, TrialRecord, settings_of
 from search.words import short_params
 
 

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from data_prep.errors import InputError
-from lcnn.evaluation import estimate_text, summarise, write_evaluation, write_patients
-from lcnn.model_file import load_model
+from lcnn.evaluation import estimate_text, summarise, write_evaluation
 from lcnn.outcome import Outcome
-from lcnn.overlay import save_best_median_worst
 from search.display import Display
 from search.errors import RunFailed
 from search.execution.measuring import recalled_slots
@@ -53,13 +51,9 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         if outcomes[job.number] != Outcome.COMPLETED:
             raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")
         reason = f"retraining of trial {job.number}"
-        tested = test_models(run, jobs, prepared, slots.device, reason=reason, pictures=None)
         folder = run.final / str(job.number)
-        write_patients(folder / "patients.csv", tested)
-        model = load_model(folder / "last.pt", slots.device)
+        summary = summarise(test_models(run, jobs, prepared, slots.device, reason=reason, out=folder, slices=None))
         cohort = prepared.data.cohort
-        save_best_median_worst(folder / "overlays", tested["trial"], model, cohort, prepared.data.root)
-        summary = summarise(tested)
         about = {"trial": job.number, "synthetic": cohort.synthetic, "opening": run.last_test_opening()}
         write_evaluation(folder / "evaluation.json", {**about, **summary})
     synthetic = " (SYNTHETIC cohort)" if cohort.synthetic else ""

@@ -12,10 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
 from data_prep.split import Normalisation, training_normalisation
-from lcnn.evaluation import summarise, write_evaluation, write_patients
+from lcnn.evaluation import summarise, write_evaluation
 from lcnn.model import build_model
-from lcnn.model_file import load_model
-from lcnn.overlay import save_best_median_worst
 from search.display import Display
 from search.execution.cluster import check_address, on_cluster
 from search.execution.dashboard import QUIET, RayView, how_to_open
@@ -346,10 +344,7 @@ def test_winner(
     split, cohort = prepared.split, prepared.data.cohort
     display.say(f"Testing on {len(split.test)} patients that no trial has read")
     reason = f"final evaluation of {', '.join(jobs)}"
-    results = test_models(run, jobs, prepared, slots.device, reason=reason, pictures=run.slices)
-    write_patients(run.patients, results)
-    model = load_model(run.final / str(jobs["winner"].number) / "last.pt", slots.device)
-    save_best_median_worst(run.overlays, results["winner"], model, cohort, prepared.data.root)
+    results = test_models(run, jobs, prepared, slots.device, reason=reason, out=run.root, slices=run.slices)
     return {
         "format": EVALUATION_FORMAT,
         "cohort": cohort.name,

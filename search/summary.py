@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_prep.duplicates import AlikeSlices
 from data_prep.files import write_text_atomically
-from lcnn.evaluation import estimate_text
+from lcnn.evaluation import comparison_text, estimate_text, find_comparison
 from lcnn.intervals import Estimate
 from search.run_folder import RunFolder
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
@@ -141,14 +141,14 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
             *lines,
             "The defaults themselves won: nothing that was tried did better on validation patients.",
         ]
-    if "defaults" not in models:
+    comparison = find_comparison(evaluation, "defaults", "dice")
+    if comparison is None:
         return [*lines, "The defaults gave no model to compare with (see trial 0)."]
-    comparison = dice_comparison(evaluation, "defaults")
-    gain = Estimate(**comparison["difference"])
+    gain = gain_of(Estimate(**comparison["difference"]), comparison["p_holm"])
     return [
         *lines,
         f"  defaults    {estimate_text(models['defaults']['dice'])}, their test Dice, trained alike",
-        f"  gain        {gain.text()}{_p_text(comparison)} ({gain_of(gain, comparison['p_holm'])})",
+        f"  gain        {comparison_text(comparison)} ({gain})",
     ]
 
 
@@ -163,21 +163,8 @@ def _front(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"Pareto front of validation Dice and {found['cost']}, as searched:", *points, ""]
 
 
-def dice_comparison(evaluation: Mapping[str, Any], theirs: str) -> Mapping[str, Any]:
-    """The winner's Dice compared with that of another model."""
-    found: Mapping[str, Any] = next(
-        one for one in evaluation["comparisons"] if (one["theirs"], one["metric"]) == (theirs, "dice")
-    )
-    return found
-
-
 def _tolerance_unit(figures: Mapping[str, Any]) -> str:
     return str(figures["distance_unit"]).replace("voxels", "pixels")
-
-
-def _p_text(comparison: Mapping[str, Any]) -> str:
-    p = comparison["p_holm"]
-    return "" if p is None else f", permutation p = {p:.3f}"
 
 
 def _overtuning(overtuning: Mapping[str, float | None]) -> list[str]:

@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def sweep_folder(results: Path, spec: Spec) -> RunFolder:
     """Where the trials of a space file's sweeps are kept."""
-    return RunFolder(run_folder(results, spec).root.with_name(f"{run_folder(results, spec).root.name}-sweep"))
+    root = run_folder(results, spec).root
+    return RunFolder(root.with_name(f"{root.name}-sweep"))
 
 
 def run_trial(spec: Spec, space: SearchSpace, results: Path) -> None:

@@ -15,10 +15,9 @@ from rich.text import Text
 
 from data_prep.cohort_check import CohortReport, check_cohort
 from data_prep.contact_sheet import save_contact_sheets
-from data_prep.errors import InputError
 from data_prep.findings import Finding, Severity, write_findings
 from data_prep.fixes import apply_fixes, undo_unfinished
-from data_prep.progress import all_cores
+from data_prep.jobs import add_jobs_option, check_jobs
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
@@ -29,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="cohort of images/<patient>/ and masks/<patient>/")
     parser.add_argument("--fix", action="store_true", help="mend what is safe, then check again")
     parser.add_argument("--out", type=Path, help="folder for check.csv and the contact sheet (results/check-<name>)")
-    parser.add_argument("--jobs", type=int, default=all_cores(), help="processes (default: all cores)")
+    add_jobs_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         InputError: the folder is no cohort.
     """
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    check_jobs(options.jobs)
     out = options.out or Path("results") / f"check-{options.folder.resolve().name}"
     if options.fix:
         undo_unfinished(options.folder)

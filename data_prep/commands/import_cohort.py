@@ -23,7 +23,8 @@ from data_prep.importing import (
     refuse_foreign,
     unwritable,
 )
-from data_prep.progress import all_cores, in_processes
+from data_prep.jobs import add_jobs_option, check_jobs
+from data_prep.progress import in_processes
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
@@ -62,7 +63,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the cohort (default: the folder's)")
     parser.add_argument("--source", metavar="TEXT", help="where the data comes from")
     parser.add_argument("--licence", help="terms of its use")
-    parser.add_argument("--jobs", type=int, default=all_cores(), help="processes (default: all cores)")
+    add_jobs_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what was found, and write nothing")
 
 
@@ -100,8 +101,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    check_jobs(options.jobs)
     if options.spacing_mm and not all(0 < mm < float("inf") for mm in options.spacing_mm):
         raise InputError(f"--spacing-mm {' '.join(map(str, options.spacing_mm))}: distances are above 0")
     source, folder = _resolved(options.scans), _resolved(options.folder)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.cohort import open_cohort
-from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from data_prep.histograms import Histogram, Series, in_digits, to_svg
-from data_prep.progress import all_cores, in_processes
+from data_prep.jobs import add_jobs_option, check_jobs
+from data_prep.progress import in_processes
 from data_prep.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
 
 BINS = 16
@@ -21,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("folder", type=Path, help="cohort of images/<patient>/ and masks/<patient>/")
     parser.add_argument("--out", type=Path, help="folder for stats.csv and stats.svg (results/stats-<name>)")
-    parser.add_argument("--jobs", type=int, default=all_cores(), help="processes (default: all cores)")
+    add_jobs_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,8 +30,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         InputError: the folder is no cohort, or a file of it cannot be used.
     """
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: at least one process is needed")
+    check_jobs(options.jobs)
     root, out = options.folder, options.out or Path("results") / f"stats-{options.folder.resolve().name}"
     with tempfile.TemporaryDirectory() as cache:
         cohort = open_cohort(root, Path(cache))

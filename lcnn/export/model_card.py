@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from data_prep.errors import InputError, first_line
-from lcnn.evaluation import estimate_text
+from lcnn.evaluation import comparison_text, estimate_text, find_comparison
 from lcnn.export.graph import TOLERANCE
 from lcnn.intervals import Estimate
 from lcnn.model_file import CONFIG, WEIGHTS, ModelSettings
@@ -151,11 +151,10 @@ def _table(evidence: Evidence) -> Iterator[str]:
 
 
 def _difference(evidence: Evidence) -> Iterator[str]:
-    for one in evidence.evaluation.get("comparisons", ()):
-        if (one["ours"], one["theirs"], one["metric"]) == ("winner", "defaults", "dice"):
-            p = "" if one["p_holm"] is None else f", permutation p = {one['p_holm']:.3f}"
-            yield ""
-            yield f"Test Dice above the defaults', paired by patient: {estimate_text(one['difference'])}{p}."
+    comparison = find_comparison(evidence.evaluation, "defaults", "dice")
+    if comparison is not None:
+        yield ""
+        yield f"Test Dice above the defaults', paired by patient: {comparison_text(comparison)}."
 
 
 def _false_alarms(model: Mapping[str, Any]) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from functools import partial
 from pathlib import Path
 
+from data_prep.jobs import available_cores
 from search.display import Display
 from search.execution.cluster import cluster_nodes, slots_by_memory_of
 from search.execution.cluster_probe import NodeBench, cards_of, smallest_card
 from search.execution.probe import Bench, Card, Workshop, find_card, plan_memory, recall_memory, weigh_in
 from search.placement.memory import MemoryPlan
-from search.placement.resources import Slots, available_cores, is_placed_by_memory, slots_by_memory
+from search.placement.resources import Slots, is_placed_by_memory, slots_by_memory
 from search.space import SearchSpace
 from search.spec import Spec
 

@@ -13,10 +13,7 @@ from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trial import OUTCOME_KEY, TrialContext, stream_training
-from search.placement.memory import with_accumulation
-from search.space import SearchSpace
 from search.study.conductor import CRASH_RETRIES
-from search.study.ledger import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,6 @@ class Trained:
     def best_epoch(self) -> int | None:
         """First epoch that reached the best value, from 1."""
         return None if self.best is None else self.curve.index(self.best) + 1
-
-
-def settings_of(trial: TrialRecord, space: SearchSpace) -> TrainConfig:
-    """The settings of a trial as it ran, in the micro-batches that fitted its card."""
-    config = space.config(trial.params)
-    return config if trial.accumulation is None else with_accumulation(config, trial.accumulation)
 
 
 def run_trainings(

@@ -1,13 +1,13 @@
 """How trials share the machine: how many at once, and what each may use."""
 
 import math
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
+from data_prep.jobs import available_cores
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement
 from search.spec import ResourcesConfig
@@ -74,13 +74,6 @@ class Slots:
         if self.gpu_share:
             each += f", {self.gpu_share:g} GPU"
         return f"{self.at_once} at once, {each} each"
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def plan_slots(config: ResourcesConfig, *, cores: int, gpus: int) -> Slots:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from search.report.evidence import Parameter
 from search.study.ledger import TrialRecord
@@ -48,6 +47,9 @@ def parameter_importance(trials: Sequence[TrialRecord], parameters: Sequence[Par
     common = [parameter for parameter in parameters if not parameter.conditional]
     if len(usable) < FEWEST_TRIALS or len(common) < 2 or len({trial.best for trial in usable}) < 2:
         return []
+    # Imported here: it brings scikit-learn, which every start of the command would wait for.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # noqa: PLC0415
+
     rng = np.random.default_rng(0)
     shares: dict[str, list[float]] = {name: [] for name in (*(p.name for p in common), CHANCE)}
     for resample in range(RESAMPLES):

@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from data_prep.files import write_text_atomically
+from lcnn.evaluation import COLUMNS
 from lcnn.outcome import Outcome
-from search.report.answer import answer_stats, confirmation_figure, gain_figure, headline
+from search.report.answer import METRIC_NAMES, answer_stats, confirmation_figure, gain_figure, headline
 from search.report.course_figures import (
     agreement_figure,
     curves_figure,
@@ -125,21 +126,6 @@ def sections(evidence: Evidence) -> list[Section]:
     ]
 
 
-PATIENT_COLUMNS = {
-    "dice": "Dice",
-    "surface_dice": "surface Dice",
-    "hd95": "HD95",
-    "precision": "precision",
-    "recall": "recall",
-    "lesion_f1": "lesion F1",
-    "true_lesions": "true lesions",
-    "predicted_lesions": "predicted lesions",
-    "true_volume": "true volume",
-    "predicted_volume": "predicted volume",
-    "volume_difference": "volume difference",
-    "ece": "calibration error",
-}
-"""Columns of the table of patients, in order; those that were not measured are left out, others follow."""
 COUNTS = ("true_lesions", "predicted_lesions")
 """Columns of whole numbers."""
 
@@ -149,11 +135,11 @@ def patients_table(evidence: Evidence) -> Table | None:
     if not evidence.patients:
         return None
     measured = {name for patient in evidence.patients for name in patient.figures}
-    names = [name for name in PATIENT_COLUMNS if name in measured]
+    names = [name for name in COLUMNS if name in measured]
     names += sorted(measured - set(names))
     first = evidence.patients[0]
     units = {"hd95": first.distance_unit} | {name: first.volume_unit for name in names if "volume" in name}
-    heads = [PATIENT_COLUMNS.get(name, name.replace("_", " ")) for name in names]
+    heads = [METRIC_NAMES.get(name, name.replace("_", " ")) for name in names]
     heads = [f"{head} ({units[name]})" if name in units else head for name, head in zip(names, heads, strict=True)]
     return Table(
         ("patient", *heads),

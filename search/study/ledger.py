@@ -14,7 +14,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
+from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
+from search.placement.memory import with_accumulation
 from search.space import Params, SearchSpace, point_key
 from search.spec import SamplerConfig
 from search.study.samplers import TakenPoints, build_sampler, is_exhausted
@@ -81,6 +83,12 @@ class TrialRecord:
     def best_epoch(self) -> int | None:
         """First epoch that reached the best value, from 1."""
         return self.curve.index(max(self.curve)) + 1 if self.curve else None
+
+
+def settings_of(trial: TrialRecord, space: SearchSpace) -> TrainConfig:
+    """The settings of a trial as it ran, in the micro-batches that fitted its card."""
+    config = space.config(trial.params)
+    return config if trial.accumulation is None else with_accumulation(config, trial.accumulation)
 
 
 class Ledger:

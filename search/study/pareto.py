@@ -40,8 +40,11 @@ def _memory(trial: TrialRecord) -> float | None:
 
 
 COSTS: Mapping[str, Cost] = {
-    "seconds": Cost("seconds", "training time an epoch", "s", _seconds),
-    "memory": Cost("memory", "peak memory of a training", "GB", _memory),
+    cost.name: cost
+    for cost in (
+        Cost("seconds", "training time an epoch", "s", _seconds),
+        Cost("memory", "peak memory of a training", "GB", _memory),
+    )
 }
 """By name."""
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lcnn.outcome import Outcome
-from search.placement.memory import with_accumulation
 from search.space import SearchSpace
-from search.study.ledger import TrialRecord
+from search.study.ledger import TrialRecord, settings_of
 
 EVALUATION = "evaluation"
 METRIC = "val_dice"
@@ -147,10 +146,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _settings(trial: TrialRecord, space: SearchSpace) -> dict[str, Any] | None:
     """All settings that the trial trained with; None where it ended before they were drawn."""
-    if space.fault(trial.params):
-        return None
-    config = space.config(trial.params)
-    return (with_accumulation(config, trial.accumulation) if trial.accumulation else config).model_dump(mode="json")
+    return None if space.fault(trial.params) else settings_of(trial, space).model_dump(mode="json")
 
 
 def _defined(values: Mapping[str, Any]) -> dict[str, Any]:

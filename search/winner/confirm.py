@@ -15,12 +15,12 @@ from typing import Any
 from data_prep.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
-from search.execution.trainings import Trained, Training, settings_of
+from search.execution.trainings import Trained, Training
 from search.placement.memory import replaced
 from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.spec import ConfirmConfig
-from search.study.ledger import DEFAULTS, TrialRecord
+from search.study.ledger import DEFAULTS, TrialRecord, settings_of
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,20 @@ from data_prep.cohort import check_patients
 from data_prep.files import write_text_atomically
 from lcnn.config import Format, TrainConfig, TrainingConfig
 from lcnn.evaluate import PatientResult, evaluate
+from lcnn.evaluation import write_patients
 from lcnn.export.model_card import Evidence, Graph
 from lcnn.export.model_folder import export_model
 from lcnn.model_file import hash_split, load_model
 from lcnn.outcome import Outcome
+from lcnn.overlay import save_best_median_worst
 from lcnn.slices import write_slices
 from search.errors import RunFailed
-from search.execution.trainings import Training, run_trainings, settings_of
+from search.execution.trainings import Training, run_trainings
 from search.execution.trial import TrialContext, fetch_training
 from search.prepare import Prepared
 from search.run_folder import RunFolder
 from search.space import SearchSpace
-from search.study.ledger import TrialRecord
+from search.study.ledger import TrialRecord, settings_of
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,10 @@ def test_models(
     device: str,
     *,
     reason: str,
-    pictures: Path | None,
+    out: Path,
+    slices: Path | None,
 ) -> dict[str, list[PatientResult]]:
-    """Open the test part, once for all models, and score each patient.
+    """Open the test part, once for all models, and score each patient; keep the table, and pictures of the first model.
 
     Args:
         run: logs the opening.
@@ -133,18 +136,24 @@ def test_models(
         prepared: the cohort with its split.
         device: torch device.
         reason: noted in the log of openings.
-        pictures: where to keep slices of the winner's test patients, to be looked at later; None: nowhere.
+        out: folder for patients.csv and overlays.
+        slices: where to keep slices of all test patients, to be looked at later; None: nowhere.
 
     Raises:
         InputError: files of test patients changed since the cohort was opened, or the log was tampered with.
     """
-    check_patients(prepared.data.cohort, prepared.data.root, prepared.split.test)
-    run.log_test_opening(f"{len(prepared.split.test)} patients: {reason}")
+    cohort, root, patients = prepared.data.cohort, prepared.data.root, prepared.split.test
+    check_patients(cohort, root, patients)
+    run.log_test_opening(f"{len(patients)} patients: {reason}")
     results: dict[str, list[PatientResult]] = {}
     for role, job in jobs.items():
         model = load_model(run.final / str(job.number) / "last.pt", device)
-        on_case = partial(write_slices, pictures) if pictures is not None and role == "winner" else None
-        results[role] = evaluate(model, prepared.data.cohort, prepared.data.root, prepared.split.test, on_case=on_case)
+        is_shown = not results  # the first is the one that people look at
+        keep = partial(write_slices, slices) if is_shown and slices is not None else None
+        results[role] = evaluate(model, cohort, root, patients, on_case=keep)
+        if is_shown:
+            save_best_median_worst(out / "overlays", results[role], model, cohort, root)
+    write_patients(out / "patients.csv", results)
     return results
 
 

@@ -1,0 +1,28 @@
+"""How many processes work at once."""
+
+import argparse
+import os
+
+from data_prep.errors import InputError
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def add_jobs_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told by ``--jobs``."""
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse to work with nobody.
+
+    Raises:
+        InputError: ``--jobs`` below 1.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: at least one process is needed")
