@@ -26,9 +26,10 @@ from data_prep.cohort import Patient
 from data_prep.compiled import CompiledCohort
 from data_prep.errors import InputError, first_line
 from data_prep.files import table_text, write_text_atomically
+from data_prep.framing import to_native
 from data_prep.head import Box
 from data_prep.split import PARTS, Part, Split
-from data_prep.store import StoredPatient, read_slices, to_native
+from data_prep.store import StoredPatient, read_slices
 
 SIDE = 48
 SHADING = 3.0

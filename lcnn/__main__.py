@@ -95,8 +95,7 @@ def train(options: argparse.Namespace) -> int:
     for key, value in map(parse_assignment, options.set):
         assign(data, key.split("."), value, "command line")
     settings = validate(TrainingConfig, data, str(options.config))
-    picture = settings.picture
-    compiled = compile_cohort(options.data, options.cache, image_size=picture.image_size, crop=picture.crop)
+    compiled = compile_cohort(options.data, options.cache, settings.picture)
     split = lock_split(options.out / "split.json", compiled.store, SplitConfig(seed=options.split_seed))
     normalisation = training_normalisation(compiled.store, split)
     training = TrainingData(compiled.store, split.train, split.val, normalisation)

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import ALIKE, AlikeSlices, find_alike, read_alike, write_alike
+from data_prep.picture import Crop, PictureConfig
 from data_prep.split import Split
-from data_prep.store import Crop
 
 SIDE = 96
 SPLIT = Split(cohort_hash="any", seed=0, train=("a", "b"), val=("c",), test=("d",))
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def compiled(root: Path, crop: Crop = "head") -> CompiledCohort:
-    return compile_cohort(root, root.parent / "cache", image_size=64, crop=crop)
+    return compile_cohort(root, root.parent / "cache", PictureConfig(image_size=64, crop=crop))
 
 
 def picture(root: Path, patient: str, place: int) -> NDArray[np.uint8]:

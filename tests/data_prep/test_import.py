@@ -17,6 +17,7 @@ from data_prep.__main__ import main
 from data_prep.cohort import Cohort, open_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.importing import NOTES
+from data_prep.picture import PictureConfig
 from data_prep.split import SplitConfig, make_split
 from data_prep.store import read_patient
 from data_prep.window import WINDOWS
@@ -87,7 +88,7 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
         assert picture.mode == "I;16"
         assert np.asarray(picture).min() == 24  # -1000 HU
     stores = [
-        compile_cohort(Path(root), Path("cache"), image_size=24, crop="none").store.images_NSS
+        compile_cohort(Path(root), Path("cache"), PictureConfig(image_size=24, crop="none")).store.images_NSS
         for root in ("deep", "flat")
     ]
     assert np.array_equal(*stores)
@@ -95,7 +96,7 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
     told = json.loads(manifest.read_text())
     told["hu"]["window"] = WINDOWS["stroke"].model_dump()
     manifest.write_text(json.dumps(told))
-    other = compile_cohort(Path("deep"), Path("cache"), image_size=24, crop="none")
+    other = compile_cohort(Path("deep"), Path("cache"), PictureConfig(image_size=24, crop="none"))
     assert other.cohort.hash == deep.hash != flat.hash
     assert np.array_equal(read_patient(other.cohort.patients[0], Path("deep"), other.cohort.hu)[0],
                           WINDOWS["stroke"].to_grey(head_hu().transpose(2, 1, 0)[:, ::-1, ::-1]))  # fmt: skip
@@ -117,7 +118,7 @@ def test_official_test_patients_are_those_of_the_list() -> None:
     Path("test.txt").write_text("sub-Doe3\n\nsub-Doe7\n")
     cohort = imported("src", "dst", "--test-list", "test.txt")
     assert cohort.official_test == ("patient_0004", "patient_0008")
-    store = compile_cohort(Path("dst"), Path("cache"), image_size=24, crop="none").store
+    store = compile_cohort(Path("dst"), Path("cache"), PictureConfig(image_size=24, crop="none")).store
     for seed in range(3):
         split = make_split(store, SplitConfig(seed=seed))
         assert split.test == cohort.official_test

@@ -14,11 +14,11 @@ from PIL import Image
 from pydicom import dcmread
 
 from data_prep.errors import InputError
+from data_prep.picture import PictureConfig
 from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_seg import read_seg
 from data_prep.window import WINDOWS
 from lcnn.__main__ import main
-from lcnn.config import PictureConfig
 from lcnn.model import build_model
 from lcnn.model_file import TrainedModel, save_model
 from lcnn.scans import find_patients
