@@ -75,6 +75,11 @@ class Cohort(BaseModel):
         return self
 
     @property
+    def grey_window(self) -> str | None:
+        """In which window its grey values are when they are read; None where nobody has said."""
+        return str(self.hu.window) if self.hu else self.window
+
+    @property
     def slice_count(self) -> int:
         """Number of slices over all patients."""
         return sum(len(patient.images) for patient in self.patients)
