@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from data_prep.cohort import MANIFEST, Cohort, scan_cohort, write_manifest
+from data_prep.cohort import MANIFEST, Cohort, scan_cohort, spacing_of, write_manifest
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.importing import (
@@ -102,8 +102,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     check_jobs(options.jobs)
-    if options.spacing_mm and not all(0 < mm < float("inf") for mm in options.spacing_mm):
-        raise InputError(f"--spacing-mm {' '.join(map(str, options.spacing_mm))}: distances are above 0")
+    spacing_of(options.spacing_mm)
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
@@ -162,7 +161,7 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
         root=options.folder,
         window=WINDOWS[options.window or "brain"],
         keeps_hu=options.depth == 16,
-        spacing_mm=tuple(options.spacing_mm) if options.spacing_mm else None,
+        spacing_mm=spacing_of(options.spacing_mm),
         reading=ReadOptions(options.hu_offset, labels),
     )
 
