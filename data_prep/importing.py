@@ -65,6 +65,8 @@ class Note(BaseModel):
     spacing_mm: Spacing | None
     is_windowed: bool
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
+    doubt: str | None = None
+    """What the scan's values leave open; see `data_prep.sources.checks`."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def import_patient(task: Task) -> Note | Fault:
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
+        doubt=volume.doubt,
     )
     try:
         _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)

@@ -168,7 +168,7 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
         if values.is_windowed:
             return Scan(values.values_ZHW.astype(np.uint8), stems, voxel, write)
         grey_ZHW = (window or USUAL_WINDOW).to_grey(values.values_ZHW)
-        return Scan(grey_ZHW, stems, voxel, write, assumed=None if window else USUAL_WINDOW)
+        return Scan(grey_ZHW, stems, voxel, write, values.doubt, None if window else USUAL_WINDOW)
 
     return Patient(name, open_)
 
@@ -176,7 +176,12 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
 def _nifti(name: str, file: Path, hu_offset: int | None) -> Patient:
     def open_(window: Window | None) -> Scan:
         volume = read_nifti(file, hu_offset)
-        return _scan(volume, window, lambda folder, mask_ZHW: _write_nifti(folder / f"{name}.nii.gz", volume, mask_ZHW))
+        return _scan(
+            volume,
+            window,
+            lambda folder, mask_ZHW: _write_nifti(folder / f"{name}.nii.gz", volume, mask_ZHW),
+            volume.doubt,
+        )
 
     return Patient(name, open_)
 

@@ -53,7 +53,12 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
-    parser.add_argument("--hu-offset", type=int, metavar="N", help="what was added to the HU in 16-bit slices")
+    parser.add_argument(
+        "--hu-offset",
+        type=int,
+        metavar="N",
+        help="what was added to the HU in 16-bit slices, NIfTI or npz (1024, 1000)",
+    )
     parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
                         help="distances between voxel centres, where the files do not say")  # fmt: skip
     parser.add_argument("--test-list", type=Path, metavar="FILE",
@@ -97,6 +102,9 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(unwritable(options.folder, error)) from error
     if options.ids:
         _write_ids(options.ids, ids)
+    doubts = [(patient, note.doubt) for patient, note in notes.items() if note.doubt]
+    if doubts:
+        print(f"warning: {len(doubts)} patients to look at; {doubts[0][0]}: {doubts[0][1]}")
     print(f"{options.folder}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
 
 
@@ -156,6 +164,8 @@ def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...
 def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
     if source.kind in (Kind.NIFTI, Kind.DICOM) and options.spacing_mm:
         raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
+    if source.kind == Kind.DICOM and options.hu_offset is not None:
+        raise InputError(f"--hu-offset {options.hu_offset}: {source.kind} files tell theirs; leave it out")
     labels = frozenset(options.lesion_labels) if options.lesion_labels else None
     return ImportSettings(
         root=options.folder,

@@ -61,8 +61,9 @@ def read_nifti(path: Path, hu_offset: int | None = None) -> Volume:
     """
     values, grid = _read(path)
     values -= np.float32(hu_offset or 0)
-    check_hu(path, values)
-    return Volume(np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32), is_windowed=False, grid=grid)
+    doubt = check_hu(path, values)
+    canonical_ZHW = np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32)
+    return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt=doubt)
 
 
 def read_nifti_mask(path: Path, grid: Grid, lesion: Collection[int] | None) -> NDArray[np.bool_]:

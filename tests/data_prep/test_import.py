@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_series
+from numpy.typing import NDArray
 from PIL import Image
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
@@ -100,6 +102,55 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
     assert np.array_equal(read_patient(other.cohort.patients[0], Path("deep"), other.cohort.hu)[0],
                           WINDOWS["stroke"].to_grey(head_hu().transpose(2, 1, 0)[:, ::-1, ::-1]))  # fmt: skip
     assert not np.array_equal(other.store.images_NSS, stores[0])
+
+
+def cut_out(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(values < -500, 0, values)
+
+
+LOST = {
+    "intercept": (lambda hu: hu + 1024, [], "in its middle, where brain has 0 to 100 HU, as in scans that lost"),
+    "older intercept": (lambda hu: hu + 1000, [], "say by --hu-offset what was added to the HU (mostly 1024"),
+    "intercept of a cut-out brain": (lambda hu: cut_out(hu) + 1024 * (hu > -500), [], "lost their rescale intercept"),
+    "another offset": (lambda hu: hu + 8192, [], "82"),
+    "offset that was none": (lambda hu: hu, ["--hu-offset", "1024"], "or export the scan in HU"),
+}
+KEPT = {
+    "as it should be": (lambda hu: hu, [], False),
+    "intercept that is told": (lambda hu: hu + 1024, ["--hu-offset", "1024"], False),
+    "padding beyond air": (lambda hu: np.where(hu < -500, -3024, hu), [], False),
+    "a cut-out brain": (cut_out, [], True),
+}
+
+
+def save_scan(hu: NDArray[np.float32], kind: str) -> None:
+    """A patient in ``src``."""
+    Path("src/p1").mkdir(parents=True)
+    if kind == "nifti":
+        save_nifti(Path("src/p1/ct.nii.gz"), hu.astype(np.int16))
+        save_nifti(Path("src/p1/mask.nii.gz"), spot())
+    else:
+        np.savez(Path("src/p1.npz"), image=hu.transpose(2, 1, 0).astype(np.int16), mask=spot().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("kind", ["nifti", "npz"])
+@pytest.mark.parametrize("case", LOST)
+def test_values_that_are_no_hu_are_refused(capsys: pytest.CaptureFixture[str], case: str, kind: str) -> None:
+    change, options, words = LOST[case]
+    save_scan(change(head_hu()), kind)
+    assert words in fault_of(capsys, "src", "dst", *options)
+
+
+@pytest.mark.parametrize("kind", ["nifti", "npz"])
+@pytest.mark.parametrize("case", KEPT)
+def test_values_that_may_be_hu_are_taken(capsys: pytest.CaptureFixture[str], case: str, kind: str) -> None:
+    change, options, is_doubtful = KEPT[case]
+    save_scan(change(head_hu()), kind)
+    (patient,) = imported("src", "dst", *options).patients
+    inner_ZHW = read_patient(patient, Path("dst"))[0][:, 4:-4, 4:-4]
+    expected_ZHW = WINDOWS["brain"].to_grey(head_hu().transpose(2, 1, 0))[:, 4:-4, 4:-4]
+    assert np.array_equal(np.sort(inner_ZHW, axis=None), np.sort(expected_ZHW, axis=None))
+    assert ("warning: 1 patients to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful
 
 
 def test_aisd_labels_become_lesion_and_background(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,6 +339,7 @@ BAD = {
     "ids inside": (["src", "dst", "--ids", "dst/ids.csv"], "--ids dst/ids.csv: lies in the cohort"),
     "spacing": (["src", "dst", "--spacing-mm", "5", "0", "1"], "distances are above 0"),
     "spacing twice": (["src", "dst", "--spacing-mm", "5", "1", "1"], "NIfTI files tell theirs; leave it out"),
+    "offset of DICOM": (["ct", "dst", "--hu-offset", "1024", "--missing-masks", "empty"], "DICOM files tell theirs"),
     "foreign": (["src", "foreign"], "foreign: holds something else; remove it or name another"),
     "a file": (["src", "test.txt"], "test.txt: is a file; name a folder"),
     "unknown test patient": (["src", "dst", "--test-list", "test.txt"], "line 2 is no patient that is imported"),
@@ -305,6 +357,7 @@ BAD = {
 def test_bad_input_is_one_line_and_writes_nothing(capsys: pytest.CaptureFixture[str], case: str) -> None:
     arguments, words = BAD[case]
     nifti_patients(Path("src"))
+    write_series(Path("ct/p1"))
     Path("foreign").mkdir()
     Path("foreign/thesis.txt").write_text("")
     Path("test.txt").write_text("sub-Doe1\nsub-Roe\n")
