@@ -293,7 +293,10 @@ def as_grey(image: Image.Image, path: Path) -> Image.Image:
         InputError: it holds more than 8 bits a pixel, which no rule says how to window.
     """
     if image.mode in ("I", "I;16", "I;16B", "F"):
-        raise InputError(f"{path}: {image.mode} pixels; window the scan to 8-bit grey first")
+        raise InputError(
+            f"{path}: {image.mode} pixels; window the scan to 8-bit grey first, or say by --hu-offset what was "
+            "added to its HU (python -m data_prep import, python -m lcnn predict)"
+        )
     return image.convert("L")
 
 
