@@ -29,6 +29,7 @@ from data_prep.volume import Volume
 from data_prep.window import KeptHu, Window
 
 PARTS = ("images", "masks")
+IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,6 @@ def import_patient(task: Task) -> Note | Fault:
     return note
 
 
-IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
-
-
 def unwritable(root: Path, error: OSError) -> str:
     """What to say where a cohort cannot be written."""
     return f"{root}: cannot be written ({error.strerror or error}); {IF_UNWRITABLE}"
@@ -171,7 +169,7 @@ def clear_leftovers(root: Path, ids: Sequence[str]) -> list[str]:
     for part in PARTS:
         for folder in [*(root / part).glob(".patient_*.partial"), *(root / part).glob(".patient_*.former")]:
             shutil.rmtree(folder, ignore_errors=True)
-    for note in (root / NOTES).glob(".patient_*.partial"):
+    for note in (root / NOTES).glob(".*.partial"):
         note.unlink()
     made = {note.stem for note in (root / NOTES).glob("patient_*.json")}
     gone = sorted(made - set(ids))

@@ -8,8 +8,8 @@ nearly symmetric, so whether a patient is turned or mirrored front to back canno
 
 The majority itself is held against the couch and the head holder, which lie behind a head. They tell 57 of the 60 real
 patients and 44 of 60 phantoms, all of them right, and say nothing of the others, whose pictures show too little of
-them. Of the shape of the head alone, and of where its bone lies, no measure that was tried told all
-patients right, so pictures that end at the head are compared with each other only.
+them. Of the shape of the head alone, and of where its bone lies, no measure that was tried told all patients right, so
+pictures that end at the head are compared with each other only.
 
 Order: the area of the head by slice is held against `AREA_PROFILE`, forward and backward. One of those 80 patients, of
 whom few slices show the vertex, looked reversed, with a score of -0.06.

@@ -170,7 +170,7 @@ def predict(options: argparse.Namespace) -> int:
         scan = patient.open(window)
         if scan.assumed and not is_announced:
             is_announced = True
-            print(f"window: {scan.assumed}, for models do not keep theirs; where it was another, name it by --window")
+            print(f"window: {scan.assumed}, for models do not keep theirs; if another, name it by --window", flush=True)
         started = time.perf_counter()
         predicted_ZHW = predict_volume(model, scan.image_ZHW) >= THRESHOLD
         seconds += time.perf_counter() - started
