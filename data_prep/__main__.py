@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
-from data_prep.errors import InputError, first_line
+from data_prep.errors import InputError, disk_line
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
@@ -105,9 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or first_line(error)
-        print(f"error: {place}{reason}; see to that, then the same command goes on", file=sys.stderr)
+        print(f"error: {disk_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
         return 130

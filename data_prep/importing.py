@@ -8,7 +8,6 @@ since, the patient is made anew.
 """
 
 import hashlib
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.cohort import Spacing
 from data_prep.errors import InputError
-from data_prep.files import LOCK, replacing_folder, write_text_atomically
+from data_prep.files import LOCK, png_bytes, replacing_folder, write_text_atomically
 from data_prep.register import NOTES
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, read_case
@@ -30,6 +29,7 @@ from data_prep.volume import Volume
 from data_prep.window import KeptHu, Window
 
 PARTS = ("images", "masks")
+IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,6 @@ def import_patient(task: Task) -> Note | Fault:
     return note
 
 
-IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
-
-
 def unwritable(root: Path, error: OSError) -> str:
     """What to say where a cohort cannot be written."""
     return f"{root}: cannot be written ({error.strerror or error}); {IF_UNWRITABLE}"
@@ -138,10 +135,7 @@ def _write(task: Task, pixels_ZHW: NDArray[Any], mask_ZHW: NDArray[np.uint8], no
     for part, slices_ZHW in zip(PARTS, (pixels_ZHW, mask_ZHW), strict=True):
         with replacing_folder(root / part / task.id, keep_existing=False) as partial:
             for number, slice_HW in enumerate(slices_ZHW, start=1):
-                # Encoded in memory first, for Pillow does not say why it could not write.
-                buffer = io.BytesIO()
-                Image.fromarray(slice_HW).save(buffer, format="PNG")
-                (partial / f"{number:03d}.png").write_bytes(buffer.getvalue())
+                (partial / f"{number:03d}.png").write_bytes(png_bytes(Image.fromarray(slice_HW)))
     write_text_atomically(_note(root, task.id), note.model_dump_json() + "\n")
 
 
@@ -175,7 +169,7 @@ def clear_leftovers(root: Path, ids: Sequence[str]) -> list[str]:
     for part in PARTS:
         for folder in [*(root / part).glob(".patient_*.partial"), *(root / part).glob(".patient_*.former")]:
             shutil.rmtree(folder, ignore_errors=True)
-    for note in (root / NOTES).glob(".patient_*.partial"):
+    for note in (root / NOTES).glob(".*.partial"):
         note.unlink()
     made = {note.stem for note in (root / NOTES).glob("patient_*.json")}
     gone = sorted(made - set(ids))

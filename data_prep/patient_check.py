@@ -20,6 +20,7 @@ from data_prep.findings import Finding, Fix, Kind, Severity
 from data_prep.orientation import (
     LIKELY_REVERSED,
     SURE_REVERSED,
+    couch_side,
     is_shuffled,
     mean_pictures,
     upward_score,
@@ -69,6 +70,8 @@ class PatientReport:
     telling_M: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     signatures_MF: NDArray[np.float16] | None = None
     pictures_KPP: NDArray[np.float32] | None = None
+    couch: float | None = None
+    """As `data_prep.orientation.couch_side`."""
     shown_HW: NDArray[np.uint8] | None = None
     """The slice for the contact sheet: the one with most lesion, else the middle one."""
     shown_mask_HW: NDArray[np.bool_] | None = None
@@ -117,6 +120,7 @@ def check_patient(files: PatientFiles) -> PatientReport:
         telling_M=telling_M,
         signatures_MF=signatures(image_ZHW[telling_M]),
         pictures_KPP=mean_pictures(image_ZHW) if len(telling_M) else None,
+        couch=couch_side(image_ZHW) if len(telling_M) else None,
         shown_HW=image_ZHW[shown],
         shown_mask_HW=masks_Z[shown],
         shown=shown,

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from data_prep.cohort import Cohort
-from data_prep.files import replacing
+from data_prep.files import write_png
 from data_prep.framing import to_stored
 from data_prep.head import Box, head_box
 from data_prep.store import is_lesion
@@ -48,14 +48,12 @@ def save_overlay(path: Path, case: Case, *, title: str) -> None:
     ]
     for position, (text, colour) in enumerate(captions):
         draw.text((position * (PANEL + 8) + 8, 12), text, fill=colour, font=font)
-    with replacing(path) as partial:
-        canvas.save(partial, format="PNG")
+    write_png(path, canvas)
 
 
 def save_prediction(path: Path, image_HW: NDArray[np.uint8], predicted_HW: NDArray[np.bool_]) -> None:
     """Write a PNG of one slice at its own size with the prediction outlined in orange."""
-    with replacing(path) as partial_path:
-        _panel(image_HW, predicted_HW, ORANGE).save(partial_path, format="PNG")
+    write_png(path, _panel(image_HW, predicted_HW, ORANGE))
 
 
 def save_best_median_worst(

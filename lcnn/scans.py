@@ -24,7 +24,7 @@ from PIL import Image
 
 from data_prep.cohort import MANIFEST, Spacing, read_manifest, voxel_ml
 from data_prep.errors import InputError
-from data_prep.files import replacing
+from data_prep.files import replacing, write_png
 from data_prep.sources.dicom import Study, find_studies, is_dicom, open_study
 from data_prep.sources.dicom_seg import Author, write_seg
 from data_prep.sources.nifti import SUFFIXES, find_nifti, is_nifti, read_nifti
@@ -157,8 +157,7 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
 
     def write(folder: Path, mask_ZHW: NDArray[np.bool_]) -> None:
         for stem, mask_HW in zip(stems, mask_ZHW, strict=True):
-            with replacing(folder / name / f"{stem}.png") as partial:
-                Image.fromarray(mask_HW.astype(np.uint8) * 255).save(partial, format="PNG")
+            write_png(folder / name / f"{stem}.png", Image.fromarray(mask_HW.astype(np.uint8) * 255))
 
     def open_(window: Window | None) -> Scan:
         if told.hu_offset is None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -362,19 +361,6 @@ def test_killed_between_two_steps_it_goes_on() -> None:
     (Path("dst/images/.patient_0003.1.partial")).mkdir()
     assert len(imported("src", "dst").patients) == 3
     assert not list(Path("dst").rglob("*.partial"))
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    if made.returncode:
-        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_full_disk_leaves_whole_patients_and_goes_on_later(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

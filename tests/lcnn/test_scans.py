@@ -184,6 +184,15 @@ def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
     assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
 
 
+def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
+    write_pictures(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    assert run_predict(model, tmp_path / "in", tmp_path / "file" / "out") == 2
+    errors = capsys.readouterr().err
+    assert "Not a directory; see to that, then the same command goes on" in errors
+    assert errors.count("\n") == 1
+
+
 TOLD_IN_VAIN = {
     "spacing of NIfTI": ("p.nii.gz", Told(spacing_mm=(5, 1, 1)), "holds no pictures, and other files tell theirs"),
     "spacing of a cohort": ("cohort", Told(spacing_mm=(5, 1, 1)), "cohort.json tells that of a; leave it out"),
