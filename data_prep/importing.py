@@ -24,7 +24,7 @@ from data_prep.cohort import Spacing
 from data_prep.errors import InputError
 from data_prep.files import replacing_folder, write_text_atomically
 from data_prep.sources.case import Case
-from data_prep.sources.reading import ReadOptions, read_case
+from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
 from data_prep.window import KeptHu, Window
 
@@ -65,6 +65,8 @@ class Note(BaseModel):
     spacing_mm: Spacing | None
     is_windowed: bool
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
+    taken: str | None = None
+    """As of a `Reading`."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,31 @@ def import_patient(task: Task) -> Note | Fault:
         done = read_note(task.settings.root, task.id)
         if done and done.made_from == made_from:
             return done
-        volume, lesion_ZHW = read_case(task.case, task.settings.reading)
+        reading = read_case(task.case, task.settings.reading)
     except InputError as error:
         return Fault(str(error))
     except MemoryError:
         return Fault(f"{task.case.images[0]}: does not fit into memory; use fewer processes by --jobs")
+    volume = reading.volume
     note = Note(
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
+        taken=reading.taken,
     )
     try:
-        _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)
+        _write(task, to_pixels(volume, task.settings), reading.lesion_ZHW * np.uint8(255), note)
     except OSError as error:
         raise InputError(unwritable(task.settings.root, error)) from error
     return note
+
+
+def preview_patient(case: Case) -> str | Fault | None:
+    """What would be taken of a patient, or why nothing would."""
+    try:
+        return preview_case(case)
+    except InputError as error:
+        return Fault(str(error))
 
 
 def unwritable(root: Path, error: OSError) -> str:
@@ -152,7 +164,7 @@ def _note(root: Path, patient: str) -> Path:
 def _fingerprint(task: Task) -> str:
     settings = task.settings
     told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
-                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind)))]  # fmt: skip
+                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind), task.case.series))]  # fmt: skip
     for file in (*task.case.images, None, *task.case.masks):
         told.append("none" if file is None else _state(file))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -24,8 +24,9 @@ from PIL import Image
 from data_prep.cohort import voxel_ml
 from data_prep.errors import InputError
 from data_prep.files import replacing
-from data_prep.sources.dicom import Study, find_studies, is_dicom, open_study
+from data_prep.sources.dicom import open_files
 from data_prep.sources.dicom_seg import Author, write_seg
+from data_prep.sources.dicom_studies import Study, find_studies, is_dicom
 from data_prep.sources.nifti import SUFFIXES, find_nifti, is_nifti, read_nifti
 from data_prep.sources.tree import Patterns, files_below
 from data_prep.store import read_slices
@@ -72,7 +73,7 @@ def find_patients(path: Path, series: int | None = None) -> list[Patient]:
     """
     studies = _studies(path)
     if series is not None and len(studies) != 1:
-        raise InputError(f"--series {series}: is for one DICOM study, but {path} holds {len(studies)}")
+        raise InputError(f"--series {series}: is for one DICOM study, but {path} holds {len(studies)}; give its folder")
     patients = [_dicom(number, study, series) for number, study in enumerate(studies, start=1)]
     patients += [_nifti(name, file) for name, file in _volumes(path)]
     if not patients or (path.is_dir() and has_pictures(path)):
@@ -83,8 +84,8 @@ def find_patients(path: Path, series: int | None = None) -> list[Patient]:
     return patients
 
 
-def _studies(path: Path) -> list[Study]:
-    return find_studies(path) if path.exists() and is_dicom(path) else []
+def _studies(path: Path) -> tuple[Study, ...]:
+    return find_studies(path).complete() if path.exists() and is_dicom(path) else ()
 
 
 def _volumes(path: Path) -> list[tuple[str, Path]]:
@@ -122,7 +123,7 @@ def _dicom(number: int, study: Study, series: int | None) -> Patient:
     name = f"patient_{number:04d}"
 
     def open_(window: Window) -> Scan:
-        scan = open_study(study, series)
+        scan = open_files(study.files, series)
         author = Author("LCNN", _version())
         return _scan(
             scan.volume,

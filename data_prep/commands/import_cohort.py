@@ -20,12 +20,14 @@ from data_prep.importing import (
     clear_leftovers,
     import_patient,
     patient_id,
+    preview_patient,
     refuse_foreign,
     unwritable,
 )
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.progress import in_processes
 from data_prep.sources.case import Case, Kind
+from data_prep.sources.dicom_choice import with_series
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
 from data_prep.sources.tree import Patterns
@@ -51,6 +53,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
     parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
+    parser.add_argument("--series", metavar="NUMBER|FILE",
+                        help="the DICOM series to take, where several fit (--dry-run lists them); for several "
+                             "patients a CSV file: a patient's name in SRC and a number a line")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
     parser.add_argument("--hu-offset", type=int, metavar="N", help="what was added to the HU in 16-bit slices")
@@ -64,7 +69,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="TEXT", help="where the data comes from")
     parser.add_argument("--licence", help="terms of its use")
     add_jobs_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what was found, and write nothing")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="say what was found and what would be taken, and write nothing")  # fmt: skip
 
 
 def _windows() -> str:
@@ -79,17 +85,18 @@ def run(options: argparse.Namespace) -> None:
     """
     _check(options)
     patterns = Patterns(options.image_pattern, options.mask_pattern)
-    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format))
-    cases = _to_import(source, options)
+    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format), options.jobs)
+    cases = _with_series(source, _to_import(source, options), options.series)
     ids = {patient_id(number, len(cases)): case for number, case in enumerate(cases, start=1)}
     official = _official_test(options.test_list, ids)
     settings = _settings(options, source)
     for line in _found(options, source, cases, len(official)):
         print(line, flush=True)
     if options.dry_run:
+        _preview(ids, source, options.jobs)
         return
     refuse_foreign(options.folder)
-    notes = _import(ids, settings, options.jobs)
+    notes = _import(ids, settings, source.lost, options.jobs)
     cohort = _describe(options, settings, notes, official)
     try:
         write_manifest(cohort, options.folder)
@@ -131,6 +138,14 @@ def _to_import(source: Source, options: argparse.Namespace) -> list[Case]:
     if not cases:
         raise InputError(f"{options.scans}: no patient has a mask; say which files are masks by --mask-pattern")
     return cases
+
+
+def _with_series(source: Source, cases: list[Case], chosen: str | None) -> list[Case]:
+    if chosen is None:
+        return cases
+    if source.kind != Kind.DICOM:
+        raise InputError(f"--series {chosen}: is for DICOM, and these are {source.kind}; leave it out")
+    return with_series(cases, chosen)
 
 
 def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...]:
@@ -196,8 +211,42 @@ def _spacing(options: argparse.Namespace, source: Source) -> str:
     return f"{shown[0]} mm" if len(told) == 1 else f"{shown[0]} to {shown[1]} mm ({len(told)} different)"
 
 
-def _import(ids: Mapping[str, Case], settings: ImportSettings, jobs: int) -> dict[str, Note]:
-    """The notes of all patients.
+def _preview(ids: Mapping[str, Case], source: Source, jobs: int) -> None:
+    """Say what would be taken of each patient.
+
+    Raises:
+        InputError: some would be refused.
+    """
+    if source.kind != Kind.DICOM:
+        return
+    faults = []
+    outcomes = in_processes(preview_patient, ids.values(), jobs=jobs, what="reading headers")
+    for patient, (_, outcome) in zip(ids, outcomes, strict=True):
+        if isinstance(outcome, Fault):
+            faults.append(outcome.reason)
+        elif outcome:
+            print(f"{patient}: {outcome}")
+    _refuse(faults, source.lost, len(ids))
+
+
+def _refuse(faults: Sequence[str], lost: Sequence[str], patients: int) -> None:
+    """Say all that is wrong, a line each.
+
+    Raises:
+        InputError: anything is.
+    """
+    lines = [*faults, *lost]
+    if len(lines) == 1:
+        raise InputError(lines[0])
+    if lines:
+        sys.stderr.writelines(f"{line}\n" for line in lines)
+        parts = [f"{len(faults)} of {patients} patients"] if faults else []
+        parts += [f"{len(lost)} damaged files that may be any patient's"] if lost else []
+        raise InputError(f"{' and '.join(parts)} could not be imported; mend them, the same command goes on")
+
+
+def _import(ids: Mapping[str, Case], settings: ImportSettings, lost: Sequence[str], jobs: int) -> dict[str, Note]:
+    """The notes of all patients; of each, it is said what was taken and corrected.
 
     Raises:
         InputError: some could not be imported; the others are kept.
@@ -222,14 +271,10 @@ def _import(ids: Mapping[str, Case], settings: ImportSettings, jobs: int) -> dic
         raise InputError(
             f"{root}: a process was killed, most likely for want of memory; use fewer by --jobs, what is done is kept"
         ) from error
-    if len(faults) > 1:
-        sys.stderr.writelines(f"{reason}\n" for reason in faults)
-    if faults:
-        raise InputError(
-            faults[0]
-            if len(faults) == 1
-            else f"{len(faults)} of {len(ids)} patients could not be imported; mend them, the same command goes on"
-        )
+    for patient, note in notes.items():
+        if note.taken:
+            print(f"{patient}: {note.taken}")
+    _refuse(faults, lost, len(ids))
     if len({note.is_windowed for note in notes.values()}) > 1:
         raise InputError(f"{root}: grey values and HU are mixed in the source; import them apart")
     return notes

@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from data_prep.errors import InputError
-from data_prep.sources.dicom import read_dicom
+from data_prep.sources.dicom import open_dicom
 from data_prep.volume import Volume
 
 CASES = 110
@@ -69,7 +69,7 @@ TAGS = (drop_a_tag, blank_a_tag)
 def outcome(folder):
     message = ""
     try:
-        volume = read_dicom(folder)
+        volume = open_dicom(folder).volume
     except InputError as error:
         message = str(error)
     if message:

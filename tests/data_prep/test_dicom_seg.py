@@ -10,8 +10,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from refusals import refusal
 
-from data_prep.sources.dicom import find_studies, open_dicom
+from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_seg import Author, read_seg, write_seg
+from data_prep.sources.dicom_studies import find_studies
 
 AUTHOR = Author("LCNN", "1")
 INFARCT = Code("55641003", "SCT", "Infarct")
@@ -141,5 +142,5 @@ def test_damaged_segmentations_are_refused(scan, mask_ZHW, tmp_path):
 
 def test_a_study_names_its_masks(scan, mask_ZHW, tmp_path):
     write_seg(tmp_path / "ct" / "mask.dcm", scan, mask_ZHW, AUTHOR)
-    (study,) = find_studies(tmp_path)
+    (study,) = find_studies(tmp_path).found
     assert study.masks == (tmp_path / "ct" / "mask.dcm",)
