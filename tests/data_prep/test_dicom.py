@@ -10,8 +10,10 @@ from dicom_files import (
     dataset,
     edit,
     head,
+    lossless_hu,
     positions,
     write_enhanced,
+    write_jpeg_lossless,
     write_series,
 )  # fmt: skip
 from pydicom.uid import (
@@ -76,8 +78,16 @@ def test_compressed_files_give_the_same_values(syntax, supine, tmp_path):
     np.testing.assert_array_equal(compressed.values_ZHW, open_dicom(supine).volume.values_ZHW)
 
 
-def test_a_multi_frame_file_gives_the_same_values(supine, tmp_path):
-    enhanced = open_dicom(write_enhanced(tmp_path / "one.dcm").parent).volume
+def test_jpeg_lossless_files_are_decoded(tmp_path):
+    values_ZHW = open_dicom(write_jpeg_lossless(tmp_path)).volume.values_ZHW
+    np.testing.assert_array_equal(values_ZHW, np.broadcast_to(lossless_hu(), (12, 16, 16)))
+
+
+@pytest.mark.parametrize("parts", [[range(12)], [range(0, 12, 2), range(1, 12, 2)]], ids=["one file", "two files"])
+def test_multi_frame_files_give_the_same_values(parts, supine, tmp_path):
+    for number, only in enumerate(parts):
+        write_enhanced(tmp_path / f"{number}.dcm", only=only, number=number)
+    enhanced = open_dicom(tmp_path).volume
     np.testing.assert_array_equal(enhanced.values_ZHW, open_dicom(supine).volume.values_ZHW)
 
 
