@@ -164,7 +164,9 @@ def _note(root: Path, patient: str) -> Path:
 def _fingerprint(task: Task) -> str:
     settings = task.settings
     told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
-                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind), task.case.series))]  # fmt: skip
+                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind)))]  # fmt: skip
+    if task.case.series is not None:
+        told.append(f"series {task.case.series}")
     for file in (*task.case.images, None, *task.case.masks):
         told.append("none" if file is None else _state(file))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -28,6 +28,7 @@ from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.progress import in_processes
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.dicom_choice import with_series
+from data_prep.sources.dicom_studies import processes_for
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
 from data_prep.sources.tree import Patterns
@@ -70,7 +71,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licence", help="terms of its use")
     add_jobs_option(parser)
     parser.add_argument("--dry-run", action="store_true",
-                        help="say what was found and what would be taken, and write nothing")  # fmt: skip
+                        help="say what was found and what would be taken, and write nothing but --ids")  # fmt: skip
 
 
 def _windows() -> str:
@@ -93,6 +94,8 @@ def run(options: argparse.Namespace) -> None:
     for line in _found(options, source, cases, len(official)):
         print(line, flush=True)
     if options.dry_run:
+        if options.ids:
+            _write_ids(options.ids, ids)
         _preview(ids, source, options.jobs)
         return
     refuse_foreign(options.folder)
@@ -220,6 +223,7 @@ def _preview(ids: Mapping[str, Case], source: Source, jobs: int) -> None:
     if source.kind != Kind.DICOM:
         return
     faults = []
+    jobs = processes_for(sum(len(case.images) for case in ids.values()), jobs)
     outcomes = in_processes(preview_patient, ids.values(), jobs=jobs, what="reading headers")
     for patient, (_, outcome) in zip(ids, outcomes, strict=True):
         if isinstance(outcome, Fault):
@@ -241,7 +245,7 @@ def _refuse(faults: Sequence[str], lost: Sequence[str], patients: int) -> None:
     if lines:
         sys.stderr.writelines(f"{line}\n" for line in lines)
         parts = [f"{len(faults)} of {patients} patients"] if faults else []
-        parts += [f"{len(lost)} damaged files that may be any patient's"] if lost else []
+        parts += [f"{len(lost)} damaged file{'s' if len(lost) > 1 else ''} of no known patient"] if lost else []
         raise InputError(f"{' and '.join(parts)} could not be imported; mend them, the same command goes on")
 
 

@@ -31,7 +31,9 @@ class DicomCases:
 
 
 def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
-    """The patients in a tree of DICOM files, named by their folders; all studies of one patient are one.
+    """The patients in a tree of DICOM files, named by their folders, or, where several share one, by their first files.
+
+    All studies of one patient are one case.
 
     Raises:
         InputError: there is none, a mask's patient is not clear, or a pattern for images is given.
@@ -48,12 +50,12 @@ def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
     shared = {name for name, count in Counter(names).items() if count > 1}
     cases = [
         Case(
-            name=f"{name}/{number}" if name in shared else name,
+            name=f"{name}/{several[0].files[0].name}" if name in shared else name,
             image=tuple(file for study in several for file in study.files),
-            mask=masks[number - 1] or None,
+            mask=own or None,
             kind=Kind.DICOM,
         )
-        for number, (name, several) in enumerate(zip(names, patients, strict=True), start=1)
+        for name, several, own in zip(names, patients, masks, strict=True)
     ]
     return DicomCases(cases, studies.lost)
 

@@ -86,11 +86,27 @@ def find_studies(path: Path, jobs: int = 1) -> Studies:
     Raises:
         InputError: there is none.
     """
-    files = list(files_below(path))
+    by_study, damaged = _gather(list(files_below(path)), jobs)
+    found = [gathered for gathered in by_study.values() if gathered.pictures]
+    if not found:
+        first = next(iter(damaged.values()), None)
+        raise InputError(first or f"{path}: no CT pictures in DICOM files; give the folder of a CT study")
+    lost = _give_back(damaged, found)
+    people = {person: number for number, person in enumerate(dict.fromkeys(one.person for one in found), start=1)}
+    return Studies(tuple(Study(tuple(one.pictures), tuple(one.masks), people[one.person]) for one in found), lost)
+
+
+def processes_for(files: int, jobs: int) -> int:
+    """How many of ``jobs`` processes are worth starting to read the headers of so many files."""
+    return jobs if files >= LEAST_FILES else 1
+
+
+def _gather(files: Sequence[Path], jobs: int) -> tuple[dict[str, _Gathered], dict[Path, str]]:
+    """Files of pictures and masks by their study, and why the damaged ones cannot be read."""
     by_study: dict[str, _Gathered] = {}
     damaged: dict[Path, str] = {}
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-    processes = jobs if len(files) >= LEAST_FILES else 1
+    processes = processes_for(len(files), jobs)
     for batch, marks in in_processes(read_marks, batches, jobs=processes, what="reading headers"):
         for file, mark in zip(batch, marks, strict=True):
             if isinstance(mark, Damage):
@@ -98,13 +114,7 @@ def find_studies(path: Path, jobs: int = 1) -> Studies:
             elif mark and mark.kind is not Kind.OTHER:
                 gathered = by_study.setdefault(mark.study, _Gathered(mark.person))
                 (gathered.pictures if mark.kind is Kind.CT else gathered.masks).append(file)
-    found = [gathered for gathered in by_study.values() if gathered.pictures]
-    if not found:
-        first = next(iter(damaged.values()), None)
-        raise InputError(first or f"{path}: no CT pictures in DICOM files; give the folder of a CT study")
-    lost = _give_back(damaged, found)
-    people = {person: number for number, person in enumerate(dict.fromkeys(one.person for one in found), start=1)}
-    return Studies(tuple(Study(tuple(o.pictures), tuple(o.masks), people[o.person]) for o in found), lost)
+    return by_study, damaged
 
 
 def read_marks(files: Sequence[Path]) -> list[Mark | Damage | None]:

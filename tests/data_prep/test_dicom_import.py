@@ -16,6 +16,8 @@ from data_prep.sources import dicom_studies
 from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_seg import Author, write_seg
 from data_prep.sources.dicom_studies import find_studies
+from data_prep.sources.recognise import recognise
+from data_prep.sources.tree import Patterns
 
 
 @pytest.fixture
@@ -56,6 +58,13 @@ def test_files_without_an_ending_are_recognised(tmp_path, mask_ZHW):
     assert main(["import", str(tmp_path / "in"), str(tmp_path / "out"), "--jobs", "1"]) == 0
 
 
+def test_patients_in_one_folder_are_named_by_their_first_files(tmp_path):
+    for number in (1, 2):
+        write_series(tmp_path / "all", study=number, first=100 * number, count=2)
+    names = [case.name for case in recognise(tmp_path, Patterns()).cases]
+    assert names == ["all/f100.dcm", "all/f200.dcm"]
+
+
 def test_two_studies_of_one_patient_are_asked_for(tmp_path, mask_ZHW, capsys):
     write_study(tmp_path / "in" / "a", 1, mask_ZHW)
     write_study(tmp_path / "in" / "b", 2, mask_ZHW[::-1], tags={"PatientID": "id1"})
@@ -90,7 +99,10 @@ def two_patients(folder):
 def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
     two_patients(tmp_path)
     (tmp_path / "chosen.csv").write_text("\ndoe/1, 2\n", encoding="utf-8")
-    assert run(tmp_path, "--missing-masks", "empty", "--dry-run") == 2
+    assert run(tmp_path, "--missing-masks", "empty", "--dry-run", "--ids", str(tmp_path / "ids.csv")) == 2
+    assert (tmp_path / "ids.csv").read_text(encoding="utf-8").split() == [
+        "id,source", "patient_0001,doe/1", "patient_0002,roe",
+    ]  # fmt: skip
     told = capsys.readouterr()
     roe = "patient_0002: series 1: axial, 8 slices, soft kernel, 5 mm (of 2); gantry tilt of 10.0 degrees corrected"
     assert f"{roe}; not taken: 2: axial, 8 slices, bone kernel, 5 mm\n" in told.out
@@ -102,6 +114,9 @@ def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
         assert "patient_0001: series 2: axial, 8 slices, soft kernel, 5 mm (of 2)\n" in told
         assert f"{roe}\n" in told
         assert "marker" not in told.lower()
+    (tmp_path / "chosen.csv").write_text("doe/1,1", encoding="utf-8")
+    assert run(tmp_path, "--missing-masks", "empty", "--series", str(tmp_path / "chosen.csv")) == 0
+    assert "patient_0001: series 1: axial" in capsys.readouterr().out
     write_series(tmp_path / "alone", series=3, count=8)
     assert main(["import", str(tmp_path / "alone"), str(tmp_path / "b"), "--missing-masks", "empty", "--series", "1",
                  "--dry-run", "--jobs", "1"]) == 0  # fmt: skip
