@@ -212,7 +212,7 @@ def read_mark(file: Path) -> Mark | None:
         InputError: the file is damaged, or is named as DICOM and is none.
     """
     if not has_mark(file):
-        if file.suffix.lower() in SUFFIXES:
+        if file.suffix.lower() in SUFFIXES or _is_blank(file):
             raise InputError(f"{file}: not a DICOM file, or cut off; copy it again from its source")
         return None
     with refusing(file, DAMAGED), file.open("rb") as stream:
@@ -237,6 +237,14 @@ def read_header(file: Path) -> Header:
         if _kind(dataset) is not Kind.CT:
             raise InputError(f"{file}: holds no CT pictures; leave it out")
         return _header(dataset, file)
+
+
+def _is_blank(file: Path) -> bool:
+    """Whether a file without an ending, or named by a UID, as DICOM files often are, holds nothing: a failed copy."""
+    if not re.fullmatch(r"(\.\d+)?", file.suffix):
+        return False
+    with refusing(file, "cannot be read; copy it again from its source"), file.open("rb") as stream:
+        return not stream.read(132).strip(b"\0")
 
 
 def _is_past_mark(tag: BaseTag, _vr: str | None, _length: int) -> bool:

@@ -162,12 +162,14 @@ def test_a_damaged_file_refuses_its_own_patient_only(tmp_path, mask_ZHW, capsys)
     assert len(json.loads((tmp_path / "out" / "cohort.json").read_text(encoding="utf-8"))["patients"]) == 3
 
 
-def test_a_damaged_file_that_may_be_anybodys_is_not_lost(tmp_path, mask_ZHW, capsys):
+@pytest.mark.parametrize("name", ["stray.dcm", "IM0007", "1.2.840.7"])
+def test_a_damaged_file_that_may_be_anybodys_is_not_lost(name, tmp_path, mask_ZHW, capsys):
     write_study(tmp_path / "in" / "p1", 1, mask_ZHW)
-    (tmp_path / "in" / "stray.dcm").write_bytes(b"")
+    (tmp_path / "in" / name).write_bytes(bytes(100))
+    (tmp_path / "in" / "VERSION").write_text("3", encoding="utf-8")
     for options in ((), ("--dry-run",)):
         assert run(tmp_path, *options) == 2
-        assert "stray.dcm: not a DICOM file, or cut off" in capsys.readouterr().err
+        assert f"{name}: not a DICOM file, or cut off" in capsys.readouterr().err
     assert written(tmp_path).any()
     assert not (tmp_path / "out" / "cohort.json").exists()
 
