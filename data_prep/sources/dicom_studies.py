@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.cohort import natural_key
 from data_prep.errors import InputError
 from data_prep.progress import in_processes
 from data_prep.sources.dicom_headers import Kind, Mark, files_below, has_mark, read_mark
@@ -139,7 +140,15 @@ def _give_back(damaged: dict[Path, str], found: Sequence[_Gathered]) -> tuple[st
     for file, reason in damaged.items():
         beside = list(owners.get(file.parent, {}).values())
         if len(beside) == 1:
-            beside[0].pictures.append(file)
+            _insert(beside[0].pictures, file)
         else:
             lost.append(reason)
     return tuple(lost)
+
+
+def _insert(pictures: list[Path], file: Path) -> None:
+    """Put a file where it will be once it is mended, for patients are known by their first files."""
+    key = natural_key(file.name)
+    folder = [number for number, other in enumerate(pictures) if other.parent == file.parent]
+    before = [number for number in folder if natural_key(pictures[number].name) < key]
+    pictures.insert(before[-1] + 1 if before else folder[0], file)

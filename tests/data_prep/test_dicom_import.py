@@ -144,13 +144,15 @@ def test_a_choice_that_fits_nobody_is_refused(chosen, words, tmp_path, capsys):
 def test_a_damaged_file_refuses_its_own_patient_only(tmp_path, mask_ZHW, capsys):
     for number in (1, 2, 3):
         write_study(tmp_path / "in" / f"p{number}", number, mask_ZHW)
-    (tmp_path / "in" / "p1" / "f3.dcm").write_bytes(b"")  # whose it was can only be told by its folder
+    whole = find_studies(tmp_path / "in")
+    (tmp_path / "in" / "p1" / "f0.dcm").write_bytes(b"")  # whose it was can only be told by its folder
     seg = (tmp_path / "in" / "p2" / "seg.dcm").read_bytes()
     (tmp_path / "in" / "p2" / "seg.dcm").write_bytes(seg[:-100])
     (tmp_path / "in" / "DICOMDIR").write_bytes(Path(get_testdata_file("DICOMDIR")).read_bytes())
+    assert find_studies(tmp_path / "in") == whole
     assert run(tmp_path) == 2
     said = capsys.readouterr().err
-    assert "p1/f3.dcm: not a DICOM file, or cut off" in said
+    assert "p1/f0.dcm: not a DICOM file, or cut off" in said
     assert "p2/seg.dcm: the segmentation is damaged" in said
     assert "2 of 3 patients could not be imported" in said
     assert [folder.name for folder in (tmp_path / "out" / "images").iterdir()] == ["patient_0003"]
