@@ -27,6 +27,8 @@ IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MANIFEST = "cohort.json"
+NOTES = ".import"
+"""Folder in a cohort that was imported, with what a rerun of the import has to know."""
 Distance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Spacing = tuple[Distance, Distance, Distance]
 """Distance between voxel centres in mm as (slice, row, column)."""
@@ -162,8 +164,13 @@ def open_cohort(root: Path, cache: Path) -> Cohort:
     A user's folder is never written to: where it brings no manifest, one is made in ``cache`` on first use.
 
     Raises:
-        InputError: the layout is broken, or the files are no longer those that the manifest describes.
+        InputError: the layout is broken, the files are not those of the manifest, or their import was not finished.
     """
+    if (root / NOTES).is_dir() and not (root / MANIFEST).exists():
+        raise InputError(
+            f"{root}: was imported, but not to the end, for {MANIFEST} is missing; import it again, or accept what is "
+            f"there by: python -m data_prep index {root}"
+        )
     for manifest in (root / MANIFEST, cache / MANIFEST):
         if manifest.exists():
             return _verify(root, manifest)

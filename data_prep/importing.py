@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data_prep.cohort import Spacing
+from data_prep.cohort import NOTES, Spacing
 from data_prep.errors import InputError
 from data_prep.files import LOCK, png_bytes, replacing_folder, write_text_atomically
-from data_prep.register import NOTES
 from data_prep.sources.case import Case
-from data_prep.sources.reading import ReadOptions, read_case
+from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
 from data_prep.window import KeptHu, Window
 
@@ -67,6 +66,8 @@ class Note(BaseModel):
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
     doubt: str | None = None
     """What the scan's values leave open; see `data_prep.sources.checks`."""
+    taken: str | None = None
+    """As of a `Reading`."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +88,32 @@ def import_patient(task: Task) -> Note | Fault:
         done = read_note(task.settings.root, task.id)
         if done and done.made_from == made_from:
             return done
-        volume, lesion_ZHW = read_case(task.case, task.settings.reading)
+        reading = read_case(task.case, task.settings.reading)
     except InputError as error:
         return Fault(str(error))
     except MemoryError:
         return Fault(f"{task.case.images[0]}: does not fit into memory; use fewer processes by --jobs")
+    volume = reading.volume
     note = Note(
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
         doubt=volume.doubt,
+        taken=reading.taken,
     )
     try:
-        _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)
+        _write(task, to_pixels(volume, task.settings), reading.lesion_ZHW * np.uint8(255), note)
     except OSError as error:
         raise InputError(unwritable(task.settings.root, error)) from error
     return note
+
+
+def preview_patient(case: Case) -> str | Fault | None:
+    """What would be taken of a patient, or why nothing would."""
+    try:
+        return preview_case(case)
+    except InputError as error:
+        return Fault(str(error))
 
 
 def unwritable(root: Path, error: OSError) -> str:
@@ -147,6 +158,8 @@ def _fingerprint(task: Task) -> str:
     settings = task.settings
     told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
                   sorted(settings.reading.lesion_labels or ()), str(task.case.kind)))]  # fmt: skip
+    if task.case.series is not None:
+        told.append(f"series {task.case.series}")
     for file in (*task.case.images, None, *task.case.masks):
         told.append("none" if file is None else _state(file))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

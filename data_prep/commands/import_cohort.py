@@ -20,6 +20,7 @@ from data_prep.importing import (
     Task,
     clear_leftovers,
     import_patient,
+    preview_patient,
     refuse_foreign,
     unwritable,
 )
@@ -27,6 +28,8 @@ from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.progress import in_processes
 from data_prep.register import Register, own_name, register_of, write_register
 from data_prep.sources.case import Case, Kind
+from data_prep.sources.dicom_choice import with_series
+from data_prep.sources.dicom_studies import processes_for
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
 from data_prep.sources.tree import Patterns
@@ -52,6 +55,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
     parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
+    parser.add_argument("--series", metavar="NUMBER|FILE",
+                        help="the DICOM series to take, where several fit (--dry-run lists them); for several "
+                             "patients a CSV file: a patient's name in SRC and a number a line")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
     parser.add_argument(
@@ -70,7 +76,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="TEXT", help="where the data comes from")
     parser.add_argument("--licence", help="terms of its use")
     add_jobs_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what was found, and write nothing")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="say what was found and what would be taken, and write nothing but --ids")  # fmt: skip
 
 
 def _windows() -> str:
@@ -85,18 +92,21 @@ def run(options: argparse.Namespace) -> None:
     """
     _check(options)
     patterns = Patterns(options.image_pattern, options.mask_pattern)
-    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format))
-    cases = _to_import(source, options)
+    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format), options.jobs)
+    cases = _with_series(source, _to_import(source, options), options.series)
     settings = _settings(options, source)
     if options.dry_run:
         plan = _plan(options, cases, settings)
         _tell(options, source, cases, plan)
+        if options.ids:
+            _write_ids(options.ids, plan.ids)
+        _preview(plan.ids, source, options.jobs)
         return
     refuse_foreign(options.folder)
     with locked(options.folder, if_busy=IF_BUSY, if_unwritable=IF_UNWRITABLE):
         plan = _plan(options, cases, settings)
         _tell(options, source, cases, plan)
-        _make(options, plan)
+        _make(options, plan, source.lost)
 
 
 @dataclass(frozen=True)
@@ -121,8 +131,8 @@ def _tell(options: argparse.Namespace, source: Source, cases: Sequence[Case], pl
         print(line, flush=True)
 
 
-def _make(options: argparse.Namespace, plan: _Plan) -> None:
-    notes = _import(plan, options.jobs)
+def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None:
+    notes = _import(plan, lost, options.jobs)
     cohort = _describe(options, plan.settings, notes, plan.official)
     try:
         write_manifest(cohort, options.folder)
@@ -166,6 +176,14 @@ def _to_import(source: Source, options: argparse.Namespace) -> list[Case]:
     if not cases:
         raise InputError(f"{options.scans}: no patient has a mask; say which files are masks by --mask-pattern")
     return cases
+
+
+def _with_series(source: Source, cases: list[Case], chosen: str | None) -> list[Case]:
+    if chosen is None:
+        return cases
+    if source.kind != Kind.DICOM:
+        raise InputError(f"--series {chosen}: is for DICOM, and these are {source.kind}; leave it out")
+    return with_series(cases, chosen)
 
 
 def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...]:
@@ -233,8 +251,43 @@ def _spacing(options: argparse.Namespace, source: Source) -> str:
     return f"{shown[0]} mm" if len(told) == 1 else f"{shown[0]} to {shown[1]} mm ({len(told)} different)"
 
 
-def _import(plan: _Plan, jobs: int) -> dict[str, Note]:
-    """The notes of all patients.
+def _preview(ids: Mapping[str, Case], source: Source, jobs: int) -> None:
+    """Say what would be taken of each patient.
+
+    Raises:
+        InputError: some would be refused.
+    """
+    if source.kind != Kind.DICOM:
+        return
+    faults = []
+    jobs = processes_for(sum(len(case.images) for case in ids.values()), jobs)
+    outcomes = in_processes(preview_patient, ids.values(), jobs=jobs, what="reading headers")
+    for patient, (_, outcome) in zip(ids, outcomes, strict=True):
+        if isinstance(outcome, Fault):
+            faults.append(outcome.reason)
+        elif outcome:
+            print(f"{patient}: {outcome}")
+    _refuse(faults, source.lost, len(ids))
+
+
+def _refuse(faults: Sequence[str], lost: Sequence[str], patients: int) -> None:
+    """Say all that is wrong, a line each.
+
+    Raises:
+        InputError: anything is.
+    """
+    lines = [*faults, *lost]
+    if len(lines) == 1:
+        raise InputError(lines[0])
+    if lines:
+        sys.stderr.writelines(f"{line}\n" for line in lines)
+        parts = [f"{len(faults)} of {patients} patients"] if faults else []
+        parts += [f"{len(lost)} damaged file{'s' if len(lost) > 1 else ''} of no known patient"] if lost else []
+        raise InputError(f"{' and '.join(parts)} could not be imported; mend them, the same command goes on")
+
+
+def _import(plan: _Plan, lost: Sequence[str], jobs: int) -> dict[str, Note]:
+    """The notes of all patients; of each, it is said what was taken and corrected.
 
     Raises:
         InputError: some could not be imported; the others are kept.
@@ -261,14 +314,10 @@ def _import(plan: _Plan, jobs: int) -> dict[str, Note]:
         raise InputError(
             f"{root}: a process was killed, most likely for want of memory; use fewer by --jobs, what is done is kept"
         ) from error
-    if len(faults) > 1:
-        sys.stderr.writelines(f"{reason}\n" for reason in faults)
-    if faults:
-        raise InputError(
-            faults[0]
-            if len(faults) == 1
-            else f"{len(faults)} of {len(ids)} patients could not be imported; mend them, the same command goes on"
-        )
+    for patient, note in notes.items():
+        if note.taken:
+            print(f"{patient}: {note.taken}")
+    _refuse(faults, lost, len(ids))
     if len({note.is_windowed for note in notes.values()}) > 1:
         raise InputError(f"{root}: grey values and HU are mixed in the source; import them apart")
     return notes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data_prep.errors import InputError
 from data_prep.sources import aisd
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom_cases import read_dicom_case
+from data_prep.sources.dicom_cases import preview_dicom, read_dicom_case
 from data_prep.sources.nifti import read_nifti, read_nifti_mask
 from data_prep.sources.npz import has_mask, read_npz, read_npz_mask
 from data_prep.sources.pictures import read_picture_files, read_picture_masks
@@ -26,18 +26,42 @@ class ReadOptions:
     """Values of a mask that are lesion; None takes the one beside 0, and for AISD those of its authors."""
 
 
-def read_case(case: Case, options: ReadOptions) -> tuple[Volume, NDArray[np.bool_]]:
-    """A patient's scan and lesion, both (Z, H, W); without a mask, there is no lesion.
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a patient."""
+
+    volume: Volume
+    lesion_ZHW: NDArray[np.bool_]
+    """Empty without a mask."""
+    taken: str | None
+    """What was taken of several and what was corrected, on one line that names nobody; None where all is taken as
+    it is."""
+
+
+def read_case(case: Case, options: ReadOptions) -> Reading:
+    """A patient's scan and lesion.
 
     Raises:
         InputError: a file cannot be read, or the mask does not fit the scan.
     """
+    taken = None
     if case.kind == Kind.DICOM:
-        volume, lesion_ZHW = read_dicom_case(case, options.lesion_labels)
+        volume, lesion_ZHW, taken = read_dicom_case(case, options.lesion_labels)
     else:
         volume = _read_scan(case, options)
         lesion_ZHW = _read_lesion(case, volume, options)
-    return volume, np.zeros(volume.values_ZHW.shape, dtype=np.bool_) if lesion_ZHW is None else lesion_ZHW
+    if lesion_ZHW is None:
+        lesion_ZHW = np.zeros(volume.values_ZHW.shape, dtype=np.bool_)
+    return Reading(volume, lesion_ZHW, taken)
+
+
+def preview_case(case: Case) -> str | None:
+    """What would be taken of a patient and corrected, by headers alone; None where all is taken as it is.
+
+    Raises:
+        InputError: a header cannot be read, or says what is refused.
+    """
+    return preview_dicom(case) if case.kind == Kind.DICOM else None
 
 
 def lacking_mask(case: Case) -> Path | None:
@@ -46,6 +70,8 @@ def lacking_mask(case: Case) -> Path | None:
     Raises:
         InputError: an archive cannot be read.
     """
+    if case.kind == Kind.DICOM:
+        return None if case.mask else case.images[0]
     for image, mask in zip(case.images, case.masks, strict=True):
         if mask is None and not (case.kind == Kind.NPZ and case.mask is None and has_mask(image)):
             return image

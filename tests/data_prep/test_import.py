@@ -13,14 +13,15 @@ import pytest
 from dicom_files import write_series
 from numpy.typing import NDArray
 from PIL import Image
+from refusals import refusal
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
 from data_prep.__main__ import main
-from data_prep.cohort import Cohort, open_cohort
+from data_prep.cohort import NOTES, Cohort, open_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.files import IF_BUSY, LOCK
 from data_prep.picture import PictureConfig
-from data_prep.register import NOTES, REGISTER, own_name
+from data_prep.register import REGISTER, own_name
 from data_prep.sources.case import Case, Kind
 from data_prep.split import SplitConfig, make_split
 from data_prep.store import read_patient
@@ -358,6 +359,7 @@ def test_killed_between_two_steps_it_goes_on() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60, env=environment)
     assert killed.returncode == 9
+    assert "was imported, but not to the end" in refusal(lambda: open_cohort(Path("dst"), Path("cache")))
     (Path("dst/images/.patient_0003.1.partial")).mkdir()
     assert len(imported("src", "dst").patients) == 3
     assert not list(Path("dst").rglob("*.partial"))

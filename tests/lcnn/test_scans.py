@@ -128,7 +128,7 @@ def test_alike_series_are_asked_for_by_number(model, tmp_path, capsys):
     for number in (1, 2):
         write_series(tmp_path / "ct" / str(number), series=number)
     assert run_predict(model, tmp_path / "ct", tmp_path / "out") == 2
-    assert "choose one by --series NUMBER: 1: axial" in capsys.readouterr().err
+    assert "choose by --series: 1: axial" in capsys.readouterr().err
     assert run_predict(model, tmp_path / "ct", tmp_path / "out", "--series", "2") == 0
     assert "series 2: axial" in capsys.readouterr().out
 
