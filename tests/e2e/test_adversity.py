@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from test_command import execute, search, wait_for_new_epoch
+from the_command import answer, execute, kill, search, start, wait_for_new_epoch
 
 pytestmark = pytest.mark.timeout(400)
 TRIALS = 3
@@ -69,7 +69,7 @@ def same(trial: FrozenTrial) -> tuple[object, ...]:
 def refused_where_read_only(folder: Path, place: Path) -> None:
     before = contents(place)
     with read_only(folder):
-        done = execute(COMMAND, place)
+        done = answer(COMMAND, place)
     assert done.returncode == 2, done.stderr
     assert "cannot be written (Read-only file system); make it writable" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -77,9 +77,7 @@ def refused_where_read_only(folder: Path, place: Path) -> None:
 
 
 def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
-    process = subprocess.Popen(
-        COMMAND, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start(COMMAND, place)
     try:
         wait_for_new_epoch(process, run)
         finished = [trial for trial in study(run) if trial.state.is_finished()]
@@ -87,9 +85,7 @@ def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
         os.kill(children(process.pid)[server], signal.SIGKILL)
         _, errors = process.communicate(timeout=LAST_S)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kill(process)
     assert process.returncode == 1
     assert f"Ray's {server} was ended by SIGKILL" in errors
     assert "then the same command goes on" in errors

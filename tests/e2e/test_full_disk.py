@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_command import execute, search
+from the_command import execute, search
 
 pytestmark = pytest.mark.timeout(400)
 
