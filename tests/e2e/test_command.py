@@ -1,4 +1,4 @@
-"""The command as a user runs it: real processes, real Ray, a small synthetic cohort.
+"""The command as a user runs it: real processes, real Ray, a small synthetic cohort. Refusals need no process.
 
 The tests of this file go through the life of one run, in order: dry run, interruption, resumption, the finished
 run, a changed search, more trials, a retrained trial.
@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,8 @@ RUN_FILES = (
     "tensorboard/final/0/events.out.tfevents.lcnn",
 )
 pytestmark = pytest.mark.timeout(400)
+GONE_S = 30.0
+"""Longest time that a dashboard may outlive its command."""
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,9 @@ def run(place: Path) -> Path:
 
 
 @pytest.fixture
-def started(place: Path) -> Iterator[subprocess.Popen[str]]:
-    process = start(search(4), place)
+def started(place: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """The search; with Ray's dashboard where the parameter says so."""
+    process = start(search(4, dashboard=getattr(request, "param", False)), place)
     yield process
     kill(process)
 
@@ -85,12 +89,36 @@ def test_a_stopped_search_says_how_to_go_on(
     assert "Traceback" not in output + errors
 
 
-def test_a_search_killed_without_a_word_keeps_its_epochs(
-    place: Path, run: Path, started: subprocess.Popen[str]
+def descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def is_of_dashboard(pid: int) -> bool:
+    """Whether the process is there and serves the dashboard; of a zombie no command is known."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+    return "dashboard/dashboard.py" in line or line.startswith("ray-dashboard-")
+
+
+@pytest.mark.parametrize("started", [True], indirect=True, ids=["with-dashboard"])
+def test_a_search_killed_without_a_word_keeps_its_epochs_and_leaves_no_dashboard(
+    run: Path, started: subprocess.Popen[str]
 ) -> None:
+    """Ray's agents, which it starts without a dashboard too, take up to a minute; they are not looked at here."""
     wait_for_new_epoch(started, run)
     before = recorded_epochs(run)
+    serving = {pid for pid in descendants(started.pid) if is_of_dashboard(pid)}
+    assert len(serving) > 5
     started.kill()
+    deadline = time.monotonic() + GONE_S
+    while left := [pid for pid in serving if is_of_dashboard(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
     started.communicate(timeout=90)  # Ray's processes hold the pipes until they notice
     assert started.returncode == -signal.SIGKILL
     assert recorded_epochs(run) >= before
@@ -98,14 +126,13 @@ def test_a_search_killed_without_a_word_keeps_its_epochs(
 
 def test_the_same_command_resumes_and_finishes(place: Path, run: Path) -> None:
     before = recorded_epochs(run)
-    done = execute(search(4, dashboard=True), place)
+    done = execute(search(4), place)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert before > 0
     assert "resumed" in done.stdout
     for word in (
         "SYNTHETIC",
-        "Ray dashboard: http://127.0.0.1:",
         "4 of 4 trials done" if "4 of 4" in done.stdout else "4 trials",
         "Winner: trial",
         "surface Dice at 5 mm",
@@ -207,8 +234,10 @@ def test_a_tampered_run_is_refused_in_one_line(place: Path, run: Path, name: str
 
 
 def test_more_trials_extend_a_finished_run(place: Path, run: Path) -> None:
-    done = execute(search("+1"), place)
+    done = execute(search("+1", dashboard=True), place)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     assert len(pd.read_csv(run / "trials.csv")) == 5
     assert "trial slots busy" in done.stdout
 

@@ -42,6 +42,9 @@ def process_line(arguments: Sequence[str]) -> list[str]:
 
 def start(arguments: Sequence[str], place: Path) -> subprocess.Popen[str]:
     """Start the command in ``place``, in a session of its own, which can be killed as a whole."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # In the background of a shell Ctrl-C is ignored, and what is started there would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         process_line(arguments),
         cwd=place,
