@@ -33,7 +33,7 @@ DRAWN: dict[str, Any] = {
     "schedule.polynomial.power": 1.5,
 }
 SMALL = (
-    "cohort.phantom.patients=8",
+    "cohort.phantom.patients=14",
     "cohort.phantom.pixel_mm=4.0",
     "cohort.image_size=48",
     "model.width=4",
