@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.cohort import Spacing
 from data_prep.errors import InputError
 from data_prep.files import replacing_folder, write_text_atomically
+from data_prep.mask import Label, to_grey
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, read_case
 from data_prep.volume import Volume
@@ -65,6 +66,8 @@ class Note(BaseModel):
     spacing_mm: Spacing | None
     is_windowed: bool
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
+    has_ignored: bool = False
+    """Whether its masks hold pixels that are ignored."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def import_patient(task: Task) -> Note | Fault:
         done = read_note(task.settings.root, task.id)
         if done and done.made_from == made_from:
             return done
-        volume, lesion_ZHW = read_case(task.case, task.settings.reading)
+        volume, label_ZHW = read_case(task.case, task.settings.reading)
     except InputError as error:
         return Fault(str(error))
     except MemoryError:
@@ -99,9 +102,10 @@ def import_patient(task: Task) -> Note | Fault:
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
+        has_ignored=bool((label_ZHW == Label.IGNORED).any()),
     )
     try:
-        _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)
+        _write(task, to_pixels(volume, task.settings), to_grey(label_ZHW), note)
     except OSError as error:
         raise InputError(unwritable(task.settings.root, error)) from error
     return note
@@ -151,8 +155,10 @@ def _note(root: Path, patient: str) -> Path:
 
 def _fingerprint(task: Task) -> str:
     settings = task.settings
+    ignored = settings.reading.ignored_labels
     told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
-                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind)))]  # fmt: skip
+                  sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
+                  str(task.case.kind)))]  # fmt: skip
     for file in (*task.case.images, None, *task.case.masks):
         told.append("none" if file is None else _state(file))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -67,7 +67,8 @@ def _check(root: Path, cache: Path, jobs: int, size: int) -> None:
 
 
 def _measure(root: Path, cache: Path, jobs: int, size: int) -> None:
-    tasks = [(root, patient) for patient in open_cohort(root, cache).patients]
+    cohort = open_cohort(root, cache)
+    tasks = [(root, patient, cohort.has_ignored) for patient in cohort.patients]
     row_of_all([counts for _, counts in in_processes(count_patient, tasks, jobs=jobs, what="measuring")])
 
 

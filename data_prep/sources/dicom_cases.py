@@ -42,8 +42,10 @@ def find_dicom(root: Path, patterns: Patterns) -> list[Case]:
     ]
 
 
-def read_dicom_case(case: Case, segments: Collection[int] | None) -> tuple[Volume, NDArray[np.bool_] | None]:
-    """A study's head CT, and its lesion, (Z, H, W), where it brings a mask.
+def read_dicom_case(
+    case: Case, segments: Collection[int] | None, ignored: Collection[int] = ()
+) -> tuple[Volume, NDArray[np.uint8] | None]:
+    """A study's head CT, and its mask as `Label`, (Z, H, W), where it brings one; segments as in `read_seg`.
 
     Raises:
         InputError: as `open_study` and `read_seg`.
@@ -54,7 +56,7 @@ def read_dicom_case(case: Case, segments: Collection[int] | None) -> tuple[Volum
     scan = open_study(Study(headers, person=1))
     if not isinstance(case.mask, Path):
         return scan.volume, None
-    return scan.volume, read_seg(case.mask, scan, sorted(segments) if segments else None)
+    return scan.volume, read_seg(case.mask, scan, sorted(segments) if segments else None, ignored)
 
 
 def _only_mask(study: Study) -> Path | None:

@@ -17,6 +17,7 @@ from data_prep.__main__ import main
 from data_prep.cohort import Cohort, open_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.importing import NOTES
+from data_prep.mask import Label
 from data_prep.picture import PictureConfig
 from data_prep.split import SplitConfig, make_split
 from data_prep.store import read_patient
@@ -103,14 +104,16 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
     assert not np.array_equal(other.store.images_NSS, stores[0])
 
 
-def test_aisd_labels_become_lesion_and_background(capsys: pytest.CaptureFixture[str]) -> None:
+def test_aisd_labels_become_lesion_and_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     picture_patients(Path("src"), (1, 2, 3, 4, 5))
     cohort = imported("src", "dst", "--spacing-mm", "5", "0.5", "0.4")
-    lesions = [int(read_patient(patient, Path("dst"))[1].sum()) for patient in cohort.patients]
-    assert lesions == [16, 16, 16, 0, 16]
+    assert cohort.has_ignored
+    masks = [read_patient(patient, Path("dst"), has_ignored=True)[1] for patient in cohort.patients]
+    assert [int((mask == Label.LESION).sum()) for mask in masks] == [16, 16, 16, 0, 16]
+    assert [int((mask == Label.IGNORED).sum()) for mask in masks] == [0, 0, 0, 16, 0]
     assert cohort.window is None
     assert {patient.spacing_mm for patient in cohort.patients} == {(5.0, 0.5, 0.4)}
-    assert "4 (unsure) becomes background" in capsys.readouterr().out
+    assert "4 (unsure) is ignored" in capsys.readouterr().out
 
 
 def test_official_test_patients_are_those_of_the_list() -> None:
