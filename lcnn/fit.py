@@ -311,13 +311,21 @@ def count_patients(
         grey, lesion = source.batch(positions)
         predicted = predict_logits(model, grey.to(device), dtype) > 0
         true = lesion.to(device) > 127
-        ignored = source.ignored(positions)
-        if ignored is not None:
-            counted = ignored.to(device) <= 127
-            predicted, true = predicted & counted, true & counted
+        if (ignored := source.ignored(positions)) is not None:
+            true, scored = _scored(lesion.to(device), ignored.to(device))
+            predicted = predicted & scored
         counts = torch.stack([m.sum(dim=(1, 2)) for m in (predicted & true, predicted, true)], dim=1)
         totals.index_add_(0, torch.from_numpy(source.owner[positions]), counts.cpu().double())
     return [Counts(*row) for row in totals.tolist()]
+
+
+def _scored(lesion_BSS: Tensor, ignored_BSS: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixels are lesion, and which count, by shares 0..255: those of which at most half is ignored.
+
+    Of these, lesion are those of which it is at least half of the rest, which is what the loss compares with.
+    """
+    scored = ignored_BSS <= 127
+    return scored & (2 * lesion_BSS.int() + ignored_BSS.int() > 255), scored
 
 
 def predict_logits(model: nn.Module, grey_BDSS: Tensor, dtype: torch.dtype) -> Tensor:

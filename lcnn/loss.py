@@ -35,7 +35,7 @@ class Loss(NamedTuple):
     alignment: Tensor
 
 
-def dice_loss(logits_BHW: Tensor, lesion_BHW: Tensor, counted_BHW: Tensor | float = 1.0) -> Tensor:
+def dice_loss(logits_BHW: Tensor, lesion_BHW: Tensor, counted_BHW: Tensor | None = None) -> Tensor:
     """1 - soft Dice over the whole batch at once (Milletari et al. 2016, with the sums of Sudre et al. 2017).
 
     Over the batch, not a sample: a sample without lesion would add a constant that no logits can remove.
@@ -44,15 +44,20 @@ def dice_loss(logits_BHW: Tensor, lesion_BHW: Tensor, counted_BHW: Tensor | floa
     Args:
         logits_BHW: log-odds of lesion.
         lesion_BHW: share of what counts of each pixel that is lesion, 0..1.
-        counted_BHW: share of each pixel that counts, 0..1.
+        counted_BHW: share of each pixel that counts, 0..1; None where all do.
     """
-    probability, lesion = torch.sigmoid(logits_BHW.float()) * counted_BHW, lesion_BHW.float()
+    probability, lesion = _counted(torch.sigmoid(logits_BHW.float()), counted_BHW), lesion_BHW.float()
     overlap = (probability * lesion).sum()
-    return 1 - (2 * overlap + SMOOTH) / (probability.sum() + (lesion * counted_BHW).sum() + SMOOTH)
+    return 1 - (2 * overlap + SMOOTH) / (probability.sum() + _counted(lesion, counted_BHW).sum() + SMOOTH)
+
+
+def _counted(values_BHW: Tensor, counted_BHW: Tensor | None) -> Tensor:
+    """Values by what counts of each pixel; where all does, untouched, for even a copy is summed in another order."""
+    return values_BHW if counted_BHW is None else values_BHW * counted_BHW
 
 
 def weighted_cross_entropy(
-    logits_BHW: Tensor, lesion_BHW: Tensor, weights: tuple[float, float], counted_BHW: Tensor | float = 1.0
+    logits_BHW: Tensor, lesion_BHW: Tensor, weights: tuple[float, float], counted_BHW: Tensor | None = None
 ) -> Tensor:
     """Binary cross-entropy with class weights, as a weighted mean: equal to torch's two-class form.
 
@@ -62,11 +67,11 @@ def weighted_cross_entropy(
         logits_BHW: log-odds of lesion.
         lesion_BHW: share of what counts of each pixel that is lesion, 0..1.
         weights: of background and of lesion.
-        counted_BHW: share of each pixel that counts, 0..1.
+        counted_BHW: share of each pixel that counts, 0..1; None where all do.
     """
     background, foreground = weights
     lesion = lesion_BHW.float()
-    weight = (background + (foreground - background) * lesion) * counted_BHW
+    weight = _counted(background + (foreground - background) * lesion, counted_BHW)
     values = F.binary_cross_entropy_with_logits(logits_BHW.float(), lesion, weight=weight, reduction="sum")
     return values / weight.sum().clamp_min(LEAST_COUNTED * min(weights))
 
@@ -91,7 +96,7 @@ def lcnn_loss(
         config: weights of the parts.
         ignored_BHW: share that is neither learnt nor scored, 0..1; None where none is.
     """
-    lesion, counted = (lesion_BHW, 1.0) if ignored_BHW is None else without(lesion_BHW, ignored_BHW)
+    lesion, counted = (lesion_BHW, None) if ignored_BHW is None else _without(lesion_BHW, ignored_BHW)
     dice = dice_loss(prediction.logits_BHW, lesion, counted)
     cross_entropy = weighted_cross_entropy(prediction.logits_BHW, lesion, config.class_weights, counted)
     alignment = symmetry_loss(prediction.asymmetry_B, prediction.untouched_B)
@@ -99,7 +104,7 @@ def lcnn_loss(
     return Loss(total, dice, cross_entropy, alignment)
 
 
-def without(lesion_BHW: Tensor, ignored_BHW: Tensor) -> tuple[Tensor, Tensor]:
+def _without(lesion_BHW: Tensor, ignored_BHW: Tensor) -> tuple[Tensor, Tensor]:
     """What is left of pixels that are ignored in part: the share of the rest that is lesion, and the rest's share."""
     rest = 1 - ignored_BHW
     counted = rest.where(rest >= LEAST_COUNTED, torch.zeros_like(rest))
