@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.cohort import Spacing
 from data_prep.errors import InputError
 from data_prep.files import replacing_folder, write_text_atomically
-from data_prep.mask import Label, to_grey
+from data_prep.mask import ignored_in, to_grey
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, read_case
 from data_prep.volume import Volume
@@ -102,7 +102,7 @@ def import_patient(task: Task) -> Note | Fault:
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
-        has_ignored=bool((label_ZHW == Label.IGNORED).any()),
+        has_ignored=bool(ignored_in(label_ZHW).any()),
     )
     try:
         _write(task, to_pixels(volume, task.settings), to_grey(label_ZHW), note)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.cohort import Patient, voxel_ml
 from data_prep.files import table_text, write_text_atomically
-from data_prep.mask import Label
+from data_prep.mask import ignored_in, lesion_in
 from data_prep.store import read_patient
 
 GREY_G = np.arange(256)
@@ -75,7 +75,7 @@ def count_patient(task: tuple[Path, Patient, bool]) -> PatientCounts:
     """
     root, patient, has_ignored = task
     image_ZHW, label_ZHW = read_patient(patient, root, has_ignored=has_ignored)
-    lesion = label_ZHW == Label.LESION
+    lesion = lesion_in(label_ZHW)
     return PatientCounts(
         patient=patient.id,
         slices=len(image_ZHW),
@@ -84,7 +84,7 @@ def count_patient(task: tuple[Path, Patient, bool]) -> PatientCounts:
         # A slice at a time: bincount makes 64-bit copies of what it counts.
         grey_G=np.sum([np.bincount(slice_HW.ravel(), minlength=256) for slice_HW in image_ZHW], axis=0),
         lesion_G=np.bincount(image_ZHW[lesion], minlength=256),
-        ignored_voxels=int(np.count_nonzero(label_ZHW == Label.IGNORED)),
+        ignored_voxels=int(np.count_nonzero(ignored_in(label_ZHW))),
     )
 
 

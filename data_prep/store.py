@@ -29,7 +29,7 @@ from data_prep.cohort import Cohort, Patient, voxel_ml
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.framing import frame
-from data_prep.mask import Label, expected_values, from_grey, is_mask
+from data_prep.mask import expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.picture import PictureConfig
 from data_prep.window import KeptHu
 
@@ -75,7 +75,7 @@ class Store:
     ignored_NSS: NDArray[np.uint8] | None = None
     """Share of each pixel that is neither learnt nor scored, 0..255; None where the cohort's masks know no such value.
 
-    A share and not a yes or no: with it, and with the lesion's, a loss at this size is that of the pixels as drawn.
+    A share and not a yes or no: with it, and with the lesion's, a loss at this size weighs pixels as they were drawn.
     """
 
     @classmethod
@@ -231,12 +231,13 @@ def _store_patient(
     hu: KeptHu | None,
 ) -> StoredPatient:
     image_ZHW, label_ZHW = read_patient(patient, root, hu, has_ignored=ignored is not None)
+    lesion_ZHW = lesion_in(label_ZHW)
     framing = frame(image_ZHW, picture)
-    share_ZSS = framing.shares(label_ZHW == Label.LESION)
+    share_ZSS = framing.shares(lesion_ZHW)
     images.write(start, framing.images(image_ZHW))
     masks.write(start, share_ZSS)
     if ignored:
-        ignored.write(start, framing.shares(label_ZHW == Label.IGNORED))
+        ignored.write(start, framing.shares(ignored_in(label_ZHW)))
     lesion_N[start : start + len(image_ZHW)] = is_lesion(share_ZSS).any(axis=(1, 2))
     return StoredPatient(
         start=start,
@@ -244,7 +245,7 @@ def _store_patient(
         box=tuple(framing.box),
         native=framing.native,
         spacing_mm=patient.spacing_mm,
-        lesion_pixels=int(np.count_nonzero(label_ZHW == Label.LESION)),
+        lesion_pixels=int(np.count_nonzero(lesion_ZHW)),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cohort import Cohort, voxel_ml
-from data_prep.mask import Label
+from data_prep.mask import ignored_in, lesion_in
 from data_prep.store import read_patient
 from lcnn.calibration import Reliability, reliability
 from lcnn.lesions import count_lesions
@@ -101,7 +101,7 @@ def evaluate(
     results = []
     for name in patients:
         image, label = read_patient(by_id[name], root, cohort.hu, has_ignored=cohort.has_ignored)
-        true, ignored = label == Label.LESION, label == Label.IGNORED if cohort.has_ignored else None
+        true, ignored = lesion_in(label), ignored_in(label) if cohort.has_ignored else None
         probability = predict_volume(model, image)
         result = score_patient(name, probability, true, by_id[name].spacing_mm, ignored)
         case = Case(result, image, true, probability >= THRESHOLD, ignored)

@@ -18,7 +18,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import replacing
 from data_prep.framing import to_stored
 from data_prep.head import head_box
-from data_prep.mask import Label, from_grey, labelled, to_grey
+from data_prep.mask import from_grey, ignored_in, labelled, lesion_in, to_grey
 from lcnn.evaluate import Case
 from lcnn.overlay import shown_mask
 
@@ -119,7 +119,7 @@ def read_slices_of(path: Path) -> KeptSlices:
         indices=indices,
         slices=slices,
         picture_NSS=stacked[..., 0],
-        true_NSS=label_NSS == Label.LESION,
+        true_NSS=lesion_in(label_NSS),
         predicted_NSS=stacked[..., 2] > 0,
-        ignored_NSS=label_NSS == Label.IGNORED,
+        ignored_NSS=ignored_in(label_NSS),
     )
