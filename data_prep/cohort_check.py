@@ -76,6 +76,7 @@ def list_patients(root: Path) -> list[PatientFiles]:
             masks / name if (masks / name).is_dir() else None,
             spacing.get(name),
             known.hu if known else None,
+            has_ignored=known is not None and known.has_ignored,
         )
         for name in sorted(names, key=natural_key)
     ]

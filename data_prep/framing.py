@@ -31,8 +31,8 @@ class Framing:
         """Slices (Z, S, S) for the network."""
         return np.stack([to_stored(image_HW, self.box, self.side) for image_HW in image_ZHW])
 
-    def shares(self, mask_ZHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Share of each of the network's pixels that is lesion, 0..255, (Z, S, S), of masks of 0 and 1."""
+    def shares(self, mask_ZHW: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Share of each of the network's pixels that lies within a mask, 0..255, (Z, S, S)."""
         return np.stack([to_stored(mask_HW * np.uint8(255), self.box, self.side) for mask_HW in mask_ZHW])
 
     def to_native(self, values_ZSS: NDArray[np.float32]) -> NDArray[np.float32]:

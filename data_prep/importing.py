@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.cohort import NOTES, Spacing
 from data_prep.errors import InputError
 from data_prep.files import LOCK, png_bytes, replacing_folder, write_text_atomically
+from data_prep.mask import ignored_in, to_grey
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
@@ -68,6 +69,8 @@ class Note(BaseModel):
     """What the scan's values leave open; see `data_prep.sources.checks`."""
     taken: str | None = None
     """As of a `Reading`."""
+    has_ignored: bool = False
+    """Whether its masks hold pixels that are ignored."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,10 @@ def import_patient(task: Task) -> Note | Fault:
         is_windowed=volume.is_windowed,
         doubt=volume.doubt,
         taken=reading.taken,
+        has_ignored=bool(ignored_in(reading.label_ZHW).any()),
     )
     try:
-        _write(task, to_pixels(volume, task.settings), reading.lesion_ZHW * np.uint8(255), note)
+        _write(task, to_pixels(volume, task.settings), to_grey(reading.label_ZHW), note)
     except OSError as error:
         raise InputError(unwritable(task.settings.root, error)) from error
     return note
@@ -156,8 +160,10 @@ def _note(root: Path, patient: str) -> Path:
 
 def _fingerprint(task: Task) -> str:
     settings = task.settings
+    ignored = settings.reading.ignored_labels
     told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
-                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind)))]  # fmt: skip
+                  sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
+                  str(task.case.kind)))]  # fmt: skip
     if task.case.series is not None:
         told.append(f"series {task.case.series}")
     for file in (*task.case.images, None, *task.case.masks):

@@ -55,6 +55,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
     parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
+    parser.add_argument("--ignore-labels", type=int, nargs="*", metavar="VALUE",
+                        help="those that are neither learnt nor scored (AISD: 4; without a value none)")  # fmt: skip
     parser.add_argument("--series", metavar="NUMBER|FILE",
                         help="the DICOM series to take, where several fit (--dry-run lists them); for several "
                              "patients a CSV file: a patient's name in SRC and a number a line")  # fmt: skip
@@ -152,6 +154,9 @@ def _check(options: argparse.Namespace) -> None:
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
+    shared = set(options.lesion_labels or ()) & set(options.ignore_labels or ())
+    if shared:
+        raise InputError(f"--ignore-labels {min(shared)}: is named by --lesion-labels too; leave it out of one")
     if options.ids and folder in _resolved(options.ids).parents:
         raise InputError(f"--ids {options.ids}: lies in the cohort, which must not hold names; write it elsewhere")
 
@@ -212,13 +217,14 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
         raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
     if source.kind == Kind.DICOM and options.hu_offset is not None:
         raise InputError(f"--hu-offset {options.hu_offset}: {source.kind} files tell theirs; leave it out")
-    labels = frozenset(options.lesion_labels) if options.lesion_labels else None
+    lesion = frozenset(options.lesion_labels) if options.lesion_labels else None
+    ignored = None if options.ignore_labels is None else frozenset(options.ignore_labels)
     return ImportSettings(
         root=options.folder,
         window=WINDOWS[options.window or "brain"],
         keeps_hu=options.depth == 16,
         spacing_mm=spacing_of(options.spacing_mm),
-        reading=ReadOptions(options.hu_offset, labels),
+        reading=ReadOptions(options.hu_offset, lesion, ignored),
     )
 
 
@@ -230,8 +236,8 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], t
         f"window: {WINDOWS[options.window or 'brain']} where files hold HU"
         f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
     ]
-    if source.kind == Kind.AISD and not options.lesion_labels:
-        lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) becomes background, for masks know no third value")
+    if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
+        lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) is ignored: neither learnt nor scored")
     if len(cases) < len(source.cases):
         lines.append(f"left out: {len(source.cases) - len(cases)} patients without a mask")
     if tested:
@@ -338,7 +344,8 @@ def _describe(
         spacing_mm={patient: note.spacing_mm for patient, note in notes.items() if note.spacing_mm},
     )
     kept = KeptHu(window=settings.window) if settings.keeps_hu and not is_windowed else None
-    return cohort.model_copy(update={"hu": kept, "official_test": official})
+    has_ignored = any(note.has_ignored for note in notes.values())
+    return cohort.model_copy(update={"hu": kept, "official_test": official, "has_ignored": has_ignored})
 
 
 def _write_ids(path: Path, ids: Mapping[str, Case]) -> None:

@@ -69,12 +69,15 @@ def _masks(root: Path, patterns: Patterns, patients: Sequence[Sequence[Study]]) 
     return [tuple(masks) for masks in found]
 
 
-def read_dicom_case(case: Case, lesion: Collection[int] | None) -> tuple[Volume, NDArray[np.bool_] | None, str]:
-    """A patient's head CT, the lesion, (Z, H, W), where there is a mask, and what was taken and corrected.
+def read_dicom_case(
+    case: Case, lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> tuple[Volume, NDArray[np.uint8] | None, str]:
+    """A patient's head CT, its mask as `Label`, (Z, H, W), where there is one, and what was taken and corrected.
 
     Args:
         case: the patient.
         lesion: segments, or values of a NIfTI mask, that are lesion; None takes the only one.
+        ignored: those that are neither learnt nor scored.
 
     Raises:
         InputError: as `open_files`, `read_seg` and `read_drawn_mask`, or there are two masks.
@@ -84,8 +87,8 @@ def read_dicom_case(case: Case, lesion: Collection[int] | None) -> tuple[Volume,
     if mask is None:
         return scan.volume, None, scan.summary
     if is_nifti(mask):
-        return scan.volume, read_drawn_mask(mask, scan, lesion), scan.summary
-    return scan.volume, read_seg(mask, scan, sorted(lesion) if lesion else None), scan.summary
+        return scan.volume, read_drawn_mask(mask, scan, lesion, ignored), scan.summary
+    return scan.volume, read_seg(mask, scan, sorted(lesion) if lesion else None, ignored), scan.summary
 
 
 def _only_mask(case: Case, scan: DicomScan) -> Path | None:

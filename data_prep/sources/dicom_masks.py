@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import InputError
+from data_prep.mask import ignored_in, labelled, lesion_in
 from data_prep.sources.dicom import DicomScan
 from data_prep.sources.dicom_stack import picture_grids
-from data_prep.sources.labels import lesion_of
+from data_prep.sources.labels import labels_of
 from data_prep.sources.nifti import SUFFIXES, check_same_grid, grid_difference, read_labels
 from data_prep.sources.tree import Found, Patterns, files_below, sort_out, telling
 
@@ -78,20 +79,23 @@ def _name(mask: Found) -> str:
     return mask.stem_words or telling("/".join(mask.folders[-1:]))
 
 
-def read_drawn_mask(file: Path, scan: DicomScan, lesion: Collection[int] | None) -> NDArray[np.bool_]:
-    """A mask that was drawn on a scan's pictures, bool (Z, H, W) in the grid of its volume.
+def read_drawn_mask(
+    file: Path, scan: DicomScan, lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A mask that was drawn on a scan's pictures, as `Label`, (Z, H, W) in the grid of its volume.
 
     Args:
         file: a NIfTI file.
         scan: the scan.
-        lesion: values that are lesion; None takes the one beside 0.
+        lesion: values that are lesion; None takes the one beside 0 that is not ignored.
+        ignored: values that are neither learnt nor scored.
 
     Raises:
         InputError: it cannot be read, or lies on another grid than the pictures.
     """
-    labels, own = read_labels(file)
+    values, own = read_labels(file)
     grids = picture_grids(scan.stack.frames)
     grid = next((grid for grid in grids if not grid_difference(own, grid)), grids[0])
     check_same_grid(file, own, grid)
-    lesion_ZHW = lesion_of(file, own.to_canonical(labels), lesion)
-    return scan.to_volume(grid.to_source(lesion_ZHW).astype(np.bool_))
+    labels = grid.to_source(labels_of(file, own.to_canonical(values), lesion, ignored)).astype(np.uint8)
+    return labelled(scan.to_volume(lesion_in(labels)), scan.to_volume(ignored_in(labels)) if ignored else None)

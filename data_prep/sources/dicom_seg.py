@@ -9,7 +9,7 @@ Legend: N pictures of a series in order, Z slices, H rows, W columns, canonical;
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pydicom.sr.codedict import codes
 
 from data_prep.errors import InputError
 from data_prep.files import replacing
+from data_prep.mask import labelled
 from data_prep.sources.dicom import DicomScan
 from data_prep.sources.dicom_headers import Frame, refusing
 
@@ -54,21 +55,26 @@ class _Segment:
         return f"{self.number}: {self.meaning}"
 
 
-def read_seg(file: Path, scan: DicomScan, segments: Sequence[int] | None = None) -> NDArray[np.bool_]:
-    """A segmentation of a scan's series, bool (Z, H, W) in the grid of its volume.
+def read_seg(
+    file: Path, scan: DicomScan, segments: Sequence[int] | None = None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A segmentation of a scan's series as `Label`, (Z, H, W) in the grid of its volume.
 
     Args:
         file: a DICOM-SEG file.
         scan: the scan whose series was segmented.
         segments: numbers of the segments that are lesion; None takes the only one, or the only
             one that is named as one.
+        ignored: numbers of those that are neither learnt nor scored; a file need not have them.
 
     Raises:
         InputError: damaged, of another series or on other pixels, or which segment is lesion is not clear.
     """
     with refusing(file, DAMAGED):
         dataset = dcmread(file)
-        chosen = _choose(_segments(dataset), segments, file)
+        every = _segments(dataset)
+        scored = [segment for segment in every if segment.number not in ignored]
+        lesion = _choose(scored, segments, file) if scored or not every else frozenset()
         values_FHW = np.asarray(pixel_array(dataset))
         size = scan.stack.frames[0].size
         values_FHW = values_FHW.reshape(-1, *values_FHW.shape[-2:])
@@ -77,7 +83,11 @@ def read_seg(file: Path, scan: DicomScan, segments: Sequence[int] | None = None)
             raise InputError(
                 f"{file}: {width}x{height} pixels, but {size[1]}x{size[0]} in its series; draw it on the series' grid"
             )
-        return scan.to_volume(_on_pictures(dataset, values_FHW, chosen, scan, file))
+
+        def within(chosen: frozenset[int]) -> NDArray[np.bool_]:
+            return scan.to_volume(_on_pictures(dataset, values_FHW, chosen, scan, file))
+
+        return labelled(within(lesion), within(frozenset(ignored)) if ignored else None)
 
 
 def _segments(dataset: Dataset) -> list[_Segment]:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
-from data_prep.sources.labels import lesion_of
+from data_prep.sources.labels import labels_of
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject
 from data_prep.volume import Grid, Volume
 
@@ -68,20 +68,22 @@ def read_nifti(path: Path, hu_offset: int | None = None) -> Volume:
     return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt=doubt)
 
 
-def read_nifti_mask(path: Path, grid: Grid, lesion: Collection[int] | None) -> NDArray[np.bool_]:
-    """A scan's lesion, (Z, H, W).
+def read_nifti_mask(
+    path: Path, grid: Grid, lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A scan's mask as `Label`, (Z, H, W).
 
     Args:
         path: the mask.
         grid: where the scan's voxels lie.
-        lesion: values that are lesion; None takes the one beside 0.
+        lesion, ignored: values that are so, as in `labels_of`.
 
     Raises:
         InputError: it cannot be read, or lies on another grid.
     """
-    labels, own = _read(path)
+    values, own = _read(path)
     check_same_grid(path, own, grid)
-    return lesion_of(path, own.to_canonical(labels), lesion)
+    return labels_of(path, own.to_canonical(values), lesion, ignored)
 
 
 def check_same_grid(path: Path, mask: Grid, scan: Grid) -> None:

@@ -24,6 +24,8 @@ class ReadOptions:
     """What was added to the HU: None refuses pictures of more than 8 bits, and takes NIfTI and npz as they are."""
     lesion_labels: frozenset[int] | None = None
     """Values of a mask that are lesion; None takes the one beside 0, and for AISD those of its authors."""
+    ignored_labels: frozenset[int] | None = None
+    """Values that are neither learnt nor scored; None takes none, and for AISD the one of its authors."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,45 @@ class Reading:
     """What was read of a patient."""
 
     volume: Volume
-    lesion_ZHW: NDArray[np.bool_]
-    """Empty without a mask."""
+    label_ZHW: NDArray[np.uint8]
+    """Its mask as `Label`; background without one."""
     taken: str | None
     """What was taken of several and what was corrected, on one line that names nobody; None where all is taken as
     it is."""
 
 
+@dataclass(frozen=True)
+class _Meaning:
+    """What values of a mask mean; all others are background."""
+
+    lesion: frozenset[int] | None
+    ignored: frozenset[int]
+
+
 def read_case(case: Case, options: ReadOptions) -> Reading:
-    """A patient's scan and lesion.
+    """A patient's scan and its mask.
 
     Raises:
         InputError: a file cannot be read, or the mask does not fit the scan.
     """
+    meaning = _meaning(case.kind, options)
     taken = None
     if case.kind == Kind.DICOM:
-        volume, lesion_ZHW, taken = read_dicom_case(case, options.lesion_labels)
+        volume, label_ZHW, taken = read_dicom_case(case, meaning.lesion, meaning.ignored)
     else:
         volume = _read_scan(case, options)
-        lesion_ZHW = _read_lesion(case, volume, options)
-    if lesion_ZHW is None:
-        lesion_ZHW = np.zeros(volume.values_ZHW.shape, dtype=np.bool_)
-    return Reading(volume, lesion_ZHW, taken)
+        label_ZHW = _read_mask(case, volume, meaning)
+    if label_ZHW is None:
+        label_ZHW = np.zeros(volume.values_ZHW.shape, dtype=np.uint8)
+    return Reading(volume, label_ZHW, taken)
+
+
+def _meaning(kind: Kind, options: ReadOptions) -> _Meaning:
+    lesion, ignored = options.lesion_labels, options.ignored_labels
+    if kind == Kind.AISD:
+        lesion = lesion or aisd.LESION - (ignored or frozenset())
+        ignored = aisd.IGNORED - lesion if ignored is None else ignored
+    return _Meaning(lesion, ignored or frozenset())
 
 
 def preview_case(case: Case) -> str | None:
@@ -86,19 +105,17 @@ def _read_scan(case: Case, options: ReadOptions) -> Volume:
     return read_picture_files(case.images, options.hu_offset)
 
 
-def _read_lesion(case: Case, volume: Volume, options: ReadOptions) -> NDArray[np.bool_] | None:
+def _read_mask(case: Case, volume: Volume, meaning: _Meaning) -> NDArray[np.uint8] | None:
     if case.mask is None and lacking_mask(case):
         return None
-    shape_ZHW, lesion = volume.values_ZHW.shape, options.lesion_labels
-    if case.kind == Kind.AISD:
-        return read_picture_masks(case.masks, shape_ZHW, lesion or aisd.LESION)
-    if case.kind == Kind.PICTURES:
-        return read_picture_masks(case.masks, shape_ZHW, lesion)
+    shape_ZHW = volume.values_ZHW.shape
+    if case.kind in (Kind.AISD, Kind.PICTURES):
+        return read_picture_masks(case.masks, shape_ZHW, meaning.lesion, meaning.ignored)
     if case.kind == Kind.NPZ:
-        return read_npz_mask(_archives(case), shape_ZHW, lesion)
+        return read_npz_mask(_archives(case), shape_ZHW, meaning.lesion, meaning.ignored)
     if volume.grid is None or not isinstance(case.mask, Path):
         raise InputError(f"{case.images[0]}: its mask cannot be placed; give it as a file on the scan's grid")
-    return read_nifti_mask(case.mask, volume.grid, lesion)
+    return read_nifti_mask(case.mask, volume.grid, meaning.lesion, meaning.ignored)
 
 
 def _archives(case: Case) -> list[Path]:

@@ -128,7 +128,7 @@ def test_every_damaged_segmentation_gives_a_mask_or_one_line(tmp_path):
         whole = do_damage(file, chance)
         got_ZHW = attempt(lambda: read_seg(file, scan))
         refused += got_ZHW is None
-        assert got_ZHW is None or (got_ZHW.shape, got_ZHW.dtype) == (mask_ZHW.shape, np.bool_)
+        assert got_ZHW is None or (got_ZHW.shape, got_ZHW.dtype) == (mask_ZHW.shape, np.uint8)
         file.write_bytes(whole)
     assert MASK_CASES / 4 < refused < MASK_CASES
     np.testing.assert_array_equal(read_seg(file, scan), mask_ZHW)

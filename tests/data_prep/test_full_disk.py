@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.compiled import compile_cohort
+from data_prep.picture import PictureConfig
 
 
 def fill(disk: Path) -> None:
@@ -80,7 +81,12 @@ def test_a_compiled_cohort_is_whole_or_absent(disk: Path, state: str) -> None:
     spoil, mend, reason = STATES[state]
     spoil(disk)
     with pytest.raises(OSError, match=reason):
-        compile_cohort(Path("cohort"), disk / "cache", image_size=32, crop="none")
+        compile_cohort(Path("cohort"), disk / "cache", PictureConfig(image_size=32, crop="none"))
     mend(disk)
     assert not list(disk.rglob("*.partial"))
-    assert compile_cohort(Path("cohort"), disk / "cache", image_size=32, crop="none").store.images_NSS.shape[0] == 9
+    assert (
+        compile_cohort(
+            Path("cohort"), disk / "cache", PictureConfig(image_size=32, crop="none")
+        ).store.images_NSS.shape[0]
+        == 9
+    )

@@ -20,6 +20,7 @@ from data_prep.__main__ import main
 from data_prep.cohort import NOTES, Cohort, open_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.files import IF_BUSY, LOCK
+from data_prep.mask import Label
 from data_prep.picture import PictureConfig
 from data_prep.register import REGISTER, own_name
 from data_prep.sources.case import Case, Kind
@@ -159,14 +160,16 @@ def test_values_that_may_be_hu_are_taken(capsys: pytest.CaptureFixture[str], cas
     assert ("warning: 1 patients to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful
 
 
-def test_aisd_labels_become_lesion_and_background(capsys: pytest.CaptureFixture[str]) -> None:
+def test_aisd_labels_become_lesion_and_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     picture_patients(Path("src"), (1, 2, 3, 4, 5))
     cohort = imported("src", "dst", "--spacing-mm", "5", "0.5", "0.4")
-    lesions = [int(read_patient(patient, Path("dst"))[1].sum()) for patient in cohort.patients]
-    assert lesions == [16, 16, 16, 0, 16]
+    assert cohort.has_ignored
+    masks = [read_patient(patient, Path("dst"), has_ignored=True)[1] for patient in cohort.patients]
+    assert [int((mask == Label.LESION).sum()) for mask in masks] == [16, 16, 16, 0, 16]
+    assert [int((mask == Label.IGNORED).sum()) for mask in masks] == [0, 0, 0, 16, 0]
     assert cohort.window is None
     assert {patient.spacing_mm for patient in cohort.patients} == {(5.0, 0.5, 0.4)}
-    assert "4 (unsure) becomes background" in capsys.readouterr().out
+    assert "4 (unsure) is ignored" in capsys.readouterr().out
 
 
 def test_official_test_patients_are_those_of_the_list() -> None:
