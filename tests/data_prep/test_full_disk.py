@@ -81,7 +81,7 @@ def test_a_compiled_cohort_is_whole_or_absent(disk: Path, state: str) -> None:
     spoil, mend, reason = STATES[state]
     spoil(disk)
     with pytest.raises(OSError, match=reason):
-        compile_cohort(Path("cohort"), disk / "cache", PictureConfig(image_size=32, crop="none"))
+        compile_cohort(Path("cohort"), disk / "cache", PictureConfig(image_size=32))
     mend(disk)
     assert not list(disk.rglob("*.partial"))
     assert (
