@@ -21,7 +21,7 @@ from types import ModuleType
 
 from pydantic import ValidationError
 
-from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
+from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
 from data_prep.errors import InputError, first_line
 from data_prep.jobs import add_jobs_option, check_jobs
@@ -89,9 +89,7 @@ def index_folder(options: argparse.Namespace) -> None:
     """
     if (options.folder / MANIFEST).exists():
         raise InputError(f"{options.folder / MANIFEST}: exists; delete it to have it made anew")
-    spacing = tuple(options.spacing_mm) if options.spacing_mm else None
-    if spacing and min(spacing) <= 0:
-        raise InputError(f"--spacing-mm {' '.join(map(str, spacing))}: distances are above 0")
+    spacing = spacing_of(options.spacing_mm)
     about = {key: getattr(options, key) for key in ("name", "window", "source", "licence")}
     cohort = scan_cohort(options.folder, spacing_mm=spacing, **about)
     write_manifest(cohort, options.folder)

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -75,6 +75,11 @@ class Cohort(BaseModel):
         return self
 
     @property
+    def grey_window(self) -> str | None:
+        """In which window its grey values are when they are read; None where nobody has said."""
+        return str(self.hu.window) if self.hu else self.window
+
+    @property
     def slice_count(self) -> int:
         """Number of slices over all patients."""
         return sum(len(patient.images) for patient in self.patients)
@@ -84,6 +89,20 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that orders ``slice2`` before ``slice10``; digits sort before letters, case breaks ties."""
     parts = re.findall(r"\d+|\D+", name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts], name
+
+
+def spacing_of(option_mm: Sequence[float] | None) -> Spacing | None:
+    """What --spacing-mm says, as (slice, row, column).
+
+    Raises:
+        InputError: a distance that is none.
+    """
+    if option_mm is None:
+        return None
+    if not all(0 < distance < math.inf for distance in option_mm):
+        raise InputError(f"--spacing-mm {' '.join(map(str, option_mm))}: distances are above 0")
+    slice_mm, row_mm, column_mm = option_mm
+    return slice_mm, row_mm, column_mm
 
 
 def voxel_ml(spacing_mm: tuple[float, float, float]) -> float:

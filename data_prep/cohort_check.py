@@ -61,7 +61,8 @@ def list_patients(root: Path) -> list[PatientFiles]:
     """
     images, masks = part_folder(root, IMAGE_FOLDERS), part_folder(root, MASK_FOLDERS)
     manifest = root / MANIFEST
-    spacing = {p.id: p.spacing_mm for p in read_manifest(manifest).patients} if manifest.exists() else {}
+    known = read_manifest(manifest) if manifest.exists() else None
+    spacing = {patient.id: patient.spacing_mm for patient in known.patients} if known else {}
     names = {folder.name for part in (images, masks) for folder in part.iterdir() if is_patient(folder)}
     if not names:
         raise InputError(f"{images}: no patient folders; a folder a patient is expected")
@@ -71,6 +72,7 @@ def list_patients(root: Path) -> list[PatientFiles]:
             images / name if (images / name).is_dir() else None,
             masks / name if (masks / name).is_dir() else None,
             spacing.get(name),
+            known.hu if known else None,
         )
         for name in sorted(names, key=natural_key)
     ]

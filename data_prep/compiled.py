@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.cohort import Cohort, open_cohort
-from data_prep.store import Crop, Store, compile_store
+from data_prep.picture import PictureConfig
+from data_prep.store import Store, compile_store
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,8 @@ def cache_folder(root: Path, cache: Path) -> Path:
 def compile_cohort(
     root: Path,
     cache: Path,
+    picture: PictureConfig,
     *,
-    image_size: int,
-    crop: Crop,
     on_patient: Callable[[int, int], None] | None = None,
 ) -> CompiledCohort:
     """Check the cohort at ``root`` and compile it, or open what was compiled before.
@@ -38,5 +38,5 @@ def compile_cohort(
     """
     place = cache_folder(root, cache)
     cohort = open_cohort(root, place)
-    store = compile_store(cohort, root, place, image_size=image_size, crop=crop, on_patient=on_patient)
+    store = compile_store(cohort, root, place, picture, on_patient=on_patient)
     return CompiledCohort(cohort, root, store)

@@ -26,9 +26,10 @@ from data_prep.cohort import Patient
 from data_prep.compiled import CompiledCohort
 from data_prep.errors import InputError, first_line
 from data_prep.files import table_text, write_text_atomically
+from data_prep.framing import to_native
 from data_prep.head import Box
 from data_prep.split import PARTS, Part, Split
-from data_prep.store import StoredPatient, read_slices, to_native
+from data_prep.store import StoredPatient, read_slices
 
 SIDE = 48
 SHADING = 3.0
@@ -92,7 +93,7 @@ def find_alike(data: CompiledCohort, split: Split, folds: Sequence[Split] = ()) 
             one, two = ours.owner_M[row], theirs.owner_M[column]
             folded = row < column and fold_of.get(one[0].id) != fold_of.get(two[0].id)
             if part != other or folded:
-                found.append(_pair(data.root, part, one, other, two, correlation))
+                found.append(_pair(data, part, one, other, two, correlation))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.patient, pair.slice))
 
 
@@ -137,9 +138,15 @@ def _matches(ours_MF: NDArray[np.float32], theirs_MF: NDArray[np.float32]) -> It
 
 
 def _pair(
-    root: Path, part: Part, ours: tuple[Patient, int], other: Part, theirs: tuple[Patient, int], correlation: float
+    data: CompiledCohort,
+    part: Part,
+    ours: tuple[Patient, int],
+    other: Part,
+    theirs: tuple[Patient, int],
+    correlation: float,
 ) -> AlikeSlices:
-    file, other_file = (root / patient.images[place] for patient, place in (ours, theirs))
+    file, other_file = (data.root / patient.images[place] for patient, place in (ours, theirs))
+    hu = data.cohort.hu
     return AlikeSlices(
         part,
         ours[0].id,
@@ -148,7 +155,7 @@ def _pair(
         theirs[0].id,
         other_file.name,
         round(correlation, 4),
-        identical=np.array_equal(read_slices([file]), read_slices([other_file])),
+        identical=np.array_equal(read_slices([file], hu), read_slices([other_file], hu)),
     )
 
 

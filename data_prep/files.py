@@ -2,15 +2,21 @@
 
 import csv
 import errno
+import fcntl
 import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from data_prep.errors import InputError
+
+LOCK = ".lock"
+IF_BUSY = "another command is changing it; wait for it, then the same command goes on"
+"""Said of a cohort that is locked."""
 SPARE_BYTES = 32 * 2**20
 """Room that is left on a disk for what is small and must not fail: the study, tables, logs."""
 
@@ -25,6 +31,61 @@ def require_room(folder: Path, size: int) -> None:
     if free < size + SPARE_BYTES:
         needed = f"{(size + SPARE_BYTES) / 2**20:.0f} MiB needed, {free / 2**20:.0f} free"
         raise OSError(errno.ENOSPC, f"No space left on device: {needed}", str(folder))
+
+
+@contextmanager
+def locked(folder: Path, *, if_busy: str, if_unwritable: str) -> Iterator[None]:
+    """Keep every other command off a folder while the block runs; the lock, and a folder left empty, go away after it.
+
+    Args:
+        folder: it is made where it is missing.
+        if_busy: what to say where another command holds it.
+        if_unwritable: the remedy where it cannot be written.
+
+    Raises:
+        InputError: another command holds the folder, or it cannot be written.
+    """
+    try:
+        handle = _lock(folder)
+    except BlockingIOError as error:
+        raise InputError(f"{folder}: {if_busy}") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); {if_unwritable}") from error
+    with handle:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # of a disk that can no longer be written; a lock that nobody holds does no harm
+                (folder / LOCK).unlink()
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The open lock of a folder.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be written.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(handle, folder / LOCK):
+                return handle
+        except OSError:
+            handle.close()
+            raise
+        handle.close()  # its last holder removed it between our opening and locking it
+
+
+def _is_at(handle: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

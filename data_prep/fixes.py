@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from data_prep.cohort import write_manifest as write_cohort
 from data_prep.errors import InputError
 from data_prep.files import replacing, write_text_atomically
 from data_prep.findings import Finding, Fix
+from data_prep.sources.pictures import DEEP_MODES
 from data_prep.store import read_slices
 
 BACKUP = ".before-fix"
@@ -85,7 +87,7 @@ def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -
         shutil.copy2(file, copy)
     write_text_atomically(backup / UNFINISHED, patient)
     for file in changed:
-        pixels = read_slices([file])[0]
+        pixels = _pixels(file)
         if file.parent == masks and file.name in binary:
             pixels = (pixels > 127) * np.uint8(255)
         _rewrite(file, np.rot90(pixels, 2) if is_turned else pixels)
@@ -93,7 +95,18 @@ def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -
     return len(changed)
 
 
-def _rewrite(file: Path, pixels_HW: NDArray[np.uint8]) -> None:
+def _pixels(file: Path) -> NDArray[Any]:
+    """A picture at the depth that it has: of 16 bits that hold HU, no window of a moment may remain."""
+    with Image.open(file) as picture:
+        if picture.mode not in DEEP_MODES:
+            return read_slices([file])[0]
+        pixels_HW = np.asarray(picture)
+    if pixels_HW.min() < 0 or pixels_HW.max() > np.iinfo(np.uint16).max:
+        raise InputError(f"{file}: values beyond 16 bits, which no PNG holds; turn it by hand")
+    return pixels_HW.astype(np.uint16)
+
+
+def _rewrite(file: Path, pixels_HW: NDArray[Any]) -> None:
     """As PNG, whatever it was: JPEG would blur a mask anew."""
     target = file.with_suffix(".png")
     with replacing(target) as partial:

@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.cohort import Spacing
 from data_prep.errors import InputError
-from data_prep.files import replacing_folder, write_text_atomically
+from data_prep.files import LOCK, replacing_folder, write_text_atomically
+from data_prep.register import NOTES
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, read_case
 from data_prep.volume import Volume
 from data_prep.window import KeptHu, Window
 
-NOTES = ".import"
 PARTS = ("images", "masks")
 
 
@@ -65,6 +65,8 @@ class Note(BaseModel):
     spacing_mm: Spacing | None
     is_windowed: bool
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
+    doubt: str | None = None
+    """What the scan's values leave open; see `data_prep.sources.checks`."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,6 @@ class Fault:
     """Why a patient was not imported, in one line."""
 
     reason: str
-
-
-def patient_id(number: int, count: int) -> str:
-    """``patient_0001`` for number 1; all ids of a cohort have one length."""
-    return f"patient_{number:0{max(4, len(str(count)))}d}"
 
 
 def import_patient(task: Task) -> Note | Fault:
@@ -99,6 +96,7 @@ def import_patient(task: Task) -> Note | Fault:
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
+        doubt=volume.doubt,
     )
     try:
         _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)
@@ -107,10 +105,12 @@ def import_patient(task: Task) -> Note | Fault:
     return note
 
 
+IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
+
+
 def unwritable(root: Path, error: OSError) -> str:
     """What to say where a cohort cannot be written."""
-    reason = error.strerror or error
-    return f"{root}: cannot be written ({reason}); make room, or choose another folder; the same command goes on"
+    return f"{root}: cannot be written ({error.strerror or error}); {IF_UNWRITABLE}"
 
 
 def to_pixels(volume: Volume, settings: ImportSettings) -> NDArray[Any]:
@@ -166,18 +166,24 @@ def _state(file: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def clear_leftovers(root: Path, ids: Sequence[str]) -> None:
-    """Remove what a killed import left, and patients of an earlier import that the source no longer has."""
+def clear_leftovers(root: Path, ids: Sequence[str]) -> list[str]:
+    """Remove what a killed import left, and patients of an earlier import that the source no longer has.
+
+    Returns:
+        The ids of those patients.
+    """
     for part in PARTS:
         for folder in [*(root / part).glob(".patient_*.partial"), *(root / part).glob(".patient_*.former")]:
             shutil.rmtree(folder, ignore_errors=True)
     for note in (root / NOTES).glob(".patient_*.partial"):
         note.unlink()
     made = {note.stem for note in (root / NOTES).glob("patient_*.json")}
-    for patient in made - set(ids):
+    gone = sorted(made - set(ids))
+    for patient in gone:
         for part in PARTS:
             shutil.rmtree(root / part / patient, ignore_errors=True)
         _note(root, patient).unlink()
+    return gone
 
 
 def refuse_foreign(root: Path) -> None:
@@ -188,5 +194,5 @@ def refuse_foreign(root: Path) -> None:
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file; name a folder")
-    if root.is_dir() and any(root.iterdir()) and not (root / NOTES).is_dir():
+    if root.is_dir() and {path.name for path in root.iterdir()} - {LOCK} and not (root / NOTES).is_dir():
         raise InputError(f"{root}: holds something else; remove it or name another folder")

@@ -18,8 +18,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.framing import to_stored
 from data_prep.head import head_box
-from data_prep.store import to_stored
 
 SIDE = 32
 """Pixels; 64 told the same, by the same margins."""

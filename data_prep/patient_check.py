@@ -26,6 +26,7 @@ from data_prep.orientation import (
 )
 from data_prep.signatures import signatures, telling_slices
 from data_prep.store import read_slices
+from data_prep.window import KeptHu
 
 SMALLEST_SIDE = 32
 """Pixels; smaller pictures are thumbnails or damage."""
@@ -51,6 +52,8 @@ class PatientFiles:
     images: Path | None
     masks: Path | None
     spacing_mm: tuple[float, float, float] | None
+    hu: KeptHu | None = None
+    """How slices of 16 bits hold HU; None refuses those."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def check_patient(files: PatientFiles) -> PatientReport:
     masks = _listed(files.masks, findings)
     _check_pairs(files, images, masks, findings)
     _check_spacing(files, findings)
-    pictures = _read(images, findings)
-    lesions = _read(masks, findings)
+    pictures = _read(images, findings, files.hu)
+    lesions = _read(masks, findings, None)
     for stem, mask_HW in lesions.items():
         _check_mask(masks[stem], mask_HW, pictures.get(stem), findings)
     if len(pictures) < len(images) or not pictures:
@@ -173,11 +176,11 @@ def _check_spacing(files: PatientFiles, findings: _Findings) -> None:
             )
 
 
-def _read(files: Mapping[str, Path], findings: _Findings) -> dict[str, NDArray[np.uint8]]:
+def _read(files: Mapping[str, Path], findings: _Findings, hu: KeptHu | None) -> dict[str, NDArray[np.uint8]]:
     read = {}
     for stem, file in files.items():
         try:
-            read[stem] = read_slices([file])[0]
+            read[stem] = read_slices([file], hu)[0]
         except InputError as error:
             findings.error(Kind.UNREADABLE, _without_path(error, file), file.name)
     return read

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_prep.cohort import Patient, voxel_ml
 from data_prep.files import table_text, write_text_atomically
 from data_prep.store import read_patient
+from data_prep.window import KeptHu
 
 GREY_G = np.arange(256)
 
@@ -59,17 +60,17 @@ class Row:
     """Over lesion pixels, black ones included; None without lesion."""
 
 
-def count_patient(task: tuple[Path, Patient]) -> PatientCounts:
+def count_patient(task: tuple[Path, Patient, KeptHu | None]) -> PatientCounts:
     """Count one patient's pixels.
 
     Args:
-        task: the cohort's folder, and the patient.
+        task: the cohort's folder, the patient, and how slices of 16 bits hold HU.
 
     Raises:
         InputError: a file cannot be read, sizes differ, or a mask is not binary.
     """
-    root, patient = task
-    image_ZHW, mask_ZHW = read_patient(patient, root)
+    root, patient, hu = task
+    image_ZHW, mask_ZHW = read_patient(patient, root, hu)
     lesion = mask_ZHW > 0
     return PatientCounts(
         patient=patient.id,

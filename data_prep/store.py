@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +27,10 @@ from pydantic import BaseModel, ConfigDict
 from data_prep.cohort import Cohort, Patient, voxel_ml
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
-from data_prep.head import Box, head_box, whole_box
+from data_prep.framing import frame
+from data_prep.picture import PictureConfig
 from data_prep.window import KeptHu
 
-Crop = Literal["head", "none"]
 FORMAT = 1
 
 
@@ -62,8 +61,8 @@ class Store:
 
     folder: Path
     cohort_hash: str
-    image_size: int
-    crop: Crop
+    picture: PictureConfig
+    """How the slices were brought to their size."""
     images_NSS: NDArray[np.uint8]
     masks_NSS: NDArray[np.uint8]
     lesion_N: NDArray[np.bool_]
@@ -95,8 +94,7 @@ class Store:
         return cls(
             folder,
             index["cohort_hash"],
-            index["image_size"],
-            index["crop"],
+            PictureConfig.model_validate(index["picture"]),
             images,
             masks,
             lesion,
@@ -114,35 +112,37 @@ class Store:
         return entry.lesion_pixels * voxel
 
 
-def store_folder(cohort: Cohort, cache: Path, image_size: int, crop: Crop) -> Path:
+def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
     """The folder that the store of these settings has below ``cache``."""
     # These are no part of the cohort's hash, but the store's index or its pixels depend on them.
-    told = json.dumps([patient.spacing_mm for patient in cohort.patients])
-    if cohort.hu or cohort.official_test:
-        told += cohort.model_dump_json(include={"hu", "official_test"})
-    key = hashlib.sha256(f"{cohort.hash}{told}".encode()).hexdigest()
-    return cache / f"{key[:16]}-{image_size}-{crop}"
+    told = [
+        str(FORMAT),
+        json.dumps([patient.spacing_mm for patient in cohort.patients]),
+        cohort.model_dump_json(include={"hu", "official_test"}),
+        picture.model_dump_json(),
+    ]
+    key = hashlib.sha256("\n".join([cohort.hash, *told]).encode()).hexdigest()
+    return cache / f"{key[:16]}-{picture.image_size}-{picture.crop}"
 
 
 def compile_store(
     cohort: Cohort,
     root: Path,
     cache: Path,
+    picture: PictureConfig,
     *,
-    image_size: int,
-    crop: Crop,
     on_patient: Callable[[int, int], None] | None = None,
 ) -> Store:
-    """Compile the cohort at ``image_size`` pixels, or open the store where it already exists.
+    """Compile the cohort's slices as pictures of this kind, or open the store where it already exists.
 
     Raises:
         InputError: a slice cannot be decoded, sizes differ within a patient, or a mask is not binary.
     """
-    folder = store_folder(cohort, cache, image_size, crop)
+    folder = store_folder(cohort, cache, picture)
     if (folder / "index.json").exists():
         return Store.open(folder)
     with replacing_folder(folder) as partial:
-        _compile(cohort, root, partial, image_size, crop, on_patient)
+        _compile(cohort, root, partial, picture, on_patient)
     return Store.open(folder)
 
 
@@ -150,11 +150,10 @@ def _compile(
     cohort: Cohort,
     root: Path,
     folder: Path,
-    image_size: int,
-    crop: Crop,
+    picture: PictureConfig,
     on_patient: Callable[[int, int], None] | None,
 ) -> None:
-    shape = (cohort.slice_count, image_size, image_size)
+    shape = (cohort.slice_count, picture.image_size, picture.image_size)
     images = _Rows(folder / "images.npy", shape)
     masks = _Rows(folder / "masks.npy", shape)
     lesion_N = np.zeros(cohort.slice_count, dtype=np.bool_)
@@ -162,7 +161,7 @@ def _compile(
     entries: dict[str, StoredPatient] = {}
 
     def work(patient: Patient, start: int) -> tuple[str, StoredPatient]:
-        return patient.id, _store_patient(patient, root, start, images, masks, lesion_N, image_size, crop, cohort.hu)
+        return patient.id, _store_patient(patient, root, start, images, masks, lesion_N, picture, cohort.hu)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         jobs = [pool.submit(work, patient, int(start)) for patient, start in zip(cohort.patients, starts, strict=False)]
@@ -179,8 +178,7 @@ def _compile(
     index = {
         "format": FORMAT,
         "cohort_hash": cohort.hash,
-        "image_size": image_size,
-        "crop": crop,
+        "picture": picture.model_dump(),
         "official_test": cohort.official_test,
         "patients": {patient.id: entries[patient.id].model_dump() for patient in cohort.patients},
     }
@@ -216,22 +214,20 @@ def _store_patient(
     images: _Rows,
     masks: _Rows,
     lesion_N: NDArray[np.bool_],
-    side: int,
-    crop: Crop,
+    picture: PictureConfig,
     hu: KeptHu | None,
 ) -> StoredPatient:
     image_ZHW, mask_ZHW = read_patient(patient, root, hu)
-    height, width = image_ZHW.shape[1:]
-    box = head_box(image_ZHW) if crop == "head" else whole_box(height, width)
-    share_ZSS = np.stack([to_stored(mask_HW * np.uint8(255), box, side) for mask_HW in mask_ZHW])
-    images.write(start, np.stack([to_stored(image_HW, box, side) for image_HW in image_ZHW]))
+    framing = frame(image_ZHW, picture)
+    share_ZSS = framing.shares(mask_ZHW)
+    images.write(start, framing.images(image_ZHW))
     masks.write(start, share_ZSS)
     lesion_N[start : start + len(image_ZHW)] = is_lesion(share_ZSS).any(axis=(1, 2))
     return StoredPatient(
         start=start,
         stop=start + len(image_ZHW),
-        box=tuple(box),
-        native=(height, width),
+        box=tuple(framing.box),
+        native=framing.native,
         spacing_mm=patient.spacing_mm,
         lesion_pixels=int(mask_ZHW.sum(dtype=np.int64)),
     )
@@ -240,29 +236,6 @@ def _store_patient(
 def is_lesion(share: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Stored lesion shares (0..255) as a yes or no: at least half of the pixel."""
     return share > 127
-
-
-def to_stored(slice_HW: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
-    """Crop a native slice to ``box`` and resize it to ``side`` pixels, averaging over the area."""
-    top, left, size = box
-    height, width = slice_HW.shape
-    canvas = np.zeros((size, size), dtype=np.uint8)
-    rows = slice(max(top, 0), min(top + size, height))
-    columns = slice(max(left, 0), min(left + size, width))
-    canvas[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = slice_HW[rows, columns]
-    return np.asarray(Image.fromarray(canvas).resize((side, side), Image.Resampling.BILINEAR))
-
-
-def to_native(values_SS: NDArray[np.float32], box: Box, native: tuple[int, int]) -> NDArray[np.float32]:
-    """Undo `to_stored` for a map of values; what lies outside the crop is 0."""
-    top, left, size = box
-    height, width = native
-    square = np.asarray(Image.fromarray(values_SS).resize((size, size), Image.Resampling.BILINEAR))
-    out = np.zeros((height, width), dtype=np.float32)
-    rows = slice(max(top, 0), min(top + size, height))
-    columns = slice(max(left, 0), min(left + size, width))
-    out[rows, columns] = square[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    return out
 
 
 def read_patient(patient: Patient, root: Path, hu: KeptHu | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -320,7 +293,10 @@ def as_grey(image: Image.Image, path: Path) -> Image.Image:
         InputError: it holds more than 8 bits a pixel, which no rule says how to window.
     """
     if image.mode in ("I", "I;16", "I;16B", "F"):
-        raise InputError(f"{path}: {image.mode} pixels; window the scan to 8-bit grey first")
+        raise InputError(
+            f"{path}: {image.mode} pixels; window the scan to 8-bit grey first, or say by --hu-offset what was "
+            "added to its HU (python -m data_prep import, python -m lcnn predict)"
+        )
     return image.convert("L")
 
 

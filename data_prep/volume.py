@@ -69,6 +69,8 @@ class Volume:
     is_windowed: bool
     grid: Grid | None
     """None where the source says nothing of where its voxels lie, as PNG files do."""
+    doubt: str | None = None
+    """What its values leave open, for a person to see to."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:

@@ -24,6 +24,7 @@ from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
+from data_prep.picture import PictureConfig
 from data_prep.split import SplitConfig, make_split
 from data_prep.store import Store
 from lcnn.alignment import AlignmentNetwork, asymmetry
@@ -110,7 +111,7 @@ def measure(config: PhantomConfig, root: Path, cache: Path, *, steps: int, seed:
     """Errors with and without the overview, on the test patients of a phantom that is built where it is missing."""
     if not (root / MANIFEST).exists():
         build_phantom_cohort(root, config, jobs)
-    store = compile_cohort(root, cache, image_size=96, crop="head").store
+    store = compile_cohort(root, cache, PictureConfig(image_size=96)).store
     split = make_split(store, SplitConfig())
     errors = []
     for with_overview in (True, False):

@@ -30,6 +30,7 @@ from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from data_prep.jobs import available_cores
+from data_prep.picture import PictureConfig
 from data_prep.progress import in_processes
 from data_prep.statistics import count_patient, row_of_all
 
@@ -58,7 +59,7 @@ def write_noise(root: Path, *, patients: int, slices: int, side: int) -> None:
 
 
 def _compile(root: Path, cache: Path, jobs: int, size: int) -> None:
-    compile_cohort(root, cache, image_size=size, crop="head")
+    compile_cohort(root, cache, PictureConfig(image_size=size))
 
 
 def _check(root: Path, cache: Path, jobs: int, size: int) -> None:
@@ -66,7 +67,8 @@ def _check(root: Path, cache: Path, jobs: int, size: int) -> None:
 
 
 def _measure(root: Path, cache: Path, jobs: int, size: int) -> None:
-    tasks = [(root, patient) for patient in open_cohort(root, cache).patients]
+    cohort = open_cohort(root, cache)
+    tasks = [(root, patient, cohort.hu) for patient in cohort.patients]
     row_of_all([counts for _, counts in in_processes(count_patient, tasks, jobs=jobs, what="measuring")])
 
 

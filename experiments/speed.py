@@ -46,11 +46,12 @@ from data_prep.cohort import MANIFEST
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
+from data_prep.framing import to_stored
 from data_prep.head import Box
 from data_prep.jobs import available_cores
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation
-from data_prep.store import read_slices, to_stored
+from data_prep.store import read_slices
 from experiments.networks import BASELINES, network, parameters
 from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
@@ -273,7 +274,7 @@ class PngStacks:
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """What `StackSource.batch` gives, the slow way."""
-        side = self._data.store.image_size
+        side = self._data.store.picture.image_size
         grey, lesion = [], []
         for position in positions:
             grey_DHW, mask_HW, box = self.decode(int(position))
@@ -372,7 +373,7 @@ def open_data(spec: Spec, cohort: Path | None, cache: Path) -> CompiledCohort:
         root = cache / f"{PHANTOM_PREFIX}{phantom_key(spec.cohort.phantom)}"
         if not (root / MANIFEST).exists():
             build_phantom_cohort(root, spec.cohort.phantom, available_cores())
-    return compile_cohort(root, cache, image_size=spec.cohort.image_size, crop=spec.cohort.crop)
+    return compile_cohort(root, cache, spec.cohort.picture)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,12 @@ from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
+from data_prep.picture import PictureConfig
 from data_prep.split import Split, SplitConfig, lock_split, training_normalisation
 from experiments.networks import parameters
 from lcnn.checkpoint import load_checkpoint
 from lcnn.comparison import compare_models
-from lcnn.config import OneCycle, PictureConfig, TrainConfig
+from lcnn.config import OneCycle, TrainConfig
 from lcnn.evaluate import evaluate
 from lcnn.evaluation import write_patients
 from lcnn.fit import Build, TrainingData, fit
@@ -161,8 +162,8 @@ def open_study(spec: Spec, root: Path, folder: Path) -> Study:
     Raises:
         InputError: no cohort, or another one than the folder's split is locked to.
     """
-    picture = PictureConfig(image_size=spec.cohort.image_size, crop=spec.cohort.crop)
-    cohort = compile_cohort(root, CACHE, image_size=picture.image_size, crop=picture.crop)
+    picture = spec.cohort.picture
+    cohort = compile_cohort(root, CACHE, picture)
     config = spec.defaults.model_copy(
         update={
             "schedule": OneCycle(warmup=0.2),

@@ -7,11 +7,11 @@
 
 ``train`` splits the cohort by patient, trains, and keeps last.pt, best.pt and history.csv in DIR; the same command goes
 on where it stopped. ``evaluate`` scores every patient of any cohort on its own pixel grid. ``predict`` needs no masks:
-it takes slices, a NIfTI file, the folder of a DICOM study, or a folder of any of them, and writes overlays, lesion
-volumes (volumes.csv) and masks in the input's own grid: PNG, NIfTI, DICOM-SEG. A DICOM-SEG names its patient as the
-series does; nothing else that is written or printed comes from identifying DICOM fields.
-``export`` writes a model's folder: weights, settings, model card, torch.export and ONNX graphs, a MONAI bundle; a run's
-winner lies in such a folder, results/RUN/model.
+it takes slices (of a cohort, as its cohort.json says), a NIfTI file, the folder of a DICOM study, or a folder of any of
+them, and writes overlays, lesion volumes (volumes.csv) and masks in the input's own grid: PNG, NIfTI, DICOM-SEG. A
+DICOM-SEG names its patient as the series does; nothing else that is written or printed comes from identifying DICOM
+fields. ``export`` writes a model's folder: weights, settings, model card, torch.export and ONNX graphs, a MONAI bundle;
+a run's winner lies in such a folder, results/RUN/model.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.cohort import open_cohort
+from data_prep.cohort import open_cohort, spacing_of
 from data_prep.compiled import cache_folder, compile_cohort
 from data_prep.errors import InputError
 from data_prep.split import SplitConfig, lock_split, training_normalisation
@@ -39,7 +39,7 @@ from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_sett
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst, save_prediction
 from lcnn.predict import predict_volume
-from lcnn.scans import Scan, find_patients
+from lcnn.scans import Scan, Told, find_patients
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
 from lcnn.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
 
@@ -65,8 +65,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     predict.add_argument("--out", type=Path, required=True, help="folder for masks/, overlays/ and volumes.csv")
     predict.add_argument(
-        "--window", choices=WINDOWS, help="in which HU of NIfTI and DICOM become grey (default: brain)"
+        "--window", choices=WINDOWS, help="in which HU become grey (default: that of cohort.json, else brain)"
     )
+    predict.add_argument(
+        "--hu-offset", type=int, metavar="N", help="what was added to the HU of 16-bit slices or NIfTI files"
+    )
+    predict.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
+                         help="of slices without a cohort.json that tells it; for volumes in ml")  # fmt: skip
     predict.add_argument("--series", type=int, metavar="NUMBER", help="the DICOM series to take, where several fit")
     export = commands.add_parser("export", help="write a model's folder, to be taken elsewhere")
     export.add_argument("--out", type=Path, required=True, help="the folder; a model that is there gives way")
@@ -95,8 +100,7 @@ def train(options: argparse.Namespace) -> int:
     for key, value in map(parse_assignment, options.set):
         assign(data, key.split("."), value, "command line")
     settings = validate(TrainingConfig, data, str(options.config))
-    picture = settings.picture
-    compiled = compile_cohort(options.data, options.cache, image_size=picture.image_size, crop=picture.crop)
+    compiled = compile_cohort(options.data, options.cache, settings.picture)
     split = lock_split(options.out / "split.json", compiled.store, SplitConfig(seed=options.split_seed))
     normalisation = training_normalisation(compiled.store, split)
     training = TrainingData(compiled.store, split.train, split.val, normalisation)
@@ -155,14 +159,17 @@ def predict(options: argparse.Namespace) -> int:
         InputError: no model, no slices, or slices that cannot be read.
     """
     model = load_model(options.model, device(options))
-    patients = find_patients(options.input, options.series)
-    window = WINDOWS[options.window or "brain"]
-    if options.window is None and any(patient.holds_hu for patient in patients):
-        print(f"window: {window}, for models do not keep theirs; where it was another, name it by --window", flush=True)
+    told = Told(options.series, options.hu_offset, spacing_of(options.spacing_mm))
+    patients = find_patients(options.input, told)
+    window = WINDOWS[options.window] if options.window else None
+    is_announced = False
     seconds = 0.0
     rows: list[VolumeRow] = []
     for patient in patients:
         scan = patient.open(window)
+        if scan.assumed and not is_announced:
+            is_announced = True
+            print(f"window: {scan.assumed}, for models do not keep theirs; where it was another, name it by --window")
         started = time.perf_counter()
         predicted_ZHW = predict_volume(model, scan.image_ZHW) >= THRESHOLD
         seconds += time.perf_counter() - started

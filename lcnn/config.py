@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from data_prep.store import Crop
+from data_prep.picture import PictureConfig
 
 
 class Settings(BaseModel):
@@ -28,15 +28,6 @@ Backbone = Literal["resnext50_32x4d", "resnext14_4x2d"]
 Format = Literal["torch", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 """Graphs that a trained network can be exported to."""
-
-
-class PictureConfig(Settings):
-    """How slices are brought to the network."""
-
-    image_size: int = Field(512, ge=32, le=1024)
-    """Side in pixels to which slices are resized."""
-    crop: Crop = "head"
-    """Crop to the head before resizing, or use the whole picture."""
 
 
 class ModelConfig(Settings):

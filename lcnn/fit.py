@@ -238,7 +238,7 @@ class _Training:
     def keep(self, folder: Path, history: Sequence[EpochResult]) -> None:
         state = {
             "config": self.config.model_dump_json(),
-            "picture": {"image_size": self.data.store.image_size, "crop": self.data.store.crop},
+            "picture": self.data.store.picture.model_dump(),
             "history": [asdict(result) for result in history],
             "model": self.model.state_dict(),
         }

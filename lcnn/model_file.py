@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import require_room
+from data_prep.picture import PictureConfig
 from data_prep.split import Normalisation
 from lcnn.checkpoint import checkpoint_config, load_checkpoint
-from lcnn.config import PictureConfig, TrainConfig, TrainingConfig
+from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.model import LCNN, build_model
 from lcnn.settings_file import read_yaml, validate
 

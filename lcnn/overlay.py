@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from data_prep.cohort import Cohort
 from data_prep.files import replacing
+from data_prep.framing import to_stored
 from data_prep.head import Box, head_box
-from data_prep.store import is_lesion, to_stored
+from data_prep.store import is_lesion
 from lcnn.evaluate import Case, PatientResult, evaluate
 from lcnn.model_file import TrainedModel
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from data_prep.cohort import slice_files
 from data_prep.errors import InputError
-from data_prep.head import head_box, whole_box
-from data_prep.store import to_native, to_stored
-from lcnn.config import PictureConfig
+from data_prep.framing import frame
+from data_prep.picture import PictureConfig
 from lcnn.fit import predict_logits, resolve_precision
 from lcnn.model_file import TrainedModel
 from lcnn.stacks import neighbours, overview
@@ -52,9 +51,9 @@ def predict_slices(
         half_width: T, slices on each side of the centre.
         at_once: stacks that go through it at a time.
     """
-    slices, height, width = image_ZHW.shape
-    box = head_box(image_ZHW) if picture.crop == "head" else whole_box(height, width)
-    stored_ZSS = np.stack([to_stored(image_HW, box, picture.image_size) for image_HW in image_ZHW])
+    slices = len(image_ZHW)
+    framing = frame(image_ZHW, picture)
+    stored_ZSS = framing.images(image_ZHW)
     stack_ZD = neighbours(np.arange(slices), half_width, 0, slices - 1)
     overview_VSS = overview(stored_ZSS)
     probability: list[NDArray[np.float32]] = []
@@ -63,7 +62,7 @@ def predict_slices(
         overviews_BVSS = np.broadcast_to(overview_VSS, (len(stacks_BDSS), *overview_VSS.shape))
         grey_BCSS = torch.from_numpy(np.concatenate([overviews_BVSS, stacks_BDSS], axis=1))
         probability += list(torch.sigmoid(logits(grey_BCSS)).cpu().numpy())
-    return np.stack([to_native(p_SS, box, (height, width)) for p_SS in probability])
+    return framing.to_native(np.stack(probability))
 
 
 def input_patients(path: Path) -> list[tuple[str, list[Path]]]:

@@ -4,6 +4,7 @@
     NIfTI      <out>/<patient>.nii.gz        the scan's shape and affine
     DICOM      <out>/<patient>.dcm           a DICOM-SEG that refers to the series
 
+Pictures in the folder of a cohort are taken as its ``cohort.json`` says: its spacing, and the window of 16-bit slices.
 Patients of DICOM files are numbered, for their folders' names may name a person; others keep their files' names.
 
 Legend: Z slices, H rows, W columns, from the skull base upward.
@@ -11,8 +12,8 @@ Legend: Z slices, H rows, W columns, from the skull base upward.
 
 import gzip
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,20 +22,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.cohort import voxel_ml
+from data_prep.cohort import MANIFEST, Spacing, read_manifest, voxel_ml
 from data_prep.errors import InputError
 from data_prep.files import replacing
 from data_prep.sources.dicom import Study, find_studies, is_dicom, open_study
 from data_prep.sources.dicom_seg import Author, write_seg
 from data_prep.sources.nifti import SUFFIXES, find_nifti, is_nifti, read_nifti
+from data_prep.sources.pictures import read_picture_files
 from data_prep.sources.tree import Patterns, files_below
 from data_prep.store import read_slices
 from data_prep.volume import Volume
-from data_prep.window import Window
+from data_prep.window import WINDOWS, KeptHu, Window
 from lcnn.predict import has_pictures, input_patients
 
 MaskWriter = Callable[[Path, NDArray[np.bool_]], None]
 """Writes a mask (Z, H, W) below a folder."""
+USUAL_WINDOW = WINDOWS["brain"]
+"""Taken for HU where nobody names another, for models do not keep theirs."""
+COHORT_DEPTH = 3
+"""Folders between a slice and its cohort: the patient's, the images', the cohort's."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a person says of files that do not say it themselves."""
+
+    series: int | None = None
+    """Number of the DICOM series to take; None chooses by rule."""
+    hu_offset: int | None = None
+    """What was added to the HU of pictures of more than 8 bits, which None refuses, and of NIfTI files."""
+    spacing_mm: Spacing | None = None
+    """Of pictures."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,8 @@ class Scan:
     write_mask: MaskWriter
     note: str | None = None
     """What was chosen and corrected, for people."""
+    assumed: Window | None = None
+    """The window that was taken because neither a person nor the files named one."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +75,34 @@ class Patient:
     """A patient before its scan is read."""
 
     name: str
-    holds_hu: bool
-    """Whether its values are HU, so that a window is needed."""
-    open: Callable[[Window], Scan]
+    open: Callable[[Window | None], Scan]
+    """Reads it, HU in the window given; None takes the cohort's, or the usual one."""
 
 
-def find_patients(path: Path, series: int | None = None) -> list[Patient]:
+def find_patients(path: Path, told: Told | None = None) -> list[Patient]:
     """The patients of an input: a slice, a volume, a study, or a folder of any of them.
 
     Args:
         path: file or folder.
-        series: number of the DICOM series to take; None chooses by rule.
+        told: what the files do not say themselves.
 
     Raises:
-        InputError: there are none, two have one name, or a series is named where there is not one DICOM study.
+        InputError: there are none, two have one name, or something is told that the files say, or that is for others.
     """
+    told = told or Told()
+    series = told.series
     studies = _studies(path)
     if series is not None and len(studies) != 1:
         raise InputError(f"--series {series}: is for one DICOM study, but {path} holds {len(studies)}")
+    if told.hu_offset is not None and studies:
+        raise InputError(f"--hu-offset {told.hu_offset}: DICOM files tell theirs; leave it out")
     patients = [_dicom(number, study, series) for number, study in enumerate(studies, start=1)]
-    patients += [_nifti(name, file) for name, file in _volumes(path)]
+    patients += [_nifti(name, file, told.hu_offset) for name, file in _volumes(path)]
     if not patients or (path.is_dir() and has_pictures(path)):
-        patients += [_pictures(name, files) for name, files in input_patients(path)]
+        known = _known_of(path)
+        patients += [_pictures(name, files, told, known) for name, files in input_patients(path)]
+    elif told.spacing_mm:
+        raise InputError(f"--spacing-mm: {path} holds no pictures, and other files tell theirs; leave it out")
     name, count = Counter(patient.name for patient in patients).most_common(1)[0]
     if count > 1:
         raise InputError(f"{path}: {count} patients by the name {name}; rename all but one")
@@ -99,29 +125,71 @@ def _stem(path: Path) -> str:
     return path.name[: path.name.lower().index(".nii")]
 
 
-def _pictures(name: str, files: Sequence[Path]) -> Patient:
+@dataclass(frozen=True)
+class _Known:
+    """What a manifest says of the pictures beside it."""
+
+    hu: KeptHu | None = None
+    """How slices of 16 bits hold HU."""
+    spacing_mm: Mapping[Path, Spacing | None] = field(default_factory=dict)
+    """By the folder of a patient's slices."""
+
+
+def _known_of(path: Path) -> _Known:
+    """What is known of a cohort, of a patient in it or of a slice of one; nothing of other pictures."""
+    places = (path, *path.resolve().parents[:COHORT_DEPTH])
+    root = next((place for place in places if (place / MANIFEST).is_file()), None)
+    if root is None:
+        return _Known()
+    cohort = read_manifest(root / MANIFEST)
+    return _Known(
+        cohort.hu, {(root / patient.images[0]).parent.resolve(): patient.spacing_mm for patient in cohort.patients}
+    )
+
+
+def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Patient:
     stems = tuple(file.stem for file in files)
+    known_mm = known.spacing_mm.get(files[0].parent.resolve())
+    if known_mm and told.spacing_mm:
+        raise InputError(f"--spacing-mm: {MANIFEST} tells that of {name}; leave it out")
+    spacing_mm = known_mm or told.spacing_mm
+    voxel = voxel_ml(spacing_mm) if spacing_mm else None
 
     def write(folder: Path, mask_ZHW: NDArray[np.bool_]) -> None:
         for stem, mask_HW in zip(stems, mask_ZHW, strict=True):
             with replacing(folder / name / f"{stem}.png") as partial:
                 Image.fromarray(mask_HW.astype(np.uint8) * 255).save(partial, format="PNG")
 
-    return Patient(name, holds_hu=False, open=lambda _: Scan(read_slices(files), stems, None, write))
+    def open_(window: Window | None) -> Scan:
+        if told.hu_offset is None:
+            kept = known.hu.model_copy(update={"window": window}) if known.hu and window else known.hu
+            return Scan(read_slices(files, kept), stems, voxel, write)
+        values = read_picture_files(files, told.hu_offset)
+        if values.is_windowed:
+            return Scan(values.values_ZHW.astype(np.uint8), stems, voxel, write)
+        grey_ZHW = (window or USUAL_WINDOW).to_grey(values.values_ZHW)
+        return Scan(grey_ZHW, stems, voxel, write, values.doubt, None if window else USUAL_WINDOW)
+
+    return Patient(name, open_)
 
 
-def _nifti(name: str, file: Path) -> Patient:
-    def open_(window: Window) -> Scan:
-        volume = read_nifti(file)
-        return _scan(volume, window, lambda folder, mask_ZHW: _write_nifti(folder / f"{name}.nii.gz", volume, mask_ZHW))
+def _nifti(name: str, file: Path, hu_offset: int | None) -> Patient:
+    def open_(window: Window | None) -> Scan:
+        volume = read_nifti(file, hu_offset)
+        return _scan(
+            volume,
+            window,
+            lambda folder, mask_ZHW: _write_nifti(folder / f"{name}.nii.gz", volume, mask_ZHW),
+            volume.doubt,
+        )
 
-    return Patient(name, holds_hu=True, open=open_)
+    return Patient(name, open_)
 
 
 def _dicom(number: int, study: Study, series: int | None) -> Patient:
     name = f"patient_{number:04d}"
 
-    def open_(window: Window) -> Scan:
+    def open_(window: Window | None) -> Scan:
         scan = open_study(study, series)
         author = Author("LCNN", _version())
         return _scan(
@@ -131,13 +199,20 @@ def _dicom(number: int, study: Study, series: int | None) -> Patient:
             scan.summary,
         )
 
-    return Patient(name, holds_hu=True, open=open_)
+    return Patient(name, open_)
 
 
-def _scan(volume: Volume, window: Window, write: MaskWriter, note: str | None = None) -> Scan:
+def _scan(volume: Volume, window: Window | None, write: MaskWriter, note: str | None = None) -> Scan:
     spacing = volume.spacing_mm
     names = tuple(f"{number:03d}" for number in range(1, len(volume.values_ZHW) + 1))
-    return Scan(window.to_grey(volume.values_ZHW), names, voxel_ml(spacing) if spacing else None, write, note)
+    return Scan(
+        image_ZHW=(window or USUAL_WINDOW).to_grey(volume.values_ZHW),
+        slice_names=names,
+        voxel_ml=voxel_ml(spacing) if spacing else None,
+        write_mask=write,
+        note=note,
+        assumed=None if window else USUAL_WINDOW,
+    )
 
 
 def _write_nifti(path: Path, volume: Volume, mask_ZHW: NDArray[np.bool_]) -> None:

@@ -16,8 +16,8 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing
+from data_prep.framing import to_stored
 from data_prep.head import head_box
-from data_prep.store import to_stored
 from lcnn.evaluate import Case
 from lcnn.overlay import shown_mask
 

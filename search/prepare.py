@@ -51,8 +51,7 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     data = compile_cohort(
         root,
         cache,
-        image_size=config.image_size,
-        crop=config.crop,
+        config.picture,
         on_patient=lambda i, n: on_progress("compiling slices", i, n),
     )
     split = lock_split(run.split, data.store, config.split)

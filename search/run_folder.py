@@ -1,6 +1,5 @@
 """One folder a run: where its files lie, who may write to it, and whether it is still the same search."""
 
-import fcntl
 import json
 import os
 import platform
@@ -18,14 +17,13 @@ import torch
 import yaml
 
 from data_prep.errors import InputError, first_line
-from data_prep.files import write_text_atomically
+from data_prep.files import locked, write_text_atomically
 from lcnn.settings_file import read_yaml
 from search.openings import add_opening, check_openings, read_openings
 from search.spec import Spec, validate_spec
 from search.storage import redact
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
-LOCK = ".lock"
 RESUMABLE_KEYS = ("budget", "confirm", "resources", "exports")
 """Sections that may change between two sittings of one search: they decide how long, how wide and how sure, and what
 is made of the winner, not what is searched."""
@@ -196,26 +194,12 @@ class RunFolder:
         Raises:
             InputError: another command holds the folder, or it cannot be written.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / LOCK).open("w")
-        except OSError as error:
-            raise InputError(
-                f"{self.root}: cannot be written ({error.strerror}); make it writable, or choose other --results"
-            ) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"{self.root}: another command is working on this run; wait for it or use --name"
-                ) from error
-            try:
-                yield
-            finally:
-                if [path.name for path in self.root.iterdir()] == [LOCK]:
-                    (self.root / LOCK).unlink()
-                    self.root.rmdir()
+        with locked(
+            self.root,
+            if_busy="another command is working on this run; wait for it or use --name",
+            if_unwritable="make it writable, or choose other --results",
+        ):
+            yield
 
 
 def run_folder(results: Path, spec: Spec) -> RunFolder:

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
+from data_prep.picture import PictureConfig
 from data_prep.split import SplitConfig
-from lcnn.config import FORMATS, Format, PictureConfig, Settings, TrainConfig
+from lcnn.config import FORMATS, Format, Settings, TrainConfig
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
 
 
@@ -30,6 +31,11 @@ class CohortConfig(PictureConfig):
     """Settings of the synthetic cohort."""
     split: SplitConfig = SplitConfig()
     """Shares of the patients for training, validation and test, and the seed that draws them."""
+
+    @property
+    def picture(self) -> PictureConfig:
+        """How slices are brought to the network, alone."""
+        return PictureConfig(**{name: getattr(self, name) for name in PictureConfig.model_fields})
 
 
 class BudgetConfig(Settings):

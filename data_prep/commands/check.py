@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.cohort_check import CohortReport, check_cohort
+from data_prep.cohort_check import CohortReport, check_cohort, list_patients
 from data_prep.contact_sheet import save_contact_sheets
+from data_prep.files import IF_BUSY, locked
 from data_prep.findings import Finding, Severity, write_findings
 from data_prep.fixes import apply_fixes, undo_unfinished
 from data_prep.jobs import add_jobs_option, check_jobs
@@ -39,17 +40,24 @@ def run(options: argparse.Namespace) -> int:
     """
     check_jobs(options.jobs)
     out = options.out or Path("results") / f"check-{options.folder.resolve().name}"
-    if options.fix:
-        undo_unfinished(options.folder)
-    report = check_cohort(options.folder, jobs=options.jobs)
-    if options.fix and (fixed := apply_fixes(options.folder, report.findings)):
-        print(f"mended {fixed.files} files; what they were is in {fixed.backup}")
-        report = check_cohort(options.folder, jobs=options.jobs)
+    report = _mended(options) if options.fix else check_cohort(options.folder, jobs=options.jobs)
     write_findings(out / "check.csv", report.findings)
     sheets = save_contact_sheets(out, report.tiles, report.findings)
     _show(report)
     print(f"{out / 'check.csv'}" + "".join(f", {sheet.name}" for sheet in sheets))
     return int(report.has_errors)
+
+
+def _mended(options: argparse.Namespace) -> CohortReport:
+    list_patients(options.folder)  # refuses what is no cohort before anything is made in it
+    with locked(options.folder, if_busy=IF_BUSY, if_unwritable="make room, or mend a copy of it"):
+        undo_unfinished(options.folder)
+        report = check_cohort(options.folder, jobs=options.jobs)
+        fixed = apply_fixes(options.folder, report.findings)
+        if fixed is None:
+            return report
+        print(f"mended {fixed.files} files; what they were is in {fixed.backup}")
+        return check_cohort(options.folder, jobs=options.jobs)
 
 
 def _show(report: CohortReport) -> None:

@@ -2,12 +2,14 @@
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.archives import Unpacked, unpack_cohort
 from data_prep.cohort import has_layout
 from data_prep.errors import InputError
 from data_prep.fetching import fetch_zip, link_of
+from data_prep.files import IF_BUSY, locked
 from data_prep.progress import bar
 
 DOWNLOADS = ".download"
@@ -39,17 +41,22 @@ def run(options: argparse.Namespace) -> None:
     if options.no_overwrite and has_layout(root):
         print(f"{root}: holds a cohort already; left as it is")
         return
+    with locked(root, if_busy=IF_BUSY, if_unwritable="make room, or choose another folder"):
+        _tell(root, _fetched(root, links, keeps_zip=options.keep_zip))
+
+
+def _fetched(root: Path, links: Mapping[str, str], *, keeps_zip: bool) -> Unpacked:
     files = {}
     for part, link in links.items():
         with bar(f"fetching {part}", None, in_bytes=True) as show:
             files[part] = fetch_zip(link, root / DOWNLOADS, show)
     with bar("unpacking", None) as show:
         unpacked = unpack_cohort(files["images"], files["masks"], root, show)
-    if options.keep_zip:
+    if keeps_zip:
         for part, file in files.items():
             file.replace(root / f"{part}.zip")
     shutil.rmtree(root / DOWNLOADS)
-    _tell(root, unpacked)
+    return unpacked
 
 
 def _tell(root: Path, unpacked: Unpacked) -> None:

@@ -6,25 +6,26 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.cohort import MANIFEST, Cohort, scan_cohort, write_manifest
+from data_prep.cohort import MANIFEST, Cohort, scan_cohort, spacing_of, write_manifest
 from data_prep.errors import InputError, first_line
-from data_prep.files import write_text_atomically
+from data_prep.files import IF_BUSY, locked, write_text_atomically
 from data_prep.importing import (
-    NOTES,
+    IF_UNWRITABLE,
     Fault,
     ImportSettings,
     Note,
     Task,
     clear_leftovers,
     import_patient,
-    patient_id,
     refuse_foreign,
     unwritable,
 )
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.progress import in_processes
+from data_prep.register import Register, own_name, register_of, write_register
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
@@ -53,7 +54,12 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
-    parser.add_argument("--hu-offset", type=int, metavar="N", help="what was added to the HU in 16-bit slices")
+    parser.add_argument(
+        "--hu-offset",
+        type=int,
+        metavar="N",
+        help="what was added to the HU in 16-bit slices, NIfTI or npz (1024, 1000)",
+    )
     parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
                         help="distances between voxel centres, where the files do not say")  # fmt: skip
     parser.add_argument("--test-list", type=Path, metavar="FILE",
@@ -81,29 +87,58 @@ def run(options: argparse.Namespace) -> None:
     patterns = Patterns(options.image_pattern, options.mask_pattern)
     source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format))
     cases = _to_import(source, options)
-    ids = {patient_id(number, len(cases)): case for number, case in enumerate(cases, start=1)}
-    official = _official_test(options.test_list, ids)
     settings = _settings(options, source)
-    for line in _found(options, source, cases, len(official)):
-        print(line, flush=True)
     if options.dry_run:
+        plan = _plan(options, cases, settings)
+        _tell(options, source, cases, plan)
         return
     refuse_foreign(options.folder)
-    notes = _import(ids, settings, options.jobs)
-    cohort = _describe(options, settings, notes, official)
+    with locked(options.folder, if_busy=IF_BUSY, if_unwritable=IF_UNWRITABLE):
+        plan = _plan(options, cases, settings)
+        _tell(options, source, cases, plan)
+        _make(options, plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Who is imported under which id, and how."""
+
+    register: Register
+    ids: Mapping[str, Case]
+    official: tuple[str, ...]
+    settings: ImportSettings
+
+
+def _plan(options: argparse.Namespace, cases: Sequence[Case], settings: ImportSettings) -> _Plan:
+    names = [own_name(case, options.scans) for case in cases]
+    register = register_of(options.folder, options.scans).with_names(names)
+    ids = {register.id_of(name): case for name, case in zip(names, cases, strict=True)}
+    return _Plan(register, ids, _official_test(options.test_list, ids), settings)
+
+
+def _tell(options: argparse.Namespace, source: Source, cases: Sequence[Case], plan: _Plan) -> None:
+    for line in _found(options, source, cases, len(plan.official)):
+        print(line, flush=True)
+
+
+def _make(options: argparse.Namespace, plan: _Plan) -> None:
+    notes = _import(plan, options.jobs)
+    cohort = _describe(options, plan.settings, notes, plan.official)
     try:
         write_manifest(cohort, options.folder)
     except OSError as error:
         raise InputError(unwritable(options.folder, error)) from error
     if options.ids:
-        _write_ids(options.ids, ids)
+        _write_ids(options.ids, plan.ids)
+    doubts = [(patient, note.doubt) for patient, note in notes.items() if note.doubt]
+    if doubts:
+        print(f"warning: {len(doubts)} patients to look at; {doubts[0][0]}: {doubts[0][1]}")
     print(f"{options.folder}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
 
 
 def _check(options: argparse.Namespace) -> None:
     check_jobs(options.jobs)
-    if options.spacing_mm and not all(0 < mm < float("inf") for mm in options.spacing_mm):
-        raise InputError(f"--spacing-mm {' '.join(map(str, options.spacing_mm))}: distances are above 0")
+    spacing_of(options.spacing_mm)
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
@@ -157,12 +192,14 @@ def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...
 def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
     if source.kind in (Kind.NIFTI, Kind.DICOM) and options.spacing_mm:
         raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
+    if source.kind == Kind.DICOM and options.hu_offset is not None:
+        raise InputError(f"--hu-offset {options.hu_offset}: {source.kind} files tell theirs; leave it out")
     labels = frozenset(options.lesion_labels) if options.lesion_labels else None
     return ImportSettings(
         root=options.folder,
         window=WINDOWS[options.window or "brain"],
         keeps_hu=options.depth == 16,
-        spacing_mm=tuple(options.spacing_mm) if options.spacing_mm else None,
+        spacing_mm=spacing_of(options.spacing_mm),
         reading=ReadOptions(options.hu_offset, labels),
     )
 
@@ -196,22 +233,24 @@ def _spacing(options: argparse.Namespace, source: Source) -> str:
     return f"{shown[0]} mm" if len(told) == 1 else f"{shown[0]} to {shown[1]} mm ({len(told)} different)"
 
 
-def _import(ids: Mapping[str, Case], settings: ImportSettings, jobs: int) -> dict[str, Note]:
+def _import(plan: _Plan, jobs: int) -> dict[str, Note]:
     """The notes of all patients.
 
     Raises:
         InputError: some could not be imported; the others are kept.
     """
-    root = settings.root
+    root, ids = plan.settings.root, plan.ids
     try:
-        (root / NOTES).mkdir(parents=True, exist_ok=True)
+        write_register(root, plan.register)
         (root / MANIFEST).unlink(missing_ok=True)
-        clear_leftovers(root, tuple(ids))
+        gone = clear_leftovers(root, tuple(ids))
     except OSError as error:
         raise InputError(unwritable(root, error)) from error
+    if gone:
+        print(f"removed: {len(gone)} patients that are no longer in the source, {gone[0]} the first", flush=True)
     notes: dict[str, Note] = {}
     faults = []
-    tasks = [Task(patient, case, settings) for patient, case in ids.items()]
+    tasks = [Task(patient, case, plan.settings) for patient, case in ids.items()]
     try:
         for task, outcome in in_processes(import_patient, tasks, jobs=jobs, what="importing"):
             if isinstance(outcome, Fault):

@@ -34,11 +34,12 @@ def run(options: argparse.Namespace) -> None:
     root, out = options.folder, options.out or Path("results") / f"stats-{options.folder.resolve().name}"
     with tempfile.TemporaryDirectory() as cache:
         cohort = open_cohort(root, Path(cache))
-    tasks = [(root, patient) for patient in cohort.patients]
+    tasks = [(root, patient, cohort.hu) for patient in cohort.patients]
     patients = [counts for _, counts in in_processes(count_patient, tasks, jobs=options.jobs, what="measuring")]
     total = row_of_all(patients)
     write_rows(out / "stats.csv", [*map(row_of, patients), total])
-    label = f"{cohort.name}: {len(patients)} patients, {total.slices} slices"
+    window = cohort.grey_window or "a window that nobody has named"
+    label = f"{cohort.name}: {len(patients)} patients, {total.slices} slices in {window}"
     write_text_atomically(out / "stats.svg", to_svg(_panels(patients), label))
     print(label)
     print(_in_words(total, patients))

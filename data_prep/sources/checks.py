@@ -16,6 +16,14 @@ MOST_VOXELS = 2**29
 """Of a volume: 2,048 slices of 512 x 512. A header that claims more is broken, or a trap."""
 AXIAL_MM = (0.05, 50.0)
 """Distances between voxel centres that a head CT can have."""
+BRAIN = (-200.0, 300.0)
+"""HU that the median of a scan's middle third may have, with room for skull bases, bleedings and narrow scans."""
+LOST_INTERCEPT = (850.0, 1250.0)
+"""Where it lies if 1000 or 1024 were added to the HU; no middle of a head is of bone."""
+LEAST_BRAIN = 0.05
+"""Share of voxels within `BRAIN` from which a head that is not in the middle is believed."""
+AIR_BELOW, LEAST_AIR = -500.0, 0.01
+"""HU of air and padding, and the share of a scan with its surroundings that they have at least."""
 
 
 def check_shape(path: Path, shape_ZHW: Sequence[int]) -> None:
@@ -47,8 +55,14 @@ def check_finite(path: Path, values: NDArray[Any]) -> None:
         )
 
 
-def check_hu(path: Path, values_hu: NDArray[np.float32]) -> None:
-    """See that values can be HU: a range of less than 2 is a scan that was rescaled, or an empty one.
+def check_hu(path: Path, values_hu: NDArray[np.float32]) -> str | None:
+    """See that values can be HU, by their range and by what lies in the middle of the scan, where brain is.
+
+    Brain is within 100 HU of 0. A scan that lost its rescale intercept has it near 1024, whatever lies around the head,
+    and a scan that was cut to the brain has it right, so neither is taken for the other.
+
+    Returns:
+        What cannot be told and a person should see to; None where there is air around the head.
 
     Raises:
         InputError: they cannot.
@@ -58,3 +72,25 @@ def check_hu(path: Path, values_hu: NDArray[np.float32]) -> None:
         raise InputError(
             f"{path}: values from {lowest:g} to {highest:g} are no Hounsfield units; export the scan without rescaling"
         )
+    middle_hu = float(np.median(values_hu[tuple(slice(side // 3, side - side // 3) for side in values_hu.shape)]))
+    if LOST_INTERCEPT[0] < middle_hu < LOST_INTERCEPT[1]:
+        raise InputError(
+            f"{path}: {middle_hu:.0f} in its middle, where brain has 0 to 100 HU, as in scans that lost their rescale "
+            "intercept; say by --hu-offset what was added to the HU (mostly 1024, else 1000)"
+        )
+    is_off_centre = middle_hu < BRAIN[0] and _share(values_hu, BRAIN) > LEAST_BRAIN
+    if not BRAIN[0] <= middle_hu <= BRAIN[1] and not is_off_centre:
+        raise InputError(
+            f"{path}: {middle_hu:.0f} in its middle, where brain has 0 to 100 HU; say by --hu-offset what was added to "
+            "the HU, or export the scan in HU"
+        )
+    if float((values_hu < AIR_BELOW).mean()) < LEAST_AIR:
+        return (
+            f"no air in it, values from {lowest:g} to {highest:g}: taken for HU of a brain that was cut out, which is "
+            "wrong if they are grey values of a window"
+        )
+    return None
+
+
+def _share(values_hu: NDArray[np.float32], bounds: tuple[float, float]) -> float:
+    return float(((values_hu >= bounds[0]) & (values_hu <= bounds[1])).mean())

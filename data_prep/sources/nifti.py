@@ -49,15 +49,21 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, hu_offset: int | None = None) -> Volume:
     """A scan in HU, scaled as its header says, in canonical orientation.
+
+    Args:
+        path: the file.
+        hu_offset: what was added to its HU, where the header does not say; None where nothing was.
 
     Raises:
         InputError: it cannot be read, is no volume, its axes are unknown or sheared, or its values are no HU.
     """
     values, grid = _read(path)
-    check_hu(path, values)
-    return Volume(np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32), is_windowed=False, grid=grid)
+    values -= np.float32(hu_offset or 0)
+    doubt = check_hu(path, values)
+    canonical_ZHW = np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32)
+    return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt=doubt)
 
 
 def read_nifti_mask(path: Path, grid: Grid, lesion: Collection[int] | None) -> NDArray[np.bool_]:

@@ -36,8 +36,12 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def read_npz(files: Sequence[Path]) -> Volume:
+def read_npz(files: Sequence[Path], hu_offset: int | None = None) -> Volume:
     """A patient's image out of one archive, or of one a slice, in the order given.
+
+    Args:
+        files: the archives.
+        hu_offset: what was added to the HU in arrays that are not uint8; None where nothing was.
 
     Raises:
         InputError: an archive cannot be read, or holds no image.
@@ -48,9 +52,10 @@ def read_npz(files: Sequence[Path]) -> Volume:
     with np.errstate(all="ignore"):  # what does not fit is infinite, and refused
         values_ZHW = values_ZHW.astype(np.float32)
     check_finite(files[0], values_ZHW)
-    if not is_windowed:
-        check_hu(files[0], values_ZHW)
-    return Volume(values_ZHW, is_windowed=is_windowed, grid=None)
+    if is_windowed:
+        return Volume(values_ZHW, is_windowed=True, grid=None)
+    values_ZHW -= np.float32(hu_offset or 0)
+    return Volume(values_ZHW, is_windowed=False, grid=None, doubt=check_hu(files[0], values_ZHW))
 
 
 def read_npz_mask(

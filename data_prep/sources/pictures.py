@@ -56,11 +56,11 @@ def read_picture_files(files: Sequence[Path], hu_offset: int | None = None) -> V
             f"{files[0]}: more than 8 bits a pixel; say by --hu-offset what was added to the HU (0, 1000, 1024)"
         )
     values_ZHW = np.stack(slices).astype(np.float32)
-    if not is_windowed:
-        check_finite(files[0], values_ZHW)
-        values_ZHW -= np.float32(hu_offset or 0)
-        check_hu(files[0], values_ZHW)
-    return Volume(values_ZHW, is_windowed=is_windowed, grid=None)
+    if is_windowed:
+        return Volume(values_ZHW, is_windowed=True, grid=None)
+    check_finite(files[0], values_ZHW)
+    values_ZHW -= np.float32(hu_offset or 0)
+    return Volume(values_ZHW, is_windowed=False, grid=None, doubt=check_hu(files[0], values_ZHW))
 
 
 def read_picture_masks(

@@ -21,7 +21,7 @@ class ReadOptions:
     """What files do not say of themselves."""
 
     hu_offset: int | None = None
-    """Added to the HU in pictures of more than 8 bits; None refuses those."""
+    """What was added to the HU: None refuses pictures of more than 8 bits, and takes NIfTI and npz as they are."""
     lesion_labels: frozenset[int] | None = None
     """Values of a mask that are lesion; None takes the one beside 0, and for AISD those of its authors."""
 
@@ -54,9 +54,9 @@ def lacking_mask(case: Case) -> Path | None:
 
 def _read_scan(case: Case, options: ReadOptions) -> Volume:
     if case.kind == Kind.NIFTI:
-        return read_nifti(case.images[0])
+        return read_nifti(case.images[0], options.hu_offset)
     if case.kind == Kind.NPZ:
-        return read_npz(case.images)
+        return read_npz(case.images, options.hu_offset)
     return read_picture_files(case.images, options.hu_offset)
 
 

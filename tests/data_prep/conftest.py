@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.cohort import scan_cohort
+from data_prep.picture import PictureConfig
 from data_prep.store import Store, compile_store
 
 
@@ -76,6 +77,8 @@ def compiled(tmp_path: Path) -> Callable[..., Store]:
 
     def compiled_at(root: Path, *, image_size: int = 16, crop: str = "none", **settings: object) -> Store:
         cohort = scan_cohort(root)
-        return compile_store(cohort, root, tmp_path / "cache", image_size=image_size, crop=crop, **settings)
+        return compile_store(
+            cohort, root, tmp_path / "cache", PictureConfig(image_size=image_size, crop=crop), **settings
+        )
 
     return compiled_at

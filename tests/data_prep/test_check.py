@@ -14,12 +14,13 @@ from PIL import Image
 from scipy import ndimage
 
 from data_prep.__main__ import main
-from data_prep.cohort import open_cohort
+from data_prep.cohort import open_cohort, scan_cohort, write_manifest
 from data_prep.cohort_check import CohortReport, check_cohort
 from data_prep.findings import Kind, Severity
 from data_prep.fixes import BACKUP, apply_fixes, undo_unfinished
 from data_prep.orientation import AREA_PROFILE, find_turns, is_shuffled, mean_pictures, upward_score
 from data_prep.patient_check import is_blurred
+from data_prep.window import HU_OFFSET, KeptHu, Window
 
 SIDE, SLICES, PATIENTS = 96, 12, "abcdef"
 SPACING = ["--spacing-mm", "5", "0.5", "0.5"]
@@ -123,6 +124,17 @@ def respaced(root: Path, spacing: list[float] | None) -> None:
     for patient in manifest["patients"]:
         patient["spacing_mm"] = spacing
     file.write_text(json.dumps(manifest))
+
+
+GREY_IS_HU = Window(name="plain", level_hu=127.5, width_hu=255)
+
+
+def deepen(root: Path) -> None:
+    """The same slices in 16 bits that hold HU, and a window in which they look as they did."""
+    for file in (root / "images").rglob("*.png"):
+        change(file, lambda pixels: pixels.astype(np.uint16) + HU_OFFSET)
+    cohort = scan_cohort(root, spacing_mm=(5, 0.5, 0.5))
+    write_manifest(cohort.model_copy(update={"hu": KeptHu(window=GREY_IS_HU)}), root)
 
 
 IMAGE, MASK = Path("images/b/4.png"), Path("masks/b/5.png")
@@ -271,6 +283,21 @@ def test_fix_renews_the_manifest_with_all_that_it_says(root: Path, tmp_path: Pat
     assert checked(root).findings == ()
 
 
+def test_slices_of_16_bits_are_checked_in_their_window_and_mended_at_their_depth(root: Path) -> None:
+    turn(root, "b", 2)
+    flat = [finding for finding in checked(root).findings if finding.kind is not Kind.MANIFEST]
+    deepen(root)
+    pixels = {file: np.asarray(Image.open(file)) for file in (root / "images").rglob("*.png")}
+    deep = checked(root)
+    assert [*deep.findings] == flat
+    assert apply_fixes(root, deep.findings)
+    for file, before in pixels.items():
+        with Image.open(file) as image:
+            assert image.mode == "I;16"
+            np.testing.assert_array_equal(np.asarray(image), np.rot90(before, 2 if file.parent.name == "b" else 0))
+    assert checked(root).findings == ()
+
+
 def test_an_interrupted_fix_is_put_back(
     root: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Callable[[Path], dict[str, tuple[int, str]]]
 ) -> None:
@@ -369,6 +396,20 @@ def test_stats_are_those_of_the_pixels(root: Path, tmp_path: Path, capsys: pytes
     assert (rows["a"]["lesion_voxels"], rows["a"]["lesion_ml"], rows["a"]["lesion_slices"]) == ("128", "0.16", "2")
     assert (tmp_path / "out" / "stats.svg").read_text().count("<g ") == 3
     assert "0.16 to 0.16 ml" in capsys.readouterr().out
+
+
+def test_stats_of_16_bits_are_those_in_the_window(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stats", str(root), "--out", str(tmp_path / "flat"), "--jobs", "1"]) == 0
+    assert "72 slices in a window that nobody has named" in capsys.readouterr().out
+    deepen(root)
+    assert main(["stats", str(root), "--out", str(tmp_path / "deep"), "--jobs", "1"]) == 0
+    tables = [(tmp_path / name / "stats.csv").read_text() for name in ("flat", "deep")]
+    assert tables[0] == tables[1]
+    said = "72 slices in plain (level 127.5 HU, width 255 HU)"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "deep" / "stats.svg").read_text()
 
 
 def test_stats_of_a_damaged_file_name_it(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from data_prep.cohort import (
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
+from data_prep.picture import PictureConfig
 from data_prep.store import compile_store
 
 Build = Callable[..., Path]
@@ -281,7 +282,7 @@ def test_folder_of_the_user_is_never_written_to(
     before = snapshot(root)
     for _ in range(2):
         cohort = open_cohort(root, cache)
-        compile_store(cohort, root, cache, image_size=8, crop="head")
+        compile_store(cohort, root, cache, PictureConfig(image_size=8, crop="head"))
     repaint(root / "images/p1/1.png")
     changed = snapshot(root)
     refusal(lambda: open_cohort(root, cache))

@@ -11,10 +11,12 @@ from PIL import Image
 from refusals import refusal
 from scipy import ndimage
 
+from data_prep.cohort import scan_cohort, write_manifest
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import ALIKE, AlikeSlices, find_alike, read_alike, write_alike
+from data_prep.picture import Crop, PictureConfig
 from data_prep.split import Split
-from data_prep.store import Crop
+from data_prep.window import HU_OFFSET, KeptHu, Window
 
 SIDE = 96
 SPLIT = Split(cohort_hash="any", seed=0, train=("a", "b"), val=("c",), test=("d",))
@@ -47,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def compiled(root: Path, crop: Crop = "head") -> CompiledCohort:
-    return compile_cohort(root, root.parent / "cache", image_size=64, crop=crop)
+    return compile_cohort(root, root.parent / "cache", PictureConfig(image_size=64, crop=crop))
 
 
 def picture(root: Path, patient: str, place: int) -> NDArray[np.uint8]:
@@ -64,6 +66,18 @@ def jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("crop", ["head", "none"])
 def test_patients_of_their_own_share_nothing(root: Path, crop: Crop) -> None:
     assert find_alike(compiled(root, crop), SPLIT) == []
+
+
+def test_slices_of_16_bits_are_compared_in_their_window(root: Path) -> None:
+    shutil.copy(root / "images" / "a" / "2.png", root / "images" / "d" / "4.png")
+    for file in (root / "images").rglob("*.png"):
+        with Image.open(file) as image:
+            deep = np.asarray(image).astype(np.uint16) + HU_OFFSET
+        Image.fromarray(deep).save(file)
+    window = Window(name="plain", level_hu=127.5, width_hu=255)
+    write_manifest(scan_cohort(root).model_copy(update={"hu": KeptHu(window=window)}), root)
+    (pair,) = find_alike(compiled(root), SPLIT)
+    assert (pair.other_patient, pair.identical) == ("d", True)
 
 
 @pytest.mark.parametrize(("patient", "part", "found"), [("b", "train", 0), ("c", "val", 1), ("d", "test", 1)])

@@ -1,6 +1,7 @@
 """``python -m data_prep import``: the cohort that it makes, what it says, and how it goes on."""
 
 import csv
+import fcntl
 import json
 import os
 import subprocess
@@ -10,13 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_series
+from numpy.typing import NDArray
 from PIL import Image
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
 from data_prep.__main__ import main
 from data_prep.cohort import Cohort, open_cohort
 from data_prep.compiled import compile_cohort
-from data_prep.importing import NOTES
+from data_prep.files import IF_BUSY, LOCK
+from data_prep.picture import PictureConfig
+from data_prep.register import NOTES, REGISTER, own_name
+from data_prep.sources.case import Case, Kind
 from data_prep.split import SplitConfig, make_split
 from data_prep.store import read_patient
 from data_prep.window import WINDOWS
@@ -77,7 +83,9 @@ def test_processes_make_the_same_cohort() -> None:
     nifti_patients(Path("src"))
     imported("src", "one")
     assert main(["import", "src", "two", "--jobs", "2", "--name", "one"]) == 0
-    assert contents(Path("one")) == contents(Path("two"))
+    salted = f"{NOTES}/{REGISTER}"
+    one, two = ({n: c for n, c in contents(Path(root)).items() if n != salted} for root in ("one", "two"))
+    assert one == two
 
 
 def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
@@ -87,7 +95,7 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
         assert picture.mode == "I;16"
         assert np.asarray(picture).min() == 24  # -1000 HU
     stores = [
-        compile_cohort(Path(root), Path("cache"), image_size=24, crop="none").store.images_NSS
+        compile_cohort(Path(root), Path("cache"), PictureConfig(image_size=24, crop="none")).store.images_NSS
         for root in ("deep", "flat")
     ]
     assert np.array_equal(*stores)
@@ -95,11 +103,60 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
     told = json.loads(manifest.read_text())
     told["hu"]["window"] = WINDOWS["stroke"].model_dump()
     manifest.write_text(json.dumps(told))
-    other = compile_cohort(Path("deep"), Path("cache"), image_size=24, crop="none")
+    other = compile_cohort(Path("deep"), Path("cache"), PictureConfig(image_size=24, crop="none"))
     assert other.cohort.hash == deep.hash != flat.hash
     assert np.array_equal(read_patient(other.cohort.patients[0], Path("deep"), other.cohort.hu)[0],
                           WINDOWS["stroke"].to_grey(head_hu().transpose(2, 1, 0)[:, ::-1, ::-1]))  # fmt: skip
     assert not np.array_equal(other.store.images_NSS, stores[0])
+
+
+def cut_out(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(values < -500, 0, values)
+
+
+LOST = {
+    "intercept": (lambda hu: hu + 1024, [], "in its middle, where brain has 0 to 100 HU, as in scans that lost"),
+    "older intercept": (lambda hu: hu + 1000, [], "say by --hu-offset what was added to the HU (mostly 1024"),
+    "intercept of a cut-out brain": (lambda hu: cut_out(hu) + 1024 * (hu > -500), [], "lost their rescale intercept"),
+    "another offset": (lambda hu: hu + 8192, [], "82"),
+    "offset that was none": (lambda hu: hu, ["--hu-offset", "1024"], "or export the scan in HU"),
+}
+KEPT = {
+    "as it should be": (lambda hu: hu, [], False),
+    "intercept that is told": (lambda hu: hu + 1024, ["--hu-offset", "1024"], False),
+    "padding beyond air": (lambda hu: np.where(hu < -500, -3024, hu), [], False),
+    "a cut-out brain": (cut_out, [], True),
+}
+
+
+def save_scan(hu: NDArray[np.float32], kind: str) -> None:
+    """A patient in ``src``."""
+    Path("src/p1").mkdir(parents=True)
+    if kind == "nifti":
+        save_nifti(Path("src/p1/ct.nii.gz"), hu.astype(np.int16))
+        save_nifti(Path("src/p1/mask.nii.gz"), spot())
+    else:
+        np.savez(Path("src/p1.npz"), image=hu.transpose(2, 1, 0).astype(np.int16), mask=spot().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("kind", ["nifti", "npz"])
+@pytest.mark.parametrize("case", LOST)
+def test_values_that_are_no_hu_are_refused(capsys: pytest.CaptureFixture[str], case: str, kind: str) -> None:
+    change, options, words = LOST[case]
+    save_scan(change(head_hu()), kind)
+    assert words in fault_of(capsys, "src", "dst", *options)
+
+
+@pytest.mark.parametrize("kind", ["nifti", "npz"])
+@pytest.mark.parametrize("case", KEPT)
+def test_values_that_may_be_hu_are_taken(capsys: pytest.CaptureFixture[str], case: str, kind: str) -> None:
+    change, options, is_doubtful = KEPT[case]
+    save_scan(change(head_hu()), kind)
+    (patient,) = imported("src", "dst", *options).patients
+    inner_ZHW = read_patient(patient, Path("dst"))[0][:, 4:-4, 4:-4]
+    expected_ZHW = WINDOWS["brain"].to_grey(head_hu().transpose(2, 1, 0))[:, 4:-4, 4:-4]
+    assert np.array_equal(np.sort(inner_ZHW, axis=None), np.sort(expected_ZHW, axis=None))
+    assert ("warning: 1 patients to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful
 
 
 def test_aisd_labels_become_lesion_and_background(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +174,7 @@ def test_official_test_patients_are_those_of_the_list() -> None:
     Path("test.txt").write_text("sub-Doe3\n\nsub-Doe7\n")
     cohort = imported("src", "dst", "--test-list", "test.txt")
     assert cohort.official_test == ("patient_0004", "patient_0008")
-    store = compile_cohort(Path("dst"), Path("cache"), image_size=24, crop="none").store
+    store = compile_cohort(Path("dst"), Path("cache"), PictureConfig(image_size=24, crop="none")).store
     for seed in range(3):
         split = make_split(store, SplitConfig(seed=seed))
         assert split.test == cohort.official_test
@@ -224,6 +281,69 @@ def test_changed_sources_and_settings_are_imported_anew() -> None:
     assert len(imported("src", "dst").patients) == 3
 
 
+def volumes(cohort: Cohort) -> dict[str, float]:
+    """A patient's spacing between slices, by which `nifti_patients` can be told apart."""
+    return {patient.id: round((patient.spacing_mm or (0.0,))[0], 2) for patient in cohort.patients}
+
+
+def test_ids_stay_with_their_patients_when_the_source_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_patients(Path("src"), 4)
+    away = Path("src/sub-Doe0").rename("away")
+    first = volumes(imported("src", "dst"))
+    assert first == {"patient_0001": 5.5, "patient_0002": 6.0, "patient_0003": 6.5}
+    away.rename("src/sub-Doe0")
+    Path("src/sub-Doe2").rename("away")
+    kept = times(Path("dst"))
+    capsys.readouterr()
+    second = volumes(imported("src", "dst"))
+    assert "removed: 1 patients that are no longer in the source, patient_0002 the first" in capsys.readouterr().out
+    assert second == {"patient_0001": 5.5, "patient_0003": 6.5, "patient_0004": 5.0}
+    assert {f: t for f, t in times(Path("dst")).items() if "_0004" not in f}.items() <= kept.items()
+    Path("src/sub-Doe3").rename("src/sub-Zoe")
+    assert volumes(imported("src", "dst")) == {"patient_0001": 5.5, "patient_0004": 5.0, "patient_0005": 6.5}
+    Path("away").rename("src/sub-Doe2")
+    assert volumes(imported("src", "dst"))["patient_0002"] == 6.0
+    assert run("src", "dst", "--dry-run") == 0
+    assert "Doe" not in Path("dst", NOTES, REGISTER).read_text()
+
+
+def test_a_dicom_patient_goes_by_its_first_file_as_neighbours_change_its_name() -> None:
+    case = Case("flat/2", (Path("src/flat/b1"), Path("src/flat/b2")), None, Kind.DICOM)
+    assert own_name(case, Path("src")) == "flat/b1"
+
+
+SPOILT = {
+    "another source": (lambda: Path("src").rename("other"), "other", "dst: was made from another source than other"),
+    "damaged": (lambda: Path("dst", NOTES, REGISTER).write_text("{"), "src", "ids.json: damaged (1 validation error"),
+    "lost": (lambda: Path("dst", NOTES, REGISTER).unlink(), "src", "missing, so whose ids these are is not known"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_ids_are_not_guessed(capsys: pytest.CaptureFixture[str], case: str) -> None:
+    spoil, source, words = SPOILT[case]
+    nifti_patients(Path("src"), 1)
+    imported("src", "dst")
+    spoil()
+    before = contents(Path("dst"))
+    assert words in fault_of(capsys, source, "dst")
+    assert contents(Path("dst")) == before
+
+
+@pytest.mark.parametrize("command", [["import", "src", "dst", "--jobs", "1"], ["check", "dst", "--fix"]])
+def test_one_command_changes_a_cohort_at_a_time(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    nifti_patients(Path("src"), 1)
+    imported("src", "dst")
+    assert not Path("dst", LOCK).exists()
+    before = contents(Path("dst"))
+    with Path("dst", LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(command) == 2
+        assert capsys.readouterr().err == f"error: dst: {IF_BUSY}\n"
+    Path("dst", LOCK).unlink()
+    assert contents(Path("dst")) == before
+
+
 KILLED = """
 import os, sys
 from data_prep import importing
@@ -288,6 +408,7 @@ BAD = {
     "ids inside": (["src", "dst", "--ids", "dst/ids.csv"], "--ids dst/ids.csv: lies in the cohort"),
     "spacing": (["src", "dst", "--spacing-mm", "5", "0", "1"], "distances are above 0"),
     "spacing twice": (["src", "dst", "--spacing-mm", "5", "1", "1"], "NIfTI files tell theirs; leave it out"),
+    "offset of DICOM": (["ct", "dst", "--hu-offset", "1024", "--missing-masks", "empty"], "DICOM files tell theirs"),
     "foreign": (["src", "foreign"], "foreign: holds something else; remove it or name another"),
     "a file": (["src", "test.txt"], "test.txt: is a file; name a folder"),
     "unknown test patient": (["src", "dst", "--test-list", "test.txt"], "line 2 is no patient that is imported"),
@@ -305,6 +426,7 @@ BAD = {
 def test_bad_input_is_one_line_and_writes_nothing(capsys: pytest.CaptureFixture[str], case: str) -> None:
     arguments, words = BAD[case]
     nifti_patients(Path("src"))
+    write_series(Path("ct/p1"))
     Path("foreign").mkdir()
     Path("foreign/thesis.txt").write_text("")
     Path("test.txt").write_text("sub-Doe1\nsub-Roe\n")

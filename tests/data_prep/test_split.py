@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from refusals import refusal
 
 from data_prep.errors import InputError
+from data_prep.picture import PictureConfig
 from data_prep.split import (
     PARTS,
     Normalisation,
@@ -38,7 +39,7 @@ def store_of(volumes: Sequence[int], cohort_hash: str = "c0ffee") -> Store:
     }
     blank = np.zeros((len(volumes), 1, 1), dtype=np.uint8)
     lesion_N = np.array(volumes) > 0
-    return Store(Path("cache/store"), cohort_hash, 1, "none", blank, blank, lesion_N, patients)
+    return Store(Path("cache/store"), cohort_hash, PictureConfig(), blank, blank, lesion_N, patients)
 
 
 def growing(patients: int, lesion_free: int = 0) -> Store:
@@ -82,8 +83,7 @@ def test_split_does_not_hang_on_the_order_of_the_patients() -> None:
     turned = Store(
         store.folder,
         store.cohort_hash,
-        1,
-        "none",
+        store.picture,
         store.images_NSS,
         store.masks_NSS,
         store.lesion_N,

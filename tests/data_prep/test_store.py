@@ -16,8 +16,10 @@ from refusals import refusal
 
 from data_prep.cohort import scan_cohort
 from data_prep.errors import InputError
+from data_prep.framing import to_native, to_stored
 from data_prep.head import Box, head_box, whole_box
-from data_prep.store import Store, compile_store, is_lesion, read_patient, store_folder, to_native, to_stored
+from data_prep.picture import PictureConfig
+from data_prep.store import Store, compile_store, is_lesion, read_patient, store_folder
 
 Build = Callable[..., Path]
 Compile = Callable[..., Store]
@@ -105,7 +107,7 @@ def test_slices_of_all_patients_lie_one_after_the_other(write_cohort: Build, com
     seen: list[tuple[int, int]] = []
     store = compiled(root, image_size=16, on_patient=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert store.image_size == 16
+    assert store.picture.image_size == 16
     assert store.cohort_hash == scan_cohort(root).hash
     assert list(store.patients) == ["p1", "p2", "p10"]
     assert [(p.start, p.stop, p.slice_count) for p in store.patients.values()] == [(0, 3, 3), (3, 6, 3), (6, 9, 3)]
@@ -147,7 +149,7 @@ def test_lesion_pixels_are_counted_on_the_native_grid(write_cohort: Build, compi
 def test_lesion_volume_is_in_ml_with_spacing_and_in_voxels_without(write_cohort: Build, tmp_path: Path) -> None:
     root = write_cohort(lesion=10)
     cohort = scan_cohort(root, spacing_mm={"p1": (5.0, 0.5, 0.4)})
-    store = compile_store(cohort, root, tmp_path / "cache", image_size=8, crop="none")
+    store = compile_store(cohort, root, tmp_path / "cache", PictureConfig(image_size=8, crop="none"))
     assert store.patients["p1"].spacing_mm == (5.0, 0.5, 0.4)
     assert store.lesion_volume("p1") == pytest.approx(100 * 5.0 * 0.5 * 0.4 / 1000)
     assert store.lesion_volume("p2") == 100
@@ -249,10 +251,11 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from data_prep.cohort import scan_cohort
+from data_prep.picture import PictureConfig
 from data_prep.store import compile_store
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 kill = lambda done, total: os._exit(9) if done == 2 else None
-compile_store(scan_cohort(root), root, cache, image_size=16, crop="none", on_patient=kill)
+compile_store(scan_cohort(root), root, cache, PictureConfig(image_size=16, crop="none"), on_patient=kill)
 """
 
 
@@ -278,9 +281,9 @@ def test_killed_compile_leaves_no_store_and_a_rerun_completes(
     root, cache = write_cohort(), tmp_path / "cache"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(cache)], check=False, timeout=60)
     assert killed.returncode == 9
-    assert not store_folder(scan_cohort(root), cache, 16, "none").exists()
+    assert not store_folder(scan_cohort(root), cache, PictureConfig(image_size=16, crop="none")).exists()
     store = compiled(root)
-    assert store.folder == store_folder(scan_cohort(root), cache, 16, "none")
+    assert store.folder == store_folder(scan_cohort(root), cache, PictureConfig(image_size=16, crop="none"))
     assert store.lesion_N.sum() == 3
     assert (store.images_NSS.max(axis=(1, 2)) > 0).all()
 
@@ -440,5 +443,5 @@ def test_spacing_added_to_the_manifest_reaches_the_volumes(write_cohort: Build, 
     root = write_cohort(patients=("p1",), lesion=10)
     for spacing_mm in ({}, {"p1": (5.0, 1.0, 1.0)}):
         cohort = scan_cohort(root, spacing_mm=spacing_mm)
-        store = compile_store(cohort, root, tmp_path / "cache", image_size=8, crop="none")
+        store = compile_store(cohort, root, tmp_path / "cache", PictureConfig(image_size=8, crop="none"))
     assert math.isclose(store.lesion_volume("p1"), 0.5)

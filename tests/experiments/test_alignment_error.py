@@ -8,6 +8,7 @@ import torch
 import experiments.alignment
 from data_prep.compiled import compile_cohort
 from data_prep.phantom import PhantomConfig
+from data_prep.picture import PictureConfig
 from experiments.alignment import angle_error, main, measure, true_angles
 from lcnn.alignment import Pose
 
@@ -48,7 +49,7 @@ class Knowing(torch.nn.Module):
 
 def test_errors_are_mean_absolute_differences_to_the_saved_pose(measured):
     root, _ = measured
-    store = compile_cohort(root / "cohort", root / "cache", image_size=96, crop="head").store
+    store = compile_cohort(root / "cohort", root / "cache", PictureConfig(image_size=96, crop="head")).store
     true = true_angles(root / "cohort")
     patients = list(store.patients)[:3]
     error = angle_error(Knowing(2.0), store, patients, true, with_overview=True)

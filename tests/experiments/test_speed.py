@@ -17,6 +17,7 @@ import experiments.speed
 import lcnn.fit
 import lcnn.model
 from data_prep.compiled import CompiledCohort, compile_cohort
+from data_prep.picture import PictureConfig
 from experiments.speed import (
     NETWORKS,
     NORMALISATION,
@@ -79,7 +80,7 @@ def cohort_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(cohort_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CompiledCohort:
-    return compile_cohort(cohort_root, tmp_path_factory.mktemp("cache"), image_size=32, crop="head")
+    return compile_cohort(cohort_root, tmp_path_factory.mktemp("cache"), PictureConfig(image_size=32, crop="head"))
 
 
 def run(*arguments: str | Path) -> int:

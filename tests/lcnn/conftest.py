@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from data_prep.cohort import scan_cohort
+from data_prep.picture import PictureConfig
 from data_prep.split import Normalisation
 from data_prep.store import compile_store
 from lcnn.config import TrainConfig
@@ -71,7 +72,9 @@ def cohort(cohort_root):
 
 @pytest.fixture(scope="session")
 def store(cohort, cohort_root, tmp_path_factory):
-    return compile_store(cohort, cohort_root, tmp_path_factory.mktemp("store"), image_size=32, crop="none")
+    return compile_store(
+        cohort, cohort_root, tmp_path_factory.mktemp("store"), PictureConfig(image_size=32, crop="none")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +119,7 @@ def with_other_pixels(cohort_root, store, normalisation, tmp_path_factory):
         root = tmp_path_factory.mktemp("other")
         write_cohort(root)
         write_cohort(root, seed=1, patients={patient: PATIENTS[patient]})
-        other = compile_store(scan_cohort(root), root, root / "cache", image_size=32, crop="none")
+        other = compile_store(scan_cohort(root), root, root / "cache", PictureConfig(image_size=32, crop="none"))
         return dataclasses.replace(data, store=other)
 
     return make

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from data_prep.head import head_box, whole_box
+from data_prep.picture import PictureConfig
 from data_prep.store import compile_store, read_patient
 from lcnn.alignment import Pose
-from lcnn.config import PictureConfig
 from lcnn.evaluate import evaluate, score_patient
 from lcnn.model import Prediction, build_model
 from lcnn.model_file import TrainedModel
@@ -69,7 +69,7 @@ def test_the_network_sees_what_it_was_trained_on(config, picture, cohort, cohort
             seen.append(grey_BCHW)
             return super().forward(grey_BCHW)
 
-    store = compile_store(cohort, cohort_root, tmp_path, image_size=picture.image_size, crop=picture.crop)
+    store = compile_store(cohort, cohort_root, tmp_path, picture)
     for name in NAMES:
         seen.clear()
         predict_volume(TrainedModel(Watching(), config, picture), read_patient(patient(cohort, name), cohort_root)[0])

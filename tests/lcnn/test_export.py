@@ -16,9 +16,9 @@ from monai.bundle import verify_metadata, verify_net_in_out
 from torch import nn
 
 from data_prep.errors import InputError
+from data_prep.picture import PictureConfig
 from data_prep.store import read_slices
 from lcnn.calibration import BINS, Reliability
-from lcnn.config import PictureConfig
 from lcnn.evaluate import THRESHOLD, PatientResult
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.export.graph import ExportFailed, LogitNetwork, grey_noise, largest_difference, trace, write_torch

@@ -114,8 +114,8 @@ def test_last_and_best_hold_the_networks_that_scored_their_dice(overfitted, four
         trained = load_model(folder / name)
         assert trained.config == config
         assert (trained.picture.image_size, trained.picture.crop) == (
-            four_stacks.store.image_size,
-            four_stacks.store.crop,
+            four_stacks.store.picture.image_size,
+            four_stacks.store.picture.crop,
         )
         (counts,) = count_patients(
             trained.net, StackSource(four_stacks.store, ["d"], config.T), 1, batch_size=3, dtype=torch.float32

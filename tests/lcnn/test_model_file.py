@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from data_prep.errors import InputError
+from data_prep.picture import PictureConfig
 from data_prep.split import Normalisation
 from lcnn.checkpoint import save_checkpoint
-from lcnn.config import PictureConfig
 from lcnn.model import build_model
 from lcnn.model_file import CONFIG, WEIGHTS, TrainedModel, load_model, read_settings, save_model
 from lcnn.stacks import channels

@@ -13,15 +13,16 @@ from dicom_files import IDENTIFYING, SIZE, SPACING_MM, UIDS, head, write_series
 from PIL import Image
 from pydicom import dcmread
 
+from data_prep.cohort import scan_cohort, write_manifest
 from data_prep.errors import InputError
+from data_prep.picture import PictureConfig
 from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_seg import read_seg
-from data_prep.window import WINDOWS
+from data_prep.window import WINDOWS, KeptHu
 from lcnn.__main__ import main
-from lcnn.config import PictureConfig
 from lcnn.model import build_model
 from lcnn.model_file import TrainedModel, save_model
-from lcnn.scans import find_patients
+from lcnn.scans import Told, find_patients
 from lcnn.volumes import volume_row
 
 AFFINE = np.array([[-SPACING_MM[1], 0, 0, 87.5], [0, 0, 5, -60], [0, -SPACING_MM[0], 0, 60], [0, 0, 0, 1]])
@@ -135,7 +136,69 @@ def test_alike_series_are_asked_for_by_number(model, tmp_path, capsys):
 def test_a_series_number_is_for_one_study(tmp_path):
     write_pictures(tmp_path / "a")
     with pytest.raises(InputError, match=r"--series 1: is for one DICOM study, but .* holds 0"):
-        find_patients(tmp_path, series=1)
+        find_patients(tmp_path, Told(series=1))
+
+
+def write_deep_cohort(root, patients="ab"):
+    """16-bit slices that hold HU, a head in air, with its manifest."""
+    for place, patient in enumerate(patients):
+        for part in ("images", "masks"):
+            (root / part / patient).mkdir(parents=True)
+        for n in range(3):
+            values = np.full((36, 36), 24, np.uint16)
+            values[6:-6, 6:-6] = 1024 + 20 + 15 * n + place
+            Image.fromarray(values).save(root / "images" / patient / f"{n}.png")
+            Image.fromarray(np.zeros((36, 36), np.uint8)).save(root / "masks" / patient / f"{n}.png")
+    cohort = scan_cohort(root, spacing_mm={"a": (5, 0.5, 0.4)})
+    write_manifest(cohort.model_copy(update={"hu": KeptHu(window=WINDOWS["stroke"])}), root)
+    return root
+
+
+def test_pictures_of_a_cohort_are_taken_as_its_manifest_says(model, tmp_path, capsys):
+    root = write_deep_cohort(tmp_path / "cohort")
+    values = 20 + 15 * np.arange(3)
+    for path in (root, root / "images", root / "images" / "a", root / "images" / "a" / "1.png"):
+        scan = find_patients(path)[0].open(None)
+        grey_Z = WINDOWS["stroke"].to_grey(values[1:2] if path.suffix else values)
+        assert scan.image_ZHW[:, 18, 18].tolist() == grey_Z.tolist()
+        assert scan.voxel_ml == pytest.approx(0.001)
+        assert scan.assumed is None
+    assert find_patients(root)[0].open(BRAIN).image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(values).tolist()
+    assert run_predict(model, root, tmp_path / "out") == 0
+    assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.isna().tolist() == [False, True]
+    assert "window:" not in capsys.readouterr().out
+
+
+def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
+    slices = (write_deep_cohort(tmp_path / "cohort") / "images").rename(tmp_path / "slices")
+    assert run_predict(model, slices, tmp_path / "out") == 2
+    refused = capsys.readouterr().err
+    assert "0.png: I;16 pixels" in refused
+    assert "--hu-offset" in refused
+    assert refused.count("\n") == 1
+    told = ("--hu-offset", "1024", "--spacing-mm", "5", "0.5", "0.4")
+    assert run_predict(model, slices, tmp_path / "out", *told) == 0
+    assert "window: brain" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.notna().all()
+    scan = find_patients(slices, Told(hu_offset=1024))[0].open(None)
+    assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
+
+
+TOLD_IN_VAIN = {
+    "spacing of NIfTI": ("p.nii.gz", Told(spacing_mm=(5, 1, 1)), "holds no pictures, and other files tell theirs"),
+    "spacing of a cohort": ("cohort", Told(spacing_mm=(5, 1, 1)), "cohort.json tells that of a; leave it out"),
+    "offset of DICOM": ("ct", Told(hu_offset=1024), "--hu-offset 1024: DICOM files tell theirs; leave it out"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD_IN_VAIN)
+def test_what_files_say_is_not_to_be_told(tmp_path, case):
+    name, told, words = TOLD_IN_VAIN[case]
+    write_nifti(tmp_path / "p.nii.gz")
+    write_deep_cohort(tmp_path / "cohort")
+    write_series(tmp_path / "ct")
+    with pytest.raises(InputError, match=words):
+        find_patients(tmp_path / name, told)
 
 
 def test_nothing_that_identifies_a_patient_leaves_the_series(model, tmp_path, capsys, caplog):

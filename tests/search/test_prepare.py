@@ -9,6 +9,7 @@ from tiny_cohort import SIDE, SLICES, write_cohort
 
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
+from data_prep.picture import PictureConfig
 from data_prep.split import Split
 from data_prep.store import Store, StoredPatient
 from search.prepare import alike_slices, check_lesions, find_cohort
@@ -56,22 +57,23 @@ def test_a_size_at_which_the_lesions_vanish_is_refused(lesion: tuple[int, ...], 
         for n, name in enumerate("abc")
     }
     blank = np.zeros((3, 4, 4), dtype=np.uint8)
-    store = Store(Path("store"), "hash", 4, "none", blank, blank, np.array(lesion, dtype=bool), patients)
+    lesion_N = np.array(lesion, dtype=bool)
+    store = Store(Path("store"), "hash", PictureConfig(image_size=8), blank, blank, lesion_N, patients)
     split = Split(cohort_hash="hash", seed=0, train=("a",), val=("b",), test=("c",))
-    with pytest.raises(InputError, match=f"at 4 pixels no lesion of the {part} patients is left; raise it"):
-        check_lesions(store, split, 4)
+    with pytest.raises(InputError, match=f"at 8 pixels no lesion of the {part} patients is left; raise it"):
+        check_lesions(store, split, 8)
 
 
 def test_slices_that_leak_are_looked_for_once_and_counted(tmp_path: Path) -> None:
     root, table = tmp_path / "cohort", tmp_path / "run" / "near_duplicates.csv"
     write_cohort(root)
-    data = compile_cohort(root, tmp_path / "cache", image_size=SIDE, crop="none")
+    data = compile_cohort(root, tmp_path / "cache", PictureConfig(image_size=SIDE, crop="none"))
     split = Split(cohort_hash="any", seed=0, train=("a",), val=("b",), test=("c",))
     assert alike_slices(table, data, split, ()) == []
     assert table.exists()
 
     shutil.copytree(root / "images" / "a", root / "images" / "c", dirs_exist_ok=True)
-    data = compile_cohort(root, tmp_path / "other-cache", image_size=SIDE, crop="none")
+    data = compile_cohort(root, tmp_path / "other-cache", PictureConfig(image_size=SIDE, crop="none"))
     assert alike_slices(table, data, split, ()) == []
     table.unlink()
     found = alike_slices(table, data, split, ())

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.compiled import compile_cohort
+from data_prep.picture import PictureConfig
 from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
 from search.execution.trial import TrialContext
@@ -41,5 +42,5 @@ def tiny_context(folder: Path, slots: Slots) -> TrialContext:
     root = folder / "cohort"
     if not root.exists():
         write_cohort(root)
-    store = compile_cohort(root, folder / "cache", image_size=SIDE, crop="none").store
+    store = compile_cohort(root, folder / "cache", PictureConfig(image_size=SIDE, crop="none")).store
     return TrialContext(folder / "trials", store.folder, ("a", "b"), ("c",), Normalisation(mean=100.0, std=30.0), slots)
