@@ -95,7 +95,7 @@ def evaluate(
     results = []
     for name in patients:
         image, mask = read_patient(by_id[name], root, cohort.hu)
-        probability = predict_volume(model, image)
+        probability = predict_volume(model, image, by_id[name].spacing_mm)
         result = score_patient(name, probability, mask > 0, by_id[name].spacing_mm)
         case = Case(result, image, mask > 0, probability >= THRESHOLD)
         results.append(case.result)

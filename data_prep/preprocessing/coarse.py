@@ -52,7 +52,7 @@ def disc(radius_mm: float, voxel_mm: Spacing, factor: int) -> Mask:
 
 
 def framed(mask_Zhw: Mask, element: Mask) -> Mask:
-    """The mask in a frame of nothing, as wide as the element: an opening or closing then stops at the picture's edge."""
+    """The mask in a frame of nothing, as wide as the element, for morphology that is to stop at the picture's edge."""
     return np.pad(mask_Zhw, [(0, 0), *((side, side) for side in element.shape[1:])])
 
 

@@ -9,6 +9,7 @@ Legend: Z slices, H rows, W columns of a patient's volume; P points of a head. P
 volume's centre: z upward, y to the back, x to the picture's right.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
+from data_prep.head import Box
 from data_prep.preprocessing.coarse import Mask, Spacing, shrink, shrink_factor
 
 Float = NDArray[np.float64]
@@ -30,9 +32,9 @@ YAW_STEP_DEG = 7.5
 ROLL_STEP_DEG = 5.0
 SHIFTS_MM = (-8.0, 0.0, 8.0)
 """Shifts that are tried, from the one in which the plane goes through the head's centroid."""
-POINTS = 8000
+POINTS = 10_000
 """Points of the head that are compared with their mirror images, at most."""
-STARTS = 3
+STARTS = 2
 """Poses that are refined."""
 CAP = 0.25
 """Largest difference between a point and its mirror image that counts, in grey values of 0..1."""
@@ -157,25 +159,67 @@ def _refined(head: _Head, start: MirrorPlane) -> MirrorPlane:
     return MirrorPlane(*map(float, found.x))
 
 
-def align(values_ZHW: NDArray[np.generic], plane: MirrorPlane, voxel_mm: Spacing) -> NDArray[np.generic]:
-    """The volume turned about its centre and moved so that the plane is upright and in the middle of the picture.
+@dataclass(frozen=True)
+class Alignment:
+    """The rigid way from a patient's own grid to that of the upright head, which has the same size, and back.
 
-    Linear interpolation on the same grid; 0 fills what was out of view.
+    The volume is turned about its centre and moved, so that the plane stands upright in the middle of the picture.
+    Linear interpolation; what was out of view is 0.
     """
-    # A point p of the upright head lies at rotation @ p + shift * normal.
-    return _resampled(values_ZHW, plane.rotation(), plane.shift_mm * plane.normal(), voxel_mm)
+
+    plane: MirrorPlane
+    voxel_mm: Spacing
+    """Distances between the voxel centres of the patient's own grid."""
+
+    def upright(self, values_ZHW: NDArray[np.generic], box: Box) -> NDArray[np.generic]:
+        """The values in a square of the upright head's pictures, (Z, side, side), of those on the patient's grid."""
+        size = len(values_ZHW), box.side, box.side
+        # A point p of the upright head lies at rotation @ p + shift * normal.
+        rotation, move_mm = self.plane.rotation(), self.plane.shift_mm * self.plane.normal()
+        return _resampled(values_ZHW, self._steps(rotation, move_mm, values_ZHW.shape), (0, box.top, box.left), size)
+
+    def native(self, values_ZBB: NDArray[np.generic], box: Box, size: tuple[int, int]) -> NDArray[np.generic]:
+        """The way back: values on the patient's grid of ``size`` rows and columns."""
+        shape = len(values_ZBB), *size
+        back = self.plane.rotation().T
+        matrix, offset = self._steps(back, -self.plane.shift_mm * (back @ self.plane.normal()), shape)
+        return _resampled(values_ZBB, (matrix, offset - (0, box.top, box.left)), (0, 0, 0), shape)
+
+    def _steps(self, turn: Float, move_mm: Float, shape: tuple[int, ...]) -> tuple[Float, Float]:
+        """Matrix and offset of the same map in steps of the grid, from its first voxel, as scipy takes them."""
+        mm = np.array(self.voxel_mm)
+        centre = (np.array(shape) - 1) / 2
+        matrix = turn * mm / mm[:, None]
+        return matrix, centre + move_mm / mm - matrix @ centre
 
 
-def unalign(values_ZHW: NDArray[np.generic], plane: MirrorPlane, voxel_mm: Spacing) -> NDArray[np.generic]:
-    """The way back of `align`."""
-    back = plane.rotation().T
-    return _resampled(values_ZHW, back, -plane.shift_mm * (back @ plane.normal()), voxel_mm)
+def _resampled(
+    values: NDArray[np.generic], steps: tuple[Float, Float], start: tuple[int, int, int], shape: tuple[int, ...]
+) -> NDArray[np.generic]:
+    """Values at the voxels from ``start`` on of a grid of this shape, each mapped by ``steps`` to where it is read."""
+    matrix, offset = steps
+    offset = offset + matrix @ start
+    out = np.zeros(shape, dtype=values.dtype)
+    # Most of a mask and much of a picture is 0, and stays so wherever it goes.
+    low, high = _reach(values, matrix, offset, shape)
+    if (low < high).all():
+        part = tuple(slice(first, stop) for first, stop in zip(low, high, strict=True))
+        size = tuple(high - low)
+        out[part] = ndimage.affine_transform(
+            values, matrix, offset + matrix @ low, output_shape=size, order=1, mode="grid-constant"
+        )
+    return out
 
 
-def _resampled(values_ZHW: NDArray[np.generic], turn: Float, move_mm: Float, voxel_mm: Spacing) -> NDArray[np.generic]:
-    """A volume whose point p, in mm from the centre, has the value at ``turn @ p + move_mm``."""
-    mm = np.array(voxel_mm)
-    centre = (np.array(values_ZHW.shape) - 1) / 2
-    matrix = turn * mm / mm[:, None]
-    offset = centre + move_mm / mm - matrix @ centre
-    return np.asarray(ndimage.affine_transform(values_ZHW, matrix, offset, order=1, mode="grid-constant"))
+def _reach(
+    values: NDArray[np.generic], matrix: Float, offset: Float, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last voxel (exclusive) along each axis that can differ from 0 when ``values`` are resampled."""
+    found = ndimage.find_objects((values != 0).view(np.uint8))
+    if not found:
+        return np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
+    corners_83 = np.array(list(itertools.product(*((part.start - 1, part.stop) for part in found[0]))))
+    reached_83 = (corners_83 - offset) @ np.linalg.inv(matrix).T
+    low = np.floor(reached_83.min(axis=0)).astype(np.int64)
+    high = np.ceil(reached_83.max(axis=0)).astype(np.int64) + 1
+    return np.clip(low, 0, shape), np.clip(high, 0, shape)
