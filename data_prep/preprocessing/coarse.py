@@ -18,7 +18,9 @@ COARSE_MM = 2.0
 HEAD_LENGTH_MM = 190.0
 """Assumed longer side of the head in the picture, where no spacing is known."""
 SPAN_MM = 150.0
-"""Assumed height of all slices together, where no spacing is known."""
+"""Assumed height of all slices together, where no spacing is known and they are not too few for it."""
+THICK_MM = 10.0
+"""Assumed distance of slices at most."""
 
 
 def voxel_size(image_ZHW: NDArray[np.uint8], spacing_mm: Spacing | None) -> Spacing:
@@ -26,7 +28,7 @@ def voxel_size(image_ZHW: NDArray[np.uint8], spacing_mm: Spacing | None) -> Spac
     if spacing_mm:
         return spacing_mm
     pixel_mm = HEAD_LENGTH_MM / head_box(image_ZHW, margin=0.0).side
-    return SPAN_MM / len(image_ZHW), pixel_mm, pixel_mm
+    return min(SPAN_MM / len(image_ZHW), THICK_MM), pixel_mm, pixel_mm
 
 
 def shrink_factor(voxel_mm: Spacing, target_mm: float = COARSE_MM) -> int:

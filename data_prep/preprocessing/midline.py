@@ -11,7 +11,7 @@ volume's centre: z upward, y to the back, x to the picture's right.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ Float = NDArray[np.float64]
 
 MAX_YAW_DEG = 45.0
 MAX_ROLL_DEG = 20.0
+LEAST_HEIGHT_MM = 60.0
+"""Height of a head that tells its roll; lower ones are taken for upright."""
 SEARCH_MM = 10.0
 """Resolution at which all poses are tried."""
 REFINE_MM = 4.0
@@ -88,8 +90,11 @@ class _Head:
         Mirror images above or below the slices are unknown and left out; beside them is air.
         """
         index_P3 = (plane.mirrored(self.points_P3) - self.origin_mm) / self.voxel_mm
-        known_P = np.abs(index_P3[:, 0] - (len(self.unit_ZHW) - 1) / 2) <= len(self.unit_ZHW) / 2
-        mirrored_P = ndimage.map_coordinates(self.unit_ZHW, index_P3[known_P].T, order=1, mode="grid-constant")
+        last = len(self.unit_ZHW) - 1
+        known_P = np.abs(index_P3[:, 0] - last / 2) <= last / 2 + 0.5
+        index_P3 = index_P3[known_P]
+        np.clip(index_P3[:, 0], 0, last, out=index_P3[:, 0])
+        mirrored_P = ndimage.map_coordinates(self.unit_ZHW, index_P3.T, order=1, mode="grid-constant")
         difference_P = np.minimum(np.abs(self.unit_P[known_P] - mirrored_P), CAP)
         return float(difference_P.mean()) if len(difference_P) else CAP
 
@@ -129,31 +134,29 @@ def find_mirror_plane(image_ZHW: NDArray[np.uint8], head_ZHW: Mask, voxel_mm: Sp
     rough = _low_head(image_ZHW, head_ZHW, voxel_mm, SEARCH_MM)
     if not len(rough.points_P3):
         return MirrorPlane()
-    tried = sorted(_candidates(rough.points_P3.mean(axis=0)), key=rough.asymmetry)
+    height_mm = np.count_nonzero(head_ZHW.any(axis=(1, 2))) * voxel_mm[0]
+    max_roll_deg = MAX_ROLL_DEG if height_mm >= LEAST_HEIGHT_MM else 0.0
+    tried = sorted(_candidates(rough.points_P3.mean(axis=0), max_roll_deg), key=rough.asymmetry)
     fine = _low_head(image_ZHW, head_ZHW, voxel_mm, REFINE_MM)
-    return min((_refined(fine, start) for start in tried[:STARTS]), key=fine.asymmetry)
+    return min((_refined(fine, start, max_roll_deg) for start in tried[:STARTS]), key=fine.asymmetry)
 
 
-def _candidates(centroid_mm: Float) -> list[MirrorPlane]:
+def _candidates(centroid_mm: Float, max_roll_deg: float) -> list[MirrorPlane]:
     """Planes on a grid of poses, through the centroid and beside it."""
     yaws = np.arange(-MAX_YAW_DEG, MAX_YAW_DEG + 1, YAW_STEP_DEG)
-    rolls = np.arange(-MAX_ROLL_DEG, MAX_ROLL_DEG + 1, ROLL_STEP_DEG)
+    rolls = np.arange(-max_roll_deg, max_roll_deg + 1, ROLL_STEP_DEG)
     poses = [MirrorPlane(float(yaw), float(roll)) for yaw in yaws for roll in rolls]
-    return [
-        MirrorPlane(pose.yaw_deg, pose.roll_deg, float(centroid_mm @ pose.normal()) + shift_mm)
-        for pose in poses
-        for shift_mm in SHIFTS_MM
-    ]
+    return [replace(pose, shift_mm=float(centroid_mm @ pose.normal()) + mm) for pose in poses for mm in SHIFTS_MM]
 
 
-def _refined(head: _Head, start: MirrorPlane) -> MirrorPlane:
+def _refined(head: _Head, start: MirrorPlane, max_roll_deg: float) -> MirrorPlane:
     """The best plane near ``start``, by Nelder and Mead's simplex."""
     at = np.array([start.yaw_deg, start.roll_deg, start.shift_mm])
     found = optimize.minimize(
         lambda pose: head.asymmetry(MirrorPlane(*pose)),
         at,
         method="Nelder-Mead",
-        bounds=[(-MAX_YAW_DEG, MAX_YAW_DEG), (-MAX_ROLL_DEG, MAX_ROLL_DEG), (None, None)],
+        bounds=[(-MAX_YAW_DEG, MAX_YAW_DEG), (-max_roll_deg, max_roll_deg), (None, None)],
         options={"initial_simplex": at + 3.0 * np.eye(4, 3, -1), "xatol": 0.05, "fatol": 1e-5, "maxfev": 120},
     )
     return MirrorPlane(*map(float, found.x))
