@@ -141,6 +141,11 @@ def find_mirror_plane(image_ZHW: NDArray[np.uint8], head_ZHW: Mask, voxel_mm: Sp
     return min((_refined(fine, start, max_roll_deg) for start in tried[:STARTS]), key=fine.asymmetry)
 
 
+def mirror_asymmetry(image_ZHW: NDArray[np.uint8], head_ZHW: Mask, voxel_mm: Spacing, plane: MirrorPlane) -> float:
+    """What `find_mirror_plane` makes least: the mean capped difference between both sides, in grey values of 0..1."""
+    return _low_head(image_ZHW, head_ZHW, voxel_mm, REFINE_MM).asymmetry(plane)
+
+
 def _candidates(centroid_mm: Float, max_roll_deg: float) -> list[MirrorPlane]:
     """Planes on a grid of poses, through the centroid and beside it."""
     yaws = np.arange(-MAX_YAW_DEG, MAX_YAW_DEG + 1, YAW_STEP_DEG)
