@@ -16,3 +16,9 @@ class PictureConfig(BaseModel):
     """Side in pixels to which slices are resized."""
     crop: Crop = "head"
     """Crop to the head before resizing, or use the whole picture."""
+    remove_couch: bool = False
+    """Make air of what is not the head: couch, head holder, wires."""
+    strip_skull: bool = False
+    """Make air of what is outside the intracranial space."""
+    align_midline: bool = False
+    """Turn and move each volume in 3D, so that the head's mirror plane stands upright in the middle."""

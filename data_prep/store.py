@@ -31,6 +31,7 @@ from data_prep.files import replacing_folder
 from data_prep.framing import frame
 from data_prep.mask import expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.picture import PictureConfig
+from data_prep.preprocessing.midline import Alignment
 from data_prep.window import KeptHu
 
 FORMAT = 1
@@ -45,12 +46,14 @@ class StoredPatient(BaseModel):
     start: int
     stop: int
     box: tuple[int, int, int]
-    """Square crop in native pixels: top, left, side."""
+    """Square crop in native pixels, or in those of the upright head: top, left, side."""
     native: tuple[int, int]
     """Rows and columns of the patient's own slices."""
     spacing_mm: tuple[float, float, float] | None
     lesion_pixels: int
     """Lesion pixels on the native grid over all slices."""
+    alignment: Alignment | None = None
+    """How the head was turned upright, where it was."""
 
     @property
     def slice_count(self) -> int:
@@ -232,7 +235,7 @@ def _store_patient(
 ) -> StoredPatient:
     image_ZHW, label_ZHW = read_patient(patient, root, hu, has_ignored=ignored is not None)
     lesion_ZHW = lesion_in(label_ZHW)
-    framing = frame(image_ZHW, picture)
+    framing = frame(image_ZHW, picture, patient.spacing_mm)
     share_ZSS = framing.shares(lesion_ZHW)
     images.write(start, framing.images(image_ZHW))
     masks.write(start, share_ZSS)
@@ -246,6 +249,7 @@ def _store_patient(
         native=framing.native,
         spacing_mm=patient.spacing_mm,
         lesion_pixels=int(np.count_nonzero(lesion_ZHW)),
+        alignment=framing.alignment,
     )
 
 

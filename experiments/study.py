@@ -24,14 +24,15 @@ import torch
 from joblib import Parallel, delayed
 from torch import nn
 
-from data_prep.cohort import MANIFEST
-from data_prep.compiled import CompiledCohort, compile_cohort
+from data_prep.cohort import MANIFEST, Cohort
+from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.picture import PictureConfig
 from data_prep.split import Split, SplitConfig, lock_split, training_normalisation
+from data_prep.store import Store
 from experiments.networks import parameters
 from lcnn.checkpoint import load_checkpoint
 from lcnn.comparison import compare_models
@@ -63,15 +64,20 @@ class Study:
     """What all trainings share."""
 
     folder: Path
-    cohort: CompiledCohort
+    cohort: Cohort
+    root: Path
+    """Where the cohort's files lie."""
+    stores: Mapping[PictureConfig, Store]
+    """The cohort's slices, compiled for every kind of picture that a contender sees."""
     split: Split
     config: TrainConfig
     picture: PictureConfig
 
-    def data(self) -> TrainingData:
+    def data(self, contender: "Contender") -> TrainingData:
         """All patients but the test patients; nothing is chosen by validation here."""
+        store = self.stores[contender.picture(self.picture)]
         patients = (*self.split.train, *self.split.val)
-        return TrainingData(self.cohort.store, patients, (), training_normalisation(self.cohort.store, self.split))
+        return TrainingData(store, patients, (), training_normalisation(store, self.split))
 
     def with_loop(self, **changes: Any) -> TrainConfig:
         """The configuration with some settings of the training loop replaced."""
@@ -88,6 +94,16 @@ class Contender:
     """Settings that are replaced, by their dotted names."""
     tested: Callable[[nn.Module], nn.Module] = lambda net: net
     """Makes the network that is tested from the one that was trained."""
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the picture that are replaced, by their names."""
+
+    def picture(self, picture: PictureConfig) -> PictureConfig:
+        """How slices are brought to this contender."""
+        return PictureConfig.model_validate({**picture.model_dump(), **self.shown})
+
+    def changes(self) -> dict[str, Any]:
+        """All that is replaced, by dotted names."""
+        return {**self.settings, **{f"picture.{name}": value for name, value in self.shown.items()}}
 
     def config(self, config: TrainConfig) -> TrainConfig:
         """The configuration with this contender's settings."""
@@ -121,7 +137,7 @@ def run_job(study: Study, job: Job) -> Path:
         return table
     stacks = job.steps // EPOCHS * study.config.train.batch_size
     config = job.contender.config(study.with_loop(epochs=EPOCHS, stacks_per_epoch=stacks, seed=job.seed))
-    data, build = study.data(), job.contender.build
+    data, build = study.data(job.contender), job.contender.build
     training = fit(config, data, folder=folder, build=build)
     while True:
         try:
@@ -132,8 +148,8 @@ def run_job(study: Study, job: Job) -> Path:
             break
     net = build(config, data.normalisation)
     net.load_state_dict(load_checkpoint(folder / "last.pt")["model"])
-    model = TrainedModel(job.contender.tested(net).eval(), config, study.picture)
-    results = evaluate(model, study.cohort.cohort, study.cohort.root, study.split.test)
+    model = TrainedModel(job.contender.tested(net).eval(), config, job.contender.picture(study.picture))
+    results = evaluate(model, study.cohort, study.root, study.split.test)
     write_patients(table, {job.contender.name: results})
     return table
 
@@ -145,7 +161,7 @@ def step_seconds(study: Study, contenders: Sequence[Contender]) -> dict[str, flo
     """
     torch.set_num_threads(1)
     config = study.with_loop(epochs=TIMED_ROUNDS + 1, stacks_per_epoch=TIMED_STEPS * study.config.train.batch_size)
-    trainings = {c.name: fit(c.config(config), study.data(), build=c.build) for c in contenders}
+    trainings = {c.name: fit(c.config(config), study.data(c), build=c.build) for c in contenders}
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     for _ in range(TIMED_ROUNDS + 1):
         for name, training in trainings.items():
@@ -156,21 +172,25 @@ def step_seconds(study: Study, contenders: Sequence[Contender]) -> dict[str, flo
     return {name: float(np.median(values[1:])) for name, values in seconds.items()}
 
 
-def open_study(spec: Spec, root: Path, folder: Path) -> Study:
-    """Compile the cohort and lock the study's split.
+def open_study(spec: Spec, root: Path, folder: Path, contenders: Sequence[Contender]) -> Study:
+    """Compile the cohort for all contenders and lock the study's split.
 
     Raises:
         InputError: no cohort, or another one than the folder's split is locked to.
     """
     picture = spec.cohort.picture
-    cohort = compile_cohort(root, CACHE, picture)
     config = spec.defaults.model_copy(
         update={
             "schedule": OneCycle(warmup=0.2),
             "optim": spec.defaults.optim.model_copy(update={"lr": LEARNING_RATE}),
         }
     )
-    return Study(folder, cohort, lock_split(folder / "split.json", cohort.store, SPLIT), config, picture)
+    pictures = dict.fromkeys(contender.picture(picture) for contender in contenders)
+    compiled = {shown: compile_cohort(root, CACHE, shown) for shown in pictures}
+    first = next(iter(compiled.values()))
+    split = lock_split(folder / "split.json", first.store, SPLIT)
+    stores = {shown: cohort.store for shown, cohort in compiled.items()}
+    return Study(folder, first.cohort, first.root, stores, split, config, picture)
 
 
 def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[str, Any]:
@@ -181,10 +201,10 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
     """
     path = study.folder / "study.json"
     asked = {
-        "cohort": study.cohort.cohort.name,
-        "synthetic": study.cohort.cohort.synthetic,
+        "cohort": study.cohort.name,
+        "synthetic": study.cohort.synthetic,
         "seconds": seconds,
-        "contenders": {c.name: dict(c.settings) for c in contenders},
+        "contenders": {c.name: c.changes() for c in contenders},
         "picture": study.picture.model_dump(mode="json"),
         "config": study.config.model_dump(mode="json"),
     }
@@ -194,19 +214,24 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
         if other:
             raise InputError(f"{path}: holds a study with another {', '.join(other)}; choose another --out")
         return kept
-    normalisation = study.data().normalisation
     measured = step_seconds(study, contenders)
     least = EPOCHS * max(measured.values())
     if seconds < least:
         raise InputError(f"--seconds {seconds:g}: the slowest contender needs {least:.1f} for one step in each epoch")
     kept = {
         **asked,
-        "parameters": {c.name: parameters(c.build(c.config(study.config), normalisation)) for c in contenders},
+        "parameters": {
+            c.name: parameters(c.build(c.config(study.config), study.data(c).normalisation)) for c in contenders
+        },
         "step_seconds": measured,
         "steps": {name: int(seconds / value) // EPOCHS * EPOCHS for name, value in measured.items()},
     }
     write_text_atomically(path, json.dumps(kept, indent=1) + "\n")
     return kept
+
+
+def _size(study: Study, contender: Contender) -> int:
+    return parameters(contender.build(contender.config(study.config), study.data(contender).normalisation))
 
 
 def compare(tables: Sequence[tuple[Job, Path]]) -> dict[str, Any]:
@@ -285,7 +310,7 @@ def run_study(kind: str, contenders: Sequence[Contender], options: argparse.Name
         root = CACHE / "phantom-study" if options.cohort == "phantom" else Path(options.cohort)
         if options.cohort == "phantom" and not (root / MANIFEST).exists():
             build_phantom_cohort(root, PHANTOM, options.jobs)
-        study = open_study(spec, root, options.out or Path("results") / f"{kind}-{root.name}")
+        study = open_study(spec, root, options.out or Path("results") / f"{kind}-{root.name}", contenders)
         planned = plan(study, contenders, options.seconds)
         jobs = [Job(c, seed, planned["steps"][c.name]) for seed in range(options.seeds) for c in contenders]
         tables = Parallel(n_jobs=options.jobs)(delayed(run_job)(study, job) for job in jobs)

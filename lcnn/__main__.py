@@ -171,7 +171,7 @@ def predict(options: argparse.Namespace) -> int:
             is_announced = True
             print(f"window: {scan.assumed}, for models do not keep theirs; if another, name it by --window", flush=True)
         started = time.perf_counter()
-        predicted_ZHW = predict_volume(model, scan.image_ZHW) >= THRESHOLD
+        predicted_ZHW = predict_volume(model, scan.image_ZHW, scan.spacing_mm) >= THRESHOLD
         seconds += time.perf_counter() - started
         write_prediction(options.out, patient.name, scan, predicted_ZHW)
         rows.append(volume_row(patient.name, scan, predicted_ZHW))

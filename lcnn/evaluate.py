@@ -102,7 +102,7 @@ def evaluate(
     for name in patients:
         image, label = read_patient(by_id[name], root, cohort.hu, has_ignored=cohort.has_ignored)
         true, ignored = lesion_in(label), ignored_in(label) if cohort.has_ignored else None
-        probability = predict_volume(model, image)
+        probability = predict_volume(model, image, by_id[name].spacing_mm)
         result = score_patient(name, probability, true, by_id[name].spacing_mm, ignored)
         case = Case(result, image, true, probability >= THRESHOLD, ignored)
         results.append(case.result)

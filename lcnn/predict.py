@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.cohort import slice_files
+from data_prep.cohort import Spacing, slice_files
 from data_prep.errors import InputError
 from data_prep.framing import frame
 from data_prep.picture import PictureConfig
@@ -24,8 +24,13 @@ Logits = Callable[[Tensor], Tensor]
 """Log-odds (B, S, S) of lesion from stacks of grey values, uint8 (B, C, S, S) on the CPU."""
 
 
-def predict_volume(model: TrainedModel, image_ZHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probability of lesion, float32 (Z, H, W), of 8-bit grey slices ordered from the skull base upward."""
+def predict_volume(
+    model: TrainedModel, image_ZHW: NDArray[np.uint8], spacing_mm: Spacing | None = None
+) -> NDArray[np.float32]:
+    """Probability of lesion, float32 (Z, H, W), of 8-bit grey slices ordered from the skull base upward.
+
+    ``spacing_mm``: distances between voxel centres along Z, H and W, where they are known.
+    """
     dtype = resolve_precision(model.config.train.precision, model.device)
     return predict_slices(
         image_ZHW,
@@ -33,16 +38,23 @@ def predict_volume(model: TrainedModel, image_ZHW: NDArray[np.uint8]) -> NDArray
         picture=model.picture,
         half_width=model.config.T,
         at_once=model.config.train.stacks_at_once,
+        spacing_mm=spacing_mm,
     )
 
 
 @torch.inference_mode()
 def predict_slices(
-    image_ZHW: NDArray[np.uint8], logits: Logits, *, picture: PictureConfig, half_width: int, at_once: int
+    image_ZHW: NDArray[np.uint8],
+    logits: Logits,
+    *,
+    picture: PictureConfig,
+    half_width: int,
+    at_once: int,
+    spacing_mm: Spacing | None = None,
 ) -> NDArray[np.float32]:
     """Probability of lesion, float32 (Z, H, W), by whatever gives logits of stacks.
 
-    The slices are cropped and resized as those that the network was trained on; the result is brought back.
+    The slices are prepared as those that the network was trained on; the result is brought back.
 
     Args:
         image_ZHW: 8-bit grey slices ordered from the skull base upward.
@@ -50,9 +62,10 @@ def predict_slices(
         picture: how slices are brought to it.
         half_width: T, slices on each side of the centre.
         at_once: stacks that go through it at a time.
+        spacing_mm: distances between voxel centres along Z, H and W, where they are known.
     """
     slices = len(image_ZHW)
-    framing = frame(image_ZHW, picture)
+    framing = frame(image_ZHW, picture, spacing_mm)
     stored_ZSS = framing.images(image_ZHW)
     stack_ZD = neighbours(np.arange(slices), half_width, 0, slices - 1)
     overview_VSS = overview(stored_ZSS)

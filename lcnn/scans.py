@@ -62,13 +62,18 @@ class Scan:
 
     image_ZHW: NDArray[np.uint8]
     slice_names: tuple[str, ...]
-    voxel_ml: float | None
-    """Volume of a voxel; None where the files tell no spacing."""
+    spacing_mm: Spacing | None
+    """Distances between voxel centres along Z, H and W; None where the files tell none."""
     write_mask: MaskWriter
     note: str | None = None
     """What was chosen and corrected, for people."""
     assumed: Window | None = None
     """The window that was taken because neither a person nor the files named one."""
+
+    @property
+    def voxel_ml(self) -> float | None:
+        """Volume of a voxel; None where the spacing is not known."""
+        return voxel_ml(self.spacing_mm) if self.spacing_mm else None
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,6 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
     if known_mm and told.spacing_mm:
         raise InputError(f"--spacing-mm: {MANIFEST} tells that of {name}; leave it out")
     spacing_mm = known_mm or told.spacing_mm
-    voxel = voxel_ml(spacing_mm) if spacing_mm else None
 
     def write(folder: Path, mask_ZHW: NDArray[np.bool_]) -> None:
         for stem, mask_HW in zip(stems, mask_ZHW, strict=True):
@@ -164,12 +168,12 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
     def open_(window: Window | None) -> Scan:
         if told.hu_offset is None:
             kept = known.hu.model_copy(update={"window": window}) if known.hu and window else known.hu
-            return Scan(read_slices(files, kept), stems, voxel, write)
+            return Scan(read_slices(files, kept), stems, spacing_mm, write)
         values = read_picture_files(files, told.hu_offset)
         if values.is_windowed:
-            return Scan(values.values_ZHW.astype(np.uint8), stems, voxel, write)
+            return Scan(values.values_ZHW.astype(np.uint8), stems, spacing_mm, write)
         grey_ZHW = (window or USUAL_WINDOW).to_grey(values.values_ZHW)
-        return Scan(grey_ZHW, stems, voxel, write, values.doubt, None if window else USUAL_WINDOW)
+        return Scan(grey_ZHW, stems, spacing_mm, write, values.doubt, None if window else USUAL_WINDOW)
 
     return Patient(name, open_)
 
@@ -204,12 +208,11 @@ def _dicom(number: int, study: Study, series: int | None) -> Patient:
 
 
 def _scan(volume: Volume, window: Window | None, write: MaskWriter, note: str | None = None) -> Scan:
-    spacing = volume.spacing_mm
     names = tuple(f"{number:03d}" for number in range(1, len(volume.values_ZHW) + 1))
     return Scan(
         image_ZHW=(window or USUAL_WINDOW).to_grey(volume.values_ZHW),
         slice_names=names,
-        voxel_ml=voxel_ml(spacing) if spacing else None,
+        spacing_mm=volume.spacing_mm,
         write_mask=write,
         note=note,
         assumed=None if window else USUAL_WINDOW,

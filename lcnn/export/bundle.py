@@ -181,8 +181,9 @@ GUIDE = """# LCNN as a MONAI bundle
 Marks stroke lesions on head CT slices. Research software, **not for clinical use**. What the model was trained on and
 how it did is told by the model card that it was exported with.
 
-MONAI reads the slices, runs the engine and writes the masks. The network, the crop to the head and the stacks of slices
-are LCNN's: the package `lcnn` (of LCNN Search) must be importable.
+MONAI reads the slices, runs the engine and writes the masks. The network, how slices are prepared for it and their
+stacks are LCNN's: the package `lcnn` (of LCNN Search) must be importable. What needs a spacing (couch removal, skull
+stripping, midline alignment, where the model was trained with them) takes a head of usual size.
 
 Run these in this folder; `--dataset_dir` takes a folder of slices (8-bit grey, from the skull base upward), or a folder
 of such folders, one a patient:
@@ -199,6 +200,6 @@ A patient's mask comes below OUT as the slices lie below FOLDER, under the name 
 
 The network alone takes grey values 0..255, float32 (batch, channels, rows, columns): first the overview, that is the
 means of the lower, middle and upper third of the patient's slices, then the 2T + 1 slices of the stack, all of one
-patient, cropped and resized alike. It gives the log-odds of lesion on the centre slice. `configs/metadata.json` names
+patient, prepared and resized alike. It gives the log-odds of lesion on the centre slice. `configs/metadata.json` names
 the channels.
 """

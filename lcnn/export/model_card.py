@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from data_prep.errors import InputError, first_line
+from data_prep.picture import PictureConfig
 from lcnn.evaluation import comparison_text, estimate_text, find_comparison
 from lcnn.export.graph import TOLERANCE
 from lcnn.intervals import Estimate
@@ -21,6 +22,12 @@ from lcnn.model_file import CONFIG, WEIGHTS, ModelSettings
 
 PACKAGES = ("torch", "torchvision", "monai", "numpy", "safetensors", "onnx", "onnxruntime")
 ESTIMATE_KEYS = set(asdict(Estimate(None, None, None, 0)))
+PREPARATIONS = {
+    "remove_couch": "what is not the head is made air",
+    "strip_skull": "what is outside the intracranial space is made air",
+    "align_midline": "each volume is turned in 3D so that the head's mirror plane stands upright",
+}
+"""What is done to volumes where the setting of that name is true."""
 NEEDED = ("cohort", "cohort_hash", "synthetic", "profile", "patients", "winner", "epochs")
 """Keys of an evaluation that the card quotes."""
 UNITS = {"hd95": "distance_unit", "volume_difference": "volume_unit"}
@@ -122,8 +129,13 @@ def _model(settings: ModelSettings, parameters: int) -> str:
         f"The network sees {2 * settings.T + 1} neighbouring slices (T = {settings.T}) and an overview of the volume, "
         f"and marks lesion on the slice in the middle. A local path on the aligned stack gives {share:.0%} of the "
         f"logits, a global path ({settings.model.global_backbone}) on the middle slice the rest. {parameters:,} "
-        f"parameters. Slices are {crop} to {side} x {side} pixels."
+        f"parameters. Slices are {crop} to {side} x {side} pixels.{_preparation(settings.picture)}"
     )
+
+
+def _preparation(picture: PictureConfig) -> str:
+    done = [words for name, words in PREPARATIONS.items() if getattr(picture, name)]
+    return f" Before that, {' and '.join(done)}." if done else ""
 
 
 def _measured(evidence: Evidence) -> Iterator[str]:

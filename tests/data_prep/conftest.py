@@ -76,11 +76,16 @@ def snapshot() -> Callable[[Path], dict[str, tuple[int, str]]]:
 def compiled(tmp_path: Path) -> Callable[..., Store]:
     """Compile the cohort under a root into ``tmp_path/cache``, at 16 pixels unless told."""
 
-    def compiled_at(root: Path, *, image_size: int = 16, crop: str = "none", **settings: object) -> Store:
-        cohort = scan_cohort(root)
-        return compile_store(
-            cohort, root, tmp_path / "cache", PictureConfig(image_size=image_size, crop=crop), **settings
-        )
+    def compiled_at(
+        root: Path,
+        *,
+        image_size: int = 16,
+        crop: str = "none",
+        on_patient: Callable[[int, int], None] | None = None,
+        **parts: bool,
+    ) -> Store:
+        picture = PictureConfig(image_size=image_size, crop=crop, **parts)
+        return compile_store(scan_cohort(root), root, tmp_path / "cache", picture, on_patient=on_patient)
 
     return compiled_at
 

@@ -19,6 +19,7 @@ from data_prep.errors import InputError
 from data_prep.framing import to_native, to_stored
 from data_prep.head import Box, head_box, whole_box
 from data_prep.picture import PictureConfig
+from data_prep.preprocessing.midline import Alignment
 from data_prep.store import Store, compile_store, is_lesion, read_patient, store_folder
 
 Build = Callable[..., Path]
@@ -240,9 +241,17 @@ def test_other_settings_and_other_pixels_get_a_store_of_their_own(write_cohort: 
         compiled(root, image_size=24, crop="none"),
         compiled(root, image_size=16, crop="head"),
         compiled(other, image_size=16, crop="none"),
+        *(compiled(root, **{part: True}) for part in ("remove_couch", "strip_skull", "align_midline")),
     ]
-    assert len({store.folder for store in stores}) == 4
-    assert [store.images_NSS.shape for store in stores] == [(9, size, size) for size in (16, 24, 16, 16)]
+    assert len({store.folder for store in stores}) == 7
+    assert [store.images_NSS.shape for store in stores] == [(9, size, size) for size in (16, 24, 16, 16, 16, 16, 16)]
+
+
+def test_how_a_head_was_turned_is_kept(write_cohort: Build, compiled: Compile) -> None:
+    store = compiled(write_cohort(patients=("p1",)), align_midline=True)
+    entry = store.patients["p1"]
+    assert isinstance(entry.alignment, Alignment)
+    assert Store.open(store.folder).patients["p1"] == entry
 
 
 # Interruption
@@ -252,6 +261,7 @@ import os, sys
 from pathlib import Path
 from data_prep.cohort import scan_cohort
 from data_prep.picture import PictureConfig
+from data_prep.preprocessing.midline import Alignment
 from data_prep.store import compile_store
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 kill = lambda done, total: os._exit(9) if done == 2 else None

@@ -59,8 +59,15 @@ def test_predictions_come_back_on_the_native_grid(config, picture, cohort, cohor
     assert 0 < probability.max() < 0.5
 
 
-def test_the_network_sees_what_it_was_trained_on(config, picture, cohort, cohort_root, tmp_path):
-    """Prediction from a patient's own files must crop, resize and stack just as the store does for training."""
+@pytest.mark.parametrize(
+    ("parts", "spacing_mm"),
+    [((), None), (("remove_couch",), None), (("strip_skull", "align_midline"), (5.0, 4.0, 4.0))],
+)
+def test_the_network_sees_what_it_was_trained_on(config, picture, parts, spacing_mm, cohort, cohort_root, tmp_path):
+    """Prediction from a patient's own files must prepare, resize and stack just as the store does for training."""
+    picture = picture.model_copy(update=dict.fromkeys(parts, True))
+    patients = [patient.model_copy(update={"spacing_mm": spacing_mm}) for patient in cohort.patients]
+    cohort = cohort.model_copy(update={"patients": tuple(patients)})
     config = config.model_copy(update={"T": 2})
     seen = []
 
@@ -72,7 +79,8 @@ def test_the_network_sees_what_it_was_trained_on(config, picture, cohort, cohort
     store = compile_store(cohort, cohort_root, tmp_path, picture)
     for name in NAMES:
         seen.clear()
-        predict_volume(TrainedModel(Watching(), config, picture), read_patient(patient(cohort, name), cohort_root)[0])
+        image_ZHW, _ = read_patient(patient(cohort, name), cohort_root)
+        predict_volume(TrainedModel(Watching(), config, picture), image_ZHW, spacing_mm)
         source = StackSource(store, [name], config.T)
         trained_on, _ = source.batch(np.arange(len(source)))
         assert torch.equal(torch.cat(seen), trained_on.float())

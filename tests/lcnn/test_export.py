@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -190,6 +191,14 @@ def test_the_card_of_a_model_without_a_run_claims_nothing(tmp_path, model):
     assert "exported without a test" in card
     assert "Dice" not in card
     assert not (tmp_path / "model" / "exports").exists()
+
+
+def test_the_card_tells_how_volumes_are_prepared(tmp_path, model):
+    prepared = replace(model, picture=model.picture.model_copy(update={"strip_skull": True, "align_midline": True}))
+    export_model(tmp_path / "model", prepared, formats=())
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Before that, what is outside the intracranial space is made air and each volume is turned in 3D" in card
+    assert "what is not the head" not in card
 
 
 def test_another_stack_of_an_odd_size_is_traced_too(make_config, normalisation, tmp_path):
