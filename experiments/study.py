@@ -132,7 +132,7 @@ def run_job(study: Study, job: Job) -> Path:
             break
     net = build(config, data.normalisation)
     net.load_state_dict(load_checkpoint(folder / "last.pt")["model"])
-    model = TrainedModel(job.contender.tested(net).eval(), config, study.picture)
+    model = TrainedModel(job.contender.tested(net).eval(), config, study.picture, data.store.windows)
     results = evaluate(model, study.cohort.cohort, study.cohort.root, study.split.test)
     write_patients(table, {job.contender.name: results})
     return table
@@ -185,7 +185,7 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
         "synthetic": study.cohort.cohort.synthetic,
         "seconds": seconds,
         "contenders": {c.name: dict(c.settings) for c in contenders},
-        "picture": study.picture.model_dump(mode="json"),
+        "picture": study.picture.model_dump(mode="json", exclude_none=True),
         "config": study.config.model_dump(mode="json"),
     }
     if path.exists():
