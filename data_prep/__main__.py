@@ -1,6 +1,6 @@
 """Cohorts from the command line.
 
-    python -m data_prep phantom DIR [--patients 60] [--pixel-mm 1.0] [--seed 0]
+    python -m data_prep phantom DIR [--patients 60] [--pixel-mm 1.0] [--seed 0] [--window brain,stroke,wide]
     python -m data_prep download DIR --image-id ID --mask-id ID
     python -m data_prep import SRC DST [--window brain] [--depth 16] [--dry-run] ...
     python -m data_prep check DIR [--fix]
@@ -27,6 +27,7 @@ from data_prep.errors import InputError, disk_line
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
+from data_prep.window_options import add_window_options, chosen_windows
 
 COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
     "download": (download, "fetch a cohort as two ZIP files from Google Drive"),
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     phantom.add_argument("--patients", type=int, default=PhantomConfig().patients)
     phantom.add_argument("--pixel-mm", type=float, default=PhantomConfig().pixel_mm, help="in-plane pixel size")
     phantom.add_argument("--seed", type=int, default=PhantomConfig().seed)
+    add_window_options(phantom)
     add_jobs_option(phantom)
     index = commands.add_parser("index", help="write cohort.json for a folder of images/ and masks/")
     index.add_argument("folder", type=Path, help="folder with images/<patient>/ and masks/<patient>/")
@@ -77,9 +79,10 @@ def build_phantom(options: argparse.Namespace) -> None:
         name = "--" + str(fault["loc"][0]).replace("_", "-")
         raise InputError(f"{name} {fault['input']}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
     check_jobs(options.jobs)
+    windows, keeps_hu = chosen_windows(options), options.depth == 16
     if options.folder.exists():
         raise InputError(f"{options.folder}: exists; remove it or name another folder")
-    build_phantom_cohort(options.folder, config, options.jobs)
+    build_phantom_cohort(options.folder, config, options.jobs, windows=windows, keeps_hu=keeps_hu)
     print(f"{options.folder}: {config.patients} synthetic patients")
 
 

@@ -1,6 +1,6 @@
 """The cohort on disk: one folder of image slices and one of mask slices a patient, and ``cohort.json``.
 
-    <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward; or 16 bits, see hu
+    <root>/images/<patient>/<slice>.png      8-bit grey slices, from the skull base upward; others: see windows, hu
     <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion, 128 ignored
     <root>/cohort.json                       what this file writes: patients, slice order, spacing, hash
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
-from data_prep.window import KeptHu
+from data_prep.window import COLOURS, KeptHu, Window
 
 IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
@@ -59,6 +59,8 @@ class Cohort(BaseModel):
     synthetic: bool = False
     window: str | None = None
     """Intensity window of the 8-bit slices, for example ``brain (level 40 HU, width 80 HU)``."""
+    windows: tuple[Window, ...] = ()
+    """The same for programs, in HU; empty: not known. Three: slices are colour pictures, a window each colour."""
     hu: KeptHu | None = None
     """How slices of 16 bits hold HU; None where slices have 8 bits."""
     has_ignored: bool = False
@@ -78,10 +80,17 @@ class Cohort(BaseModel):
             raise ValueError(f"official_test names {min(unknown)}, which is no patient")
         return self
 
+    @model_validator(mode="after")
+    def _slices_hold_the_windows(self) -> "Cohort":
+        if len(self.windows) not in (0, 1, COLOURS):
+            raise ValueError(f"windows: {len(self.windows)} of them; 8-bit slices hold 1 or {COLOURS}")
+        return self
+
     @property
     def grey_window(self) -> str | None:
-        """In which window its grey values are when they are read; None where nobody has said."""
-        return str(self.hu.window) if self.hu else self.window
+        """In which window its slices are when they are shown; None where nobody has said."""
+        windows = self.hu.windows if self.hu else self.windows
+        return str(windows[0]) if windows else self.window
 
     @property
     def slice_count(self) -> int:

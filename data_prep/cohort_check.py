@@ -23,6 +23,7 @@ from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
 from data_prep.orientation import COUCH_SURE, LEAST_PATIENTS, LIKELY_MARGIN, find_turns
 from data_prep.patient_check import PatientFiles, check_patient
+from data_prep.pixels import GREY, pixels_of
 from data_prep.progress import in_processes
 from data_prep.signatures import SignatureFile
 
@@ -66,6 +67,7 @@ def list_patients(root: Path) -> list[PatientFiles]:
     manifest = root / MANIFEST
     known = read_manifest(manifest) if manifest.exists() else None
     spacing = {patient.id: patient.spacing_mm for patient in known.patients} if known else {}
+    pixels = pixels_of(known) if known else GREY
     names = {folder.name for part in (images, masks) for folder in part.iterdir() if is_patient(folder)}
     if not names:
         raise InputError(f"{images}: no patient folders; a folder a patient is expected")
@@ -75,7 +77,7 @@ def list_patients(root: Path) -> list[PatientFiles]:
             images / name if (images / name).is_dir() else None,
             masks / name if (masks / name).is_dir() else None,
             spacing.get(name),
-            known.hu if known else None,
+            pixels,
             has_ignored=known is not None and known.has_ignored,
         )
         for name in sorted(names, key=natural_key)

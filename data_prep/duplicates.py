@@ -28,6 +28,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import table_text, write_text_atomically
 from data_prep.framing import to_native
 from data_prep.head import Box
+from data_prep.pixels import pixels_of
 from data_prep.split import PARTS, Part, Split
 from data_prep.store import StoredPatient, read_slices
 
@@ -145,8 +146,8 @@ def _pair(
     theirs: tuple[Patient, int],
     correlation: float,
 ) -> AlikeSlices:
+    pixels = pixels_of(data.cohort)
     file, other_file = (data.root / patient.images[place] for patient, place in (ours, theirs))
-    hu = data.cohort.hu
     return AlikeSlices(
         part,
         ours[0].id,
@@ -155,7 +156,7 @@ def _pair(
         theirs[0].id,
         other_file.name,
         round(correlation, 4),
-        identical=np.array_equal(read_slices([file], hu), read_slices([other_file], hu)),
+        identical=np.array_equal(read_slices([file], pixels), read_slices([other_file], pixels)),
     )
 
 

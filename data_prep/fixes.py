@@ -20,6 +20,7 @@ from data_prep.cohort import write_manifest as write_cohort
 from data_prep.errors import InputError
 from data_prep.files import replacing, write_png, write_text_atomically
 from data_prep.findings import Finding, Fix
+from data_prep.pixels import pixels_of
 from data_prep.sources.pictures import DEEP_MODES
 from data_prep.store import read_slices
 
@@ -81,13 +82,14 @@ def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -
     mask_files = list(slice_files(masks).values()) if masks.is_dir() else []
     changed = [file for file in mask_files if is_turned or file.name in binary]
     changed += slice_files(images).values() if is_turned else []
+    has_colours = _has_colours(root)
     for file in changed:
         copy = backup / file.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
     write_text_atomically(backup / UNFINISHED, patient)
     for file in changed:
-        pixels = _pixels(file)
+        pixels = _pixels(file, keeps_colours=has_colours and file.parent == images)
         if file.parent == masks and file.name in binary:
             pixels = (pixels > 127) * np.uint8(255)
         _rewrite(file, np.rot90(pixels, 2) if is_turned else pixels)
@@ -95,9 +97,17 @@ def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -
     return len(changed)
 
 
-def _pixels(file: Path) -> NDArray[Any]:
+def _has_colours(root: Path) -> bool:
+    """Whether the colours of the cohort's slices are windows, none of which may get lost."""
+    manifest = root / MANIFEST
+    return manifest.exists() and bool(pixels_of(read_manifest(manifest)).colours)
+
+
+def _pixels(file: Path, *, keeps_colours: bool) -> NDArray[Any]:
     """A picture at the depth that it has: of 16 bits that hold HU, no window of a moment may remain."""
     with Image.open(file) as picture:
+        if keeps_colours and picture.mode == "RGB":
+            return np.asarray(picture)
         if picture.mode not in DEEP_MODES:
             return read_slices([file])[0]
         pixels_HW = np.asarray(picture)

@@ -3,7 +3,7 @@
 The store compiles slices so and prediction brings them so: one way for both, or a model would be tested on other
 pictures than it was trained on.
 
-Legend: Z slices of a patient, H rows, W columns (native), S side the network sees.
+Legend: Z slices of a patient, K windows, H rows, W columns (native), S side the network sees.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,10 @@ class Framing:
     def images(self, image_ZHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Slices (Z, S, S) for the network."""
         return self._stored(image_ZHW if self.kept_ZHW is None else image_ZHW * self.kept_ZHW)
+
+    def windows(self, image_ZKHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Slices in all their windows (Z, K, S, S) for the network."""
+        return np.stack([self.images(image_ZHW) for image_ZHW in image_ZKHW.swapaxes(0, 1)], axis=1)
 
     def shares(self, mask_ZHW: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Share of each of the network's pixels that lies within a mask, 0..255, (Z, S, S)."""

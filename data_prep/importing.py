@@ -26,7 +26,8 @@ from data_prep.mask import ignored_in, to_grey
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
-from data_prep.window import KeptHu, Window
+from data_prep.window import Window
+from data_prep.window import to_pixels as windowed
 
 PARTS = ("images", "masks")
 IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
@@ -37,10 +38,10 @@ class ImportSettings:
     """How patients are written."""
 
     root: Path
-    window: Window
+    windows: tuple[Window, ...]
     """In which HU become 8-bit grey values; slices that are grey already are left as they are."""
     keeps_hu: bool
-    """Whether HU are written whole, in 16 bits; the window is then applied when the cohort is compiled."""
+    """Whether HU are written whole, in 16 bits; windows are then applied when the cohort is compiled."""
     spacing_mm: Spacing | None
     """For sources that do not tell theirs."""
     reading: ReadOptions
@@ -92,6 +93,8 @@ def import_patient(task: Task) -> Note | Fault:
         if done and done.made_from == made_from:
             return done
         reading = read_case(task.case, task.settings.reading)
+        if reading.volume.is_windowed and len(task.settings.windows) > 1:
+            raise InputError(f"{task.case.images[0]}: grey values already, in one window; give --window one name")
     except InputError as error:
         return Fault(str(error))
     except MemoryError:
@@ -126,12 +129,10 @@ def unwritable(root: Path, error: OSError) -> str:
 
 
 def to_pixels(volume: Volume, settings: ImportSettings) -> NDArray[Any]:
-    """A scan as what is written: 8-bit grey values, or 16 bits that hold HU."""
+    """A scan as what is written: 8-bit grey values or colours, or 16 bits that hold HU."""
     if volume.is_windowed:
         return volume.values_ZHW.round().astype(np.uint8)
-    if settings.keeps_hu:
-        return KeptHu(window=settings.window).to_pixels(volume.values_ZHW)
-    return settings.window.to_grey(volume.values_ZHW)
+    return windowed(volume.values_ZHW, settings.windows, keeps_hu=settings.keeps_hu)
 
 
 def read_note(root: Path, patient: str) -> Note | None:
@@ -144,13 +145,13 @@ def read_note(root: Path, patient: str) -> Note | None:
         return None  # half of a note is none: the patient is made anew
 
 
-def _write(task: Task, pixels_ZHW: NDArray[Any], mask_ZHW: NDArray[np.uint8], note: Note) -> None:
+def _write(task: Task, pixels: NDArray[Any], mask_ZHW: NDArray[np.uint8], note: Note) -> None:
     root = task.settings.root
     _note(root, task.id).unlink(missing_ok=True)
-    for part, slices_ZHW in zip(PARTS, (pixels_ZHW, mask_ZHW), strict=True):
+    for part, slices in zip(PARTS, (pixels, mask_ZHW), strict=True):
         with replacing_folder(root / part / task.id, keep_existing=False) as partial:
-            for number, slice_HW in enumerate(slices_ZHW, start=1):
-                (partial / f"{number:03d}.png").write_bytes(png_bytes(Image.fromarray(slice_HW)))
+            for number, picture in enumerate(slices, start=1):
+                (partial / f"{number:03d}.png").write_bytes(png_bytes(Image.fromarray(picture)))
     write_text_atomically(_note(root, task.id), note.model_dump_json() + "\n")
 
 
@@ -161,7 +162,7 @@ def _note(root: Path, patient: str) -> Path:
 def _fingerprint(task: Task) -> str:
     settings = task.settings
     ignored = settings.reading.ignored_labels
-    told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
+    told = [repr((_written(settings), settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
                   sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
                   str(task.case.kind)))]  # fmt: skip
     if task.case.series is not None:
@@ -169,6 +170,11 @@ def _fingerprint(task: Task) -> str:
     for file in (*task.case.images, None, *task.case.masks):
         told.append("none" if file is None else _state(file))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _written(settings: ImportSettings) -> object:
+    """What of the windows is in the pixels; one by itself, as notes of earlier versions have it."""
+    return settings.windows[0] if len(settings.windows) == 1 else settings.windows
 
 
 def _state(file: Path) -> str:

@@ -26,9 +26,9 @@ from data_prep.orientation import (
     mean_pictures,
     upward_score,
 )
+from data_prep.pixels import GREY, Pixels
 from data_prep.signatures import signatures, telling_slices
 from data_prep.store import read_slices
-from data_prep.window import KeptHu
 
 SMALLEST_SIDE = 32
 """Pixels; smaller pictures are thumbnails or damage."""
@@ -54,8 +54,8 @@ class PatientFiles:
     images: Path | None
     masks: Path | None
     spacing_mm: tuple[float, float, float] | None
-    hu: KeptHu | None = None
-    """How slices of 16 bits hold HU; None refuses those."""
+    pixels: Pixels = GREY
+    """What the slices hold; they are looked at in their first window."""
     has_ignored: bool = False
     """Whether the manifest says that masks hold 128 as well."""
 
@@ -89,8 +89,8 @@ def check_patient(files: PatientFiles) -> PatientReport:
     masks = _listed(files.masks, findings)
     _check_pairs(files, images, masks, findings)
     _check_spacing(files, findings)
-    pictures = _read(images, findings, files.hu)
-    lesions = _read(masks, findings, None)
+    pictures = _read(images, findings, files.pixels)
+    lesions = _read(masks, findings, GREY)
     for stem, mask_HW in lesions.items():
         _check_size(masks[stem], mask_HW, pictures.get(stem), findings)
         _check_values(masks[stem], mask_HW, files.has_ignored, findings)
@@ -184,11 +184,11 @@ def _check_spacing(files: PatientFiles, findings: _Findings) -> None:
             )
 
 
-def _read(files: Mapping[str, Path], findings: _Findings, hu: KeptHu | None) -> dict[str, NDArray[np.uint8]]:
+def _read(files: Mapping[str, Path], findings: _Findings, pixels: Pixels) -> dict[str, NDArray[np.uint8]]:
     read = {}
     for stem, file in files.items():
         try:
-            read[stem] = read_slices([file], hu)[0]
+            read[stem] = read_slices([file], pixels)[0]
         except InputError as error:
             findings.error(Kind.UNREADABLE, _without_path(error, file), file.name)
     return read

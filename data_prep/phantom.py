@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
@@ -273,9 +273,15 @@ def to_window(image_hu: Float) -> NDArray[np.uint8]:
 
 
 def write_phantom(
-    root: Path, config: PhantomConfig, jobs: int = 1, on_patient: Callable[[int, int], None] | None = None
+    root: Path,
+    config: PhantomConfig,
+    jobs: int = 1,
+    on_patient: Callable[[int, int], None] | None = None,
+    to_pixels: Callable[[Float], NDArray[Any]] = to_window,
 ) -> None:
     """Write the cohort to `root`: images/, masks/ and truth.json; on_patient(done, total) after each patient.
+
+    to_pixels makes pictures of slices in HU.
 
     Everything is written to `<root>.partial` beside it, which becomes `root` when complete; a leftover
     partial folder is replaced, an existing `root` is refused.
@@ -290,7 +296,7 @@ def write_phantom(
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     template = anatomy.load_template()
-    tasks = (delayed(_write_patient)(partial, config, index, template) for index in range(config.patients))
+    tasks = (delayed(_write_patient)(partial, config, index, template, to_pixels) for index in range(config.patients))
     records = []
     with parallel_config(backend="loky", inner_max_num_threads=1):
         for record in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
@@ -304,10 +310,12 @@ def write_phantom(
     partial.rename(root)
 
 
-def _write_patient(root: Path, config: PhantomConfig, index: int, template: Template) -> dict[str, object]:
+def _write_patient(
+    root: Path, config: PhantomConfig, index: int, template: Template, to_pixels: Callable[[Float], NDArray[Any]]
+) -> dict[str, object]:
     patient = make_patient(config, index, template)
     masks = patient.lesion_ZYX.astype(np.uint8) * np.uint8(255)
-    for folder, pictures in (("images", to_window(patient.image_hu_ZYX)), ("masks", masks)):
+    for folder, pictures in (("images", to_pixels(patient.image_hu_ZYX)), ("masks", masks)):
         target = root / folder / patient.record.patient
         target.mkdir(parents=True)
         for number, picture in enumerate(pictures, start=1):

@@ -1,10 +1,28 @@
 """How a patient's slices are brought to the network: settings that a cohort's store and a model's folder share."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from data_prep.window import WindowName
 
 Crop = Literal["head", "none"]
+
+
+def _as_several(value: Any) -> Any:
+    """A name by itself is a list of one; lists, as JSON has them, become tuples."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _each_once(names: tuple[WindowName, ...]) -> tuple[WindowName, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"{', '.join(names)}: a window twice; name each once")
+    return names
+
+
+WindowNames = Annotated[tuple[WindowName, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class PictureConfig(BaseModel):
@@ -22,3 +40,5 @@ class PictureConfig(BaseModel):
     """Make air of what is outside the intracranial space."""
     align_midline: bool = False
     """Turn and move each volume in 3D, so that the head's mirror plane stands upright in the middle."""
+    window: Annotated[WindowNames | None, BeforeValidator(_as_several)] = None
+    """Window, or windows, in which slices that keep their HU are seen: brain, stroke, wide; null: the cohort's own."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from data_prep.cohort import Patient, voxel_ml
 from data_prep.files import table_text, write_text_atomically
 from data_prep.mask import ignored_in, lesion_in
+from data_prep.pixels import Pixels
 from data_prep.store import read_patient
-from data_prep.window import KeptHu
 
 GREY_G = np.arange(256)
 
@@ -65,17 +65,18 @@ class Row:
     ignored_ml: float | None
 
 
-def count_patient(task: tuple[Path, Patient, KeptHu | None, bool]) -> PatientCounts:
-    """Count one patient's pixels.
+def count_patient(task: tuple[Path, Patient, Pixels, bool]) -> PatientCounts:
+    """Count one patient's pixels, in the first window.
 
     Args:
-        task: the cohort's folder, the patient, how slices of 16 bits hold HU, and whether masks hold what is ignored.
+        task: the cohort's folder, the patient, what the slices hold, and whether masks hold what is ignored.
 
     Raises:
         InputError: a file cannot be read, sizes differ, or a mask is none.
     """
-    root, patient, hu, has_ignored = task
-    image_ZHW, label_ZHW = read_patient(patient, root, hu, has_ignored=has_ignored)
+    root, patient, pixels, has_ignored = task
+    image_ZKHW, label_ZHW = read_patient(patient, root, pixels, has_ignored=has_ignored)
+    image_ZHW = image_ZKHW[:, 0]
     lesion = lesion_in(label_ZHW)
     return PatientCounts(
         patient=patient.id,

@@ -3,17 +3,19 @@
 Decoding and resizing PNGs is paid once per (cohort, size, crop); after that a stack of slices is a slice of
 an array, and all trials on a machine share the same pages of memory.
 
-    <cache>/<hash>-<size>-<crop>/images.npy   uint8 (N, S, S), all patients' slices one after the other
+    <cache>/<hash>-<size>-<crop>/images.npy   uint8 (N, K, S, S), all patients' slices one after the other
     <cache>/<hash>-<size>-<crop>/masks.npy    uint8 (N, S, S), share of the pixel that is lesion, 0..255
     <cache>/<hash>-<size>-<crop>/ignored.npy  the same of what is ignored; only where the cohort's masks know it
     <cache>/<hash>-<size>-<crop>/lesion.npy   bool (N,), whether a slice holds lesion at the stored size
     <cache>/<hash>-<size>-<crop>/index.json   where each patient's slices lie, their crop box and true size
 
-Legend: N slices of the cohort, Z slices of a patient, H rows, W columns (native), S stored side.
+Legend: N slices of the cohort, Z slices of a patient, K windows, of which the first is the one that people are shown,
+H rows, W columns (native), S stored side.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,10 +33,11 @@ from data_prep.files import replacing_folder
 from data_prep.framing import frame
 from data_prep.mask import expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.picture import PictureConfig
+from data_prep.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.preprocessing.midline import Alignment
-from data_prep.window import KeptHu
+from data_prep.window import Window
 
-FORMAT = 1
+FORMAT = 2
 IGNORED_FILE = "ignored.npy"
 
 
@@ -69,7 +72,7 @@ class Store:
     cohort_hash: str
     picture: PictureConfig
     """How the slices were brought to their size."""
-    images_NSS: NDArray[np.uint8]
+    windows_NKSS: NDArray[np.uint8]
     masks_NSS: NDArray[np.uint8]
     lesion_N: NDArray[np.bool_]
     patients: Mapping[str, StoredPatient]
@@ -80,6 +83,18 @@ class Store:
 
     A share and not a yes or no: with it, and with the lesion's, a loss at this size weighs pixels as they were drawn.
     """
+    windows: tuple[Window, ...] = ()
+    """What the slices are seen in; empty: one window, which nobody has named."""
+
+    @property
+    def images_NSS(self) -> NDArray[np.uint8]:
+        """The slices in the first window."""
+        return self.windows_NKSS[:, 0]
+
+    @property
+    def window_count(self) -> int:
+        """Number of windows."""
+        return self.windows_NKSS.shape[1]
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -98,6 +113,7 @@ class Store:
                 raise InputError(f"{folder}: store format {index['format']}, not {FORMAT}; delete it")
             patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
             official_test = tuple(index.get("official_test", ()))
+            windows = tuple(Window.model_validate(window) for window in index["windows"])
         except InputError:
             raise
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -113,6 +129,7 @@ class Store:
             patients,
             official_test,
             ignored,
+            windows,
         )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
@@ -131,7 +148,7 @@ def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
     told = [
         str(FORMAT),
         json.dumps([patient.spacing_mm for patient in cohort.patients]),
-        cohort.model_dump_json(include={"hu", "official_test"}),
+        cohort.model_dump_json(include={"window", "windows", "hu", "official_test"}),
         picture.model_dump_json(),
         *(["has_ignored"] if cohort.has_ignored else []),
     ]
@@ -150,13 +167,15 @@ def compile_store(
     """Compile the cohort's slices as pictures of this kind, or open the store where it already exists.
 
     Raises:
-        InputError: a slice cannot be decoded, sizes differ within a patient, or a mask is none.
+        InputError: a slice cannot be decoded, sizes differ within a patient, a mask is none, or the slices do not hold
+            the windows that are asked for.
     """
+    pixels = in_chosen_windows(pixels_of(cohort), picture.window, str(root))
     folder = store_folder(cohort, cache, picture)
     if (folder / "index.json").exists():
         return Store.open(folder)
     with replacing_folder(folder) as partial:
-        _compile(cohort, root, partial, picture, on_patient)
+        _compile(cohort, root, partial, picture, pixels, on_patient)
     return Store.open(folder)
 
 
@@ -165,18 +184,19 @@ def _compile(
     root: Path,
     folder: Path,
     picture: PictureConfig,
+    pixels: Pixels,
     on_patient: Callable[[int, int], None] | None,
 ) -> None:
-    shape = (cohort.slice_count, picture.image_size, picture.image_size)
-    images = _Rows(folder / "images.npy", shape)
-    masks = _Rows(folder / "masks.npy", shape)
-    ignored = _Rows(folder / IGNORED_FILE, shape) if cohort.has_ignored else None
+    side = picture.image_size
+    images = _Rows(folder / "images.npy", (cohort.slice_count, pixels.count, side, side))
+    masks = _Rows(folder / "masks.npy", (cohort.slice_count, side, side))
+    ignored = _Rows(folder / IGNORED_FILE, (cohort.slice_count, side, side)) if cohort.has_ignored else None
     lesion_N = np.zeros(cohort.slice_count, dtype=np.bool_)
     starts = np.cumsum([0, *(len(patient.images) for patient in cohort.patients)])
     entries: dict[str, StoredPatient] = {}
 
     def work(patient: Patient, start: int) -> tuple[str, StoredPatient]:
-        return patient.id, _store_patient(patient, root, start, images, masks, ignored, lesion_N, picture, cohort.hu)
+        return patient.id, _store_patient(patient, root, start, images, masks, ignored, lesion_N, picture, pixels)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         jobs = [pool.submit(work, patient, int(start)) for patient, start in zip(cohort.patients, starts, strict=False)]
@@ -195,6 +215,7 @@ def _compile(
         "cohort_hash": cohort.hash,
         "picture": picture.model_dump(),
         "official_test": cohort.official_test,
+        "windows": [window.model_dump() for window in pixels.windows],
         "patients": {patient.id: entries[patient.id].model_dump() for patient in cohort.patients},
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -207,19 +228,19 @@ class _Rows:
     would take as much memory as the cohort is large.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._path = path
-        self._slice_bytes = shape[1] * shape[2]
+        self._slice_bytes = math.prod(shape[1:])
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             self._offset = file.tell()
             file.truncate(self._offset + shape[0] * self._slice_bytes)
 
-    def write(self, start: int, values_ZSS: NDArray[np.uint8]) -> None:
+    def write(self, start: int, values: NDArray[np.uint8]) -> None:
         """Fill the slices from ``start`` on."""
         with self._path.open("r+b") as file:
             file.seek(self._offset + start * self._slice_bytes)
-            file.write(np.ascontiguousarray(values_ZSS).data)
+            file.write(np.ascontiguousarray(values).data)
 
 
 def _store_patient(
@@ -231,20 +252,20 @@ def _store_patient(
     ignored: _Rows | None,
     lesion_N: NDArray[np.bool_],
     picture: PictureConfig,
-    hu: KeptHu | None,
+    pixels: Pixels,
 ) -> StoredPatient:
-    image_ZHW, label_ZHW = read_patient(patient, root, hu, has_ignored=ignored is not None)
+    image_ZKHW, label_ZHW = read_patient(patient, root, pixels, has_ignored=ignored is not None)
     lesion_ZHW = lesion_in(label_ZHW)
-    framing = frame(image_ZHW, picture, patient.spacing_mm)
+    framing = frame(image_ZKHW[:, 0], picture, patient.spacing_mm)
     share_ZSS = framing.shares(lesion_ZHW)
-    images.write(start, framing.images(image_ZHW))
+    images.write(start, framing.windows(image_ZKHW))
     masks.write(start, share_ZSS)
     if ignored:
         ignored.write(start, framing.shares(ignored_in(label_ZHW)))
-    lesion_N[start : start + len(image_ZHW)] = is_lesion(share_ZSS).any(axis=(1, 2))
+    lesion_N[start : start + len(image_ZKHW)] = is_lesion(share_ZSS).any(axis=(1, 2))
     return StoredPatient(
         start=start,
-        stop=start + len(image_ZHW),
+        stop=start + len(image_ZKHW),
         box=tuple(framing.box),
         native=framing.native,
         spacing_mm=patient.spacing_mm,
@@ -259,36 +280,41 @@ def is_lesion(share: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def read_patient(
-    patient: Patient, root: Path, hu: KeptHu | None = None, *, has_ignored: bool = False
+    patient: Patient, root: Path, pixels: Pixels = GREY, *, has_ignored: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A patient's own slices and masks: uint8 (Z, H, W) grey values, and uint8 (Z, H, W) of `Label`.
+    """A patient's own slices and masks: uint8 (Z, K, H, W) grey values, and uint8 (Z, H, W) of `Label`.
 
     Args:
         patient: whose.
         root: the cohort's folder.
-        hu: how slices of 16 bits hold HU, as the cohort says; None refuses such slices.
+        pixels: what the slices hold; see `data_prep.pixels.pixels_of`.
         has_ignored: whether masks hold 128 as well, as the cohort says.
 
     Raises:
         InputError: a file cannot be decoded, sizes differ, or a mask holds other values.
     """
-    image_ZHW = read_slices([root / name for name in patient.images], hu)
+    image_ZKHW = read_windows([root / name for name in patient.images], pixels)
     masks = [_read_mask(root / name, has_ignored=has_ignored) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
-        _check_size(root / name, mask, image_ZHW.shape[1:], root / patient.images[0])
-    return image_ZHW, np.stack(masks)
+        _check_size(root / name, mask, image_ZKHW.shape[2:], root / patient.images[0])
+    return image_ZKHW, np.stack(masks)
 
 
-def read_slices(files: Sequence[Path], hu: KeptHu | None = None) -> NDArray[np.uint8]:
-    """A patient's slices as grey values, uint8 (Z, H, W); ``hu`` as in `read_patient`.
+def read_windows(files: Sequence[Path], pixels: Pixels = GREY) -> NDArray[np.uint8]:
+    """A patient's slices as grey values, uint8 (Z, K, H, W).
 
     Raises:
         InputError: a file cannot be decoded, or sizes differ.
     """
-    slices = [_read_grey(file, hu) for file in files]
+    slices = [_read_grey(file, pixels) for file in files]
     for file, array in zip(files, slices, strict=True):
-        _check_size(file, array, slices[0].shape, files[0])
+        _check_size(file, array[0], slices[0].shape[1:], files[0])
     return np.stack(slices)
+
+
+def read_slices(files: Sequence[Path], pixels: Pixels = GREY) -> NDArray[np.uint8]:
+    """The same in the first window alone, uint8 (Z, H, W)."""
+    return read_windows(files, pixels)[:, 0]
 
 
 def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], first: Path) -> None:
@@ -297,34 +323,18 @@ def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], fi
         raise InputError(f"{file}: {sizes} in {first}; all slices of a patient need one size")
 
 
-def _read_grey(path: Path, hu: KeptHu | None = None) -> NDArray[np.uint8]:
+def _read_grey(path: Path, pixels: Pixels = GREY) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            if hu and image.mode in ("I;16", "I;16B", "I"):
-                return hu.to_grey(np.asarray(image))
-            return np.asarray(as_grey(image, path))
+            return pixels.to_grey(image, path)
     except InputError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from error
 
 
-def as_grey(image: Image.Image, path: Path) -> Image.Image:
-    """An opened picture as 8-bit grey.
-
-    Raises:
-        InputError: it holds more than 8 bits a pixel, which no rule says how to window.
-    """
-    if image.mode in ("I", "I;16", "I;16B", "F"):
-        raise InputError(
-            f"{path}: {image.mode} pixels; window the scan to 8-bit grey first, or say by --hu-offset what was "
-            "added to its HU (python -m data_prep import, python -m lcnn predict)"
-        )
-    return image.convert("L")
-
-
 def _read_mask(path: Path, *, has_ignored: bool) -> NDArray[np.uint8]:
-    grey = _read_grey(path)
+    grey = _read_grey(path)[0]
     # np.unique sorts: ten times as slow.
     values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
     if not is_mask(values, has_ignored=has_ignored):

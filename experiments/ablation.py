@@ -51,7 +51,8 @@ class MirrorDifference(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Folded pixels in; their mirror image has the columns of every fold swapped."""
-        order = [row * FOLD + column for row in range(FOLD) for column in reversed(range(FOLD))]
+        folds = range(0, x_NCHW.shape[1], FOLD)
+        order = [fold + column for fold in folds for column in reversed(range(FOLD))]
         return self.conv(torch.cat([x_NCHW, x_NCHW - x_NCHW.flip(-1)[:, order]], dim=1))
 
 

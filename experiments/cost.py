@@ -19,11 +19,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.errors import InputError
-from data_prep.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
 from lcnn.stacks import channels
+from search.placement.rehearsal import usual_normalisation
 from search.spec import Overrides, Spec, load_spec
 
 CONTEXT_GB = 1.0
@@ -51,11 +51,11 @@ class Cost:
         return tflops * 1e3 / self.train_gflop_a_stack * 3600
 
 
-def count_cost(config: TrainConfig, image_size: int, *, mixed: bool) -> Cost:
-    """Count one training step on one stack; ``mixed``: with the bf16 autocast of a GPU."""
+def count_cost(config: TrainConfig, image_size: int, *, mixed: bool, windows: int = 1) -> Cost:
+    """Count one training step on one stack in so many windows; ``mixed``: with the bf16 autocast of a GPU."""
     torch.manual_seed(0)
-    model = build_model(config, Normalisation(mean=100.0, std=50.0)).train()
-    grey = torch.rand(1, channels(config.T), image_size, image_size) * 255
+    model = build_model(config, usual_normalisation(windows)).train()
+    grey = torch.rand(1, channels(config.T, windows), image_size, image_size) * 255
     lesion = torch.zeros(1, image_size, image_size)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -98,15 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print_table(spec: Spec, options: argparse.Namespace) -> None:
     size, batch, stacks = spec.cohort.image_size, spec.train.batch_size, spec.train.stacks_per_epoch or 1000
+    windows = len(spec.cohort.window or ("one",))
     print(
-        f"{size}x{size}, width {spec.model.width}, {spec.model.global_backbone}, batch {batch}, "
+        f"{size}x{size}, {windows} window{'s' * (windows > 1)}, width {spec.model.width}, "
+        f"{spec.model.global_backbone}, batch {batch}, "
         f"{'fp32' if options.fp32 else 'bf16 autocast'}; counted, not measured"
     )
     print(f"a card of {options.card_gb:g} GB, {options.tflops:g} TFLOP/s achieved (assumed)")
     print("T  parameters  GFLOP/stack  GB/stack  GB at batch  largest batch  stacks/hour  epochs/hour")
     for half_width in (1, 2, 3):
         config = spec.defaults.model_copy(update={"T": half_width})
-        cost = count_cost(config, size, mixed=not options.fp32)
+        cost = count_cost(config, size, mixed=not options.fp32, windows=windows)
         hourly = cost.stacks_an_hour(options.tflops)
         print(
             f"{half_width}  {cost.parameters / 1e6:8.1f} M  {cost.train_gflop_a_stack:11.0f}  "

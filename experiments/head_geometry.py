@@ -30,6 +30,7 @@ from data_prep.mask import lesion_in
 from data_prep.phantom import PatientRecord
 from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
 from data_prep.picture import PictureConfig
+from data_prep.pixels import pixels_of
 from data_prep.preprocessing.coarse import voxel_size
 from data_prep.preprocessing.couch import head_mask
 from data_prep.preprocessing.midline import Alignment, MirrorPlane, find_mirror_plane, mirror_asymmetry
@@ -96,7 +97,8 @@ def measure(
     Raises:
         InputError: a slice cannot be read.
     """
-    image_ZHW, label_ZHW = read_patient(patient, root, cohort.hu, has_ignored=cohort.has_ignored)
+    image_ZKHW, label_ZHW = read_patient(patient, root, pixels_of(cohort), has_ignored=cohort.has_ignored)
+    image_ZHW = image_ZKHW[:, 0]
     lesion_ZHW = lesion_in(label_ZHW)
     voxel_mm = voxel_size(image_ZHW, patient.spacing_mm)
     clock = [time.thread_time()]

@@ -3,7 +3,7 @@
 Each stands behind LCNN's own interface, so that `lcnn.fit.fit` and `lcnn.evaluate.evaluate` treat all alike: the same
 sampler, augmentation, loss, optimizer, schedule and metrics.
 
-Legend: B stacks, D = 2T + 1 slices, C = OVERVIEW + D channels, H rows, W columns.
+Legend: B stacks, D = 2T + 1 slices, K windows, C = OVERVIEW + D * K channels, H rows, W columns.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,7 @@ from lcnn.alignment import Pose
 from lcnn.config import TrainConfig
 from lcnn.fit import Build
 from lcnn.local_path import init_prior
-from lcnn.model import PRIOR, Prediction, build_model
+from lcnn.model import PRIOR, Prediction, build_model, normalised, statistic
 from lcnn.stacks import OVERVIEW
 
 LEVELS = 5
@@ -34,8 +34,8 @@ class Baseline(nn.Module):
         self.net = net
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalisation.mean))
-        self.register_buffer("std", torch.tensor(normalisation.std))
+        self.register_buffer("mean", statistic(normalisation.mean))
+        self.register_buffer("std", statistic(normalisation.std))
         # LCNN starts from the prior of a rare lesion; what helps it at the start must help the others.
         last = [module for module in net.modules() if isinstance(module, nn.Conv2d)][-1]
         if last.out_channels == 1 and last.bias is not None:
@@ -43,7 +43,7 @@ class Baseline(nn.Module):
 
     def forward(self, grey_BCHW: Tensor) -> Prediction:
         """Segment the centre slice of each stack of grey values 0..255; the overview in front of it is for LCNN."""
-        logits = self.net((grey_BCHW[:, OVERVIEW:] - self.mean) / self.std).float()
+        logits = self.net(normalised(grey_BCHW[:, OVERVIEW:], self.mean, self.std)).float()
         nothing_B = logits.new_zeros(len(logits))
         return Prediction(logits.squeeze(1), nothing_B, nothing_B, Pose(nothing_B, nothing_B))
 
@@ -103,7 +103,8 @@ def network(name: str) -> Build:
     make, _ = BASELINES[name]
 
     def build(config: TrainConfig, normalisation: Normalisation) -> nn.Module:
-        slices = 2 * config.T + 1
+        # Windows are channels too: a slice in three of them counts as three.
+        slices = (2 * config.T + 1) * normalisation.windows
         state = torch.get_rng_state()
         size = parameters(build_model(config, normalisation))
         width, _ = baseline_of_size(name, slices, size)

@@ -28,7 +28,7 @@ from data_prep.errors import InputError, last_line
 from data_prep.files import write_text_atomically
 from data_prep.jobs import available_cores
 from data_prep.store import Store
-from experiments.speed import NORMALISATION, open_data
+from experiments.speed import open_data
 from lcnn.config import CosineRestarts, TrainConfig
 from search.errors import RunFailed
 from search.execution.probe import Card, Weight, Workshop, find_card, weigh_in
@@ -36,7 +36,9 @@ from search.execution.trainings import Training, start_stream
 from search.execution.trial import OUTCOME_KEY, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.memory import Shape, replaced, share_of
+from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots
+from search.prepare import window_count
 from search.spec import Overrides, Spec, load_spec
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
@@ -114,15 +116,16 @@ def trial_context(folder: Path, store: Store, slots: Slots) -> TrialContext:
     """What the trials share: a few of the patients validate."""
     patients = tuple(store.patients)
     val = max(1, round(VALIDATION_SHARE * len(patients)))
-    return TrialContext(folder, store.folder.resolve(), patients[val:], patients[:val], NORMALISATION, slots)
+    normalisation = usual_normalisation(store.window_count)
+    return TrialContext(folder, store.folder.resolve(), patients[val:], patients[:val], normalisation, slots)
 
 
-def weigh(spec: Spec, device: str) -> tuple[Card, Weight]:
-    """What one of the trials takes, and of what."""
+def weigh(spec: Spec, device: str, windows: int) -> tuple[Card, Weight]:
+    """What one of the trials takes, on slices in so many windows, and of what."""
     with Workshop() as workshop:
         card = find_card(workshop, device, 1)
         scale = weigh_in(workshop, device, spec.resources.threads, card)
-        return card, scale(Shape.of(spec.defaults, spec.cohort.image_size))
+        return card, scale(Shape.of(spec.defaults, spec.cohort.image_size, windows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +160,7 @@ def _run(spec: Spec, options: argparse.Namespace) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         print(UNMEASURED)
         return
-    card, weight = weigh(spec, device)
+    card, weight = weigh(spec, device, window_count(spec.cohort))
     share = share_of(weight.peak_bytes, card.total_bytes, card.shares)
     fit = math.floor(1 / share)
     print(

@@ -31,6 +31,7 @@ from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from data_prep.jobs import available_cores
 from data_prep.picture import PictureConfig
+from data_prep.pixels import pixels_of
 from data_prep.progress import in_processes
 from data_prep.statistics import count_patient, row_of_all
 
@@ -68,7 +69,7 @@ def _check(root: Path, cache: Path, jobs: int, size: int) -> None:
 
 def _measure(root: Path, cache: Path, jobs: int, size: int) -> None:
     cohort = open_cohort(root, cache)
-    tasks = [(root, patient, cohort.hu, cohort.has_ignored) for patient in cohort.patients]
+    tasks = [(root, patient, pixels_of(cohort), cohort.has_ignored) for patient in cohort.patients]
     row_of_all([counts for _, counts in in_processes(count_patient, tasks, jobs=jobs, what="measuring")])
 
 

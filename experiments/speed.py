@@ -51,20 +51,19 @@ from data_prep.head import Box
 from data_prep.jobs import available_cores
 from data_prep.mask import from_grey, lesion_in
 from data_prep.phantom_cohort import build_phantom_cohort
-from data_prep.split import Normalisation
-from data_prep.store import read_slices
+from data_prep.pixels import in_chosen_windows, pixels_of
+from data_prep.store import read_slices, read_windows
 from experiments.networks import BASELINES, network, parameters
 from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
 from lcnn.fit import TrainingData, make_optimizer
 from lcnn.loss import lcnn_loss
 from lcnn.stacks import StackSource, channels, neighbours
+from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import this_machine
 from search.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
 from search.spec import Overrides, Spec, load_spec
 
-NORMALISATION = Normalisation(mean=100.0, std=50.0)
-"""Near enough to any cohort's: no time depends on it."""
 WARM_UP = 2
 """Steps of each contender that are not counted; the first one compiles."""
 STEPS = 4
@@ -111,10 +110,10 @@ class Batch(NamedTuple):
     """Lesion shares 0..1, float32."""
 
 
-def synthetic_batch(config: TrainConfig, image_size: int, device: torch.device) -> Batch:
+def synthetic_batch(config: TrainConfig, image_size: int, device: torch.device, windows: int = 1) -> Batch:
     """Noise with a tenth of it lesion."""
     generator = torch.Generator().manual_seed(0)
-    shape = (config.train.batch_size, channels(config.T), image_size, image_size)
+    shape = (config.train.batch_size, channels(config.T, windows), image_size, image_size)
     grey = torch.rand(shape, generator=generator) * 255
     lesion = (torch.rand(shape[0], *shape[2:], generator=generator) < 0.1).float()
     return Batch(grey.to(device), lesion.to(device))
@@ -214,11 +213,12 @@ def measure_steps(
     networks: Sequence[str],
     variants: Sequence[str],
     rounds: int,
+    windows: int = 1,
 ) -> list[StepRow]:
     """A row for each network in each variant, and for the reference, which is always measured."""
-    batch = synthetic_batch(config, image_size, device)
+    batch = synthetic_batch(config, image_size, device, windows)
     pairs = dict.fromkeys([REFERENCE, *((name, variant) for name in networks for variant in variants)])
-    models = {name: _make_model(name, config, device) for name in {name for name, _ in pairs}}
+    models = {name: _make_model(name, config, device, windows) for name in {name for name, _ in pairs}}
     rows: dict[tuple[str, str], StepRow] = {}
     running: dict[tuple[str, str], Contender] = {}
     for pair in pairs:
@@ -242,9 +242,9 @@ def measure_steps(
     return list(rows.values())
 
 
-def _make_model(name: str, config: TrainConfig, device: torch.device) -> nn.Module:
+def _make_model(name: str, config: TrainConfig, device: torch.device, windows: int = 1) -> nn.Module:
     torch.manual_seed(config.train.seed)
-    return network(name)(config, NORMALISATION).to(device)
+    return network(name)(config, usual_normalisation(windows)).to(device)
 
 
 @dataclass(frozen=True)
@@ -262,24 +262,25 @@ class PngStacks:
 
     def __init__(self, data: CompiledCohort, source: StackSource, half_width: int) -> None:
         self._data, self._source, self._half_width = data, source, half_width
+        self._pixels = in_chosen_windows(pixels_of(data.cohort), data.store.picture.window, str(data.root))
 
     def decode(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Box]:
-        """Native slices (D, H, W) and mask (H, W; lesion 255) of one stack, and the crop that belongs to them."""
+        """Native slices (D, K, H, W) and mask (H, W; lesion 255) of one stack, and the crop that belongs to them."""
         patient = self._data.cohort.patients[self._source.owner[position]]
         entry = self._data.store.patients[patient.id]
         centre = self._source.centres[position] - entry.start
         stack = neighbours(np.array([centre]), self._half_width, 0, entry.slice_count - 1)[0]
-        grey_DHW = read_slices([self._data.root / patient.images[index] for index in stack])
+        grey_DKHW = read_windows([self._data.root / patient.images[index] for index in stack], self._pixels)
         mask_HW = read_slices([self._data.root / patient.masks[centre]])[0]
-        return grey_DHW, lesion_in(from_grey(mask_HW)) * np.uint8(255), Box(*entry.box)
+        return grey_DKHW, lesion_in(from_grey(mask_HW)) * np.uint8(255), Box(*entry.box)
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """What `StackSource.batch` gives, the slow way."""
         side = self._data.store.picture.image_size
         grey, lesion = [], []
         for position in positions:
-            grey_DHW, mask_HW, box = self.decode(int(position))
-            grey.append(np.stack([to_stored(slice_HW, box, side) for slice_HW in grey_DHW]))
+            grey_DKHW, mask_HW, box = self.decode(int(position))
+            grey.append(np.stack([to_stored(slice_HW, box, side) for grey_KHW in grey_DKHW for slice_HW in grey_KHW]))
             lesion.append(to_stored(mask_HW, box, side))
         return torch.from_numpy(np.stack(grey)), torch.from_numpy(np.stack(lesion))
 
@@ -323,11 +324,17 @@ class GpuFigures:
 
 
 def measure_gpu(
-    config: TrainConfig, image_size: int, device: torch.device, *, rounds: int, matrix_side: int = MATRIX_SIDE
+    config: TrainConfig,
+    image_size: int,
+    device: torch.device,
+    *,
+    rounds: int,
+    matrix_side: int = MATRIX_SIDE,
+    windows: int = 1,
 ) -> GpuFigures:
     """Steps of LCNN on synthetic stacks in both precisions by turns, and a matrix product."""
-    batch = synthetic_batch(config, image_size, device)
-    model = _make_model("lcnn", config, device)
+    batch = synthetic_batch(config, image_size, device, windows)
+    model = _make_model("lcnn", config, device, windows)
     fp32, bf16 = (Contender(copy.deepcopy(model), VARIANTS[name], config, batch) for name in ("fp32", "bf16"))
     for _ in range(WARM_UP):
         fp32.step()
@@ -395,6 +402,11 @@ class Setup:
         """Side of the pictures in pixels."""
         return self.spec.cohort.image_size
 
+    @property
+    def windows(self) -> int:
+        """Windows in which synthetic slices come."""
+        return len(self.spec.cohort.window or ("one",))
+
     def data(self) -> CompiledCohort:
         """The cohort to read from."""
         return open_data(self.spec, self.options.cohort, self.options.cache)
@@ -409,6 +421,7 @@ def _steps(setup: Setup) -> Any:
         networks=options.networks,
         variants=options.variants,
         rounds=options.rounds,
+        windows=setup.windows,
     )
     table: list[tuple[str, ...]] = [
         ("network", "variant", "parameters", "ms", f"x {' '.join(REFERENCE)}", "peak MB", "")
@@ -426,7 +439,7 @@ def _steps(setup: Setup) -> Any:
 
 def _parts(setup: Setup) -> Any:
     store = setup.data().store
-    data = TrainingData(store, tuple(store.patients), (), NORMALISATION)
+    data = TrainingData(store, tuple(store.patients), (), usual_normalisation(store.window_count))
     found = take_apart(setup.config, data, str(setup.device), rounds=setup.options.rounds, steps=STEPS)
     table = [("part", "forward ms", "backward ms", "share")]
     for part in found.parts:
@@ -465,7 +478,7 @@ def _gpu(setup: Setup) -> Any:
     if setup.device.type != "cuda":
         print("GPU: unmeasured here; python -m experiments.speed --profile gpu --only gpu measures it")
         return None
-    found = measure_gpu(setup.config, setup.size, setup.device, rounds=setup.options.rounds)
+    found = measure_gpu(setup.config, setup.size, setup.device, rounds=setup.options.rounds, windows=setup.windows)
     print(f"LCNN on {torch.cuda.get_device_name(setup.device)}; convolutions in fp32 may use TF32, torch's default")
     _print_table(
         [

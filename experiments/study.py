@@ -148,7 +148,8 @@ def run_job(study: Study, job: Job) -> Path:
             break
     net = build(config, data.normalisation)
     net.load_state_dict(load_checkpoint(folder / "last.pt")["model"])
-    model = TrainedModel(job.contender.tested(net).eval(), config, job.contender.picture(study.picture))
+    picture = job.contender.picture(study.picture)
+    model = TrainedModel(job.contender.tested(net).eval(), config, picture, data.store.windows)
     results = evaluate(model, study.cohort, study.root, study.split.test)
     write_patients(table, {job.contender.name: results})
     return table
@@ -205,7 +206,7 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
         "synthetic": study.cohort.synthetic,
         "seconds": seconds,
         "contenders": {c.name: c.changes() for c in contenders},
-        "picture": study.picture.model_dump(mode="json"),
+        "picture": study.picture.model_dump(mode="json", exclude_none=True),
         "config": study.config.model_dump(mode="json"),
     }
     if path.exists():

@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 from data_prep.cohort import open_cohort, spacing_of
 from data_prep.compiled import cache_folder, compile_cohort
 from data_prep.errors import InputError, disk_line
+from data_prep.pixels import pixels_of
 from data_prep.split import SplitConfig, lock_split, training_normalisation
-from data_prep.window import WINDOWS
+from data_prep.window import WINDOWS, in_words
+from data_prep.window_options import window_names
 from lcnn.config import FORMATS, TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
 from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
@@ -36,6 +38,7 @@ from lcnn.export.model_card import read_evidence
 from lcnn.export.model_folder import export_model, refuse_foreign
 from lcnn.fit import EpochResult, TrainingData, fit
 from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
+from lcnn.model_windows import in_named_windows, other_window, pixels_for
 from lcnn.outcome import Outcome
 from lcnn.overlay import save_best_median_worst, save_prediction
 from lcnn.predict import predict_volume
@@ -65,7 +68,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     predict.add_argument("--out", type=Path, required=True, help="folder for masks/, overlays/ and volumes.csv")
     predict.add_argument(
-        "--window", choices=WINDOWS, help="in which HU become grey (default: that of cohort.json, else brain)"
+        "--window",
+        type=window_names,
+        metavar="NAME[,NAME...]",
+        help=f"how HU become grey: {', '.join(WINDOWS)} (default: the model's, else the cohort's, else brain)",
     )
     predict.add_argument(
         "--hu-offset", type=int, metavar="N", help="what was added to the HU of 16-bit slices or NIfTI files"
@@ -130,6 +136,8 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
     """
     model = load_model(options.model, device(options))
     cohort = open_cohort(options.data, cache_folder(options.data, options.cache))
+    if line := other_window(model, {cohort.name: pixels_for(model, pixels_of(cohort), cohort.name)}):
+        print(line, flush=True)
     results: list[PatientResult] = []
     for patient in cohort.patients:
         results += evaluate(model, cohort, options.data, [patient.id])
@@ -161,17 +169,24 @@ def predict(options: argparse.Namespace) -> int:
     model = load_model(options.model, device(options))
     told = Told(options.series, options.hu_offset, spacing_of(options.spacing_mm))
     patients = find_patients(options.input, told)
-    window = WINDOWS[options.window] if options.window else None
-    is_announced = False
+    if options.window:
+        named = in_named_windows(model, options.window)
+        if model.windows and named.windows != model.windows:
+            print(f"window: {in_words(named.windows)}, in place of the model's {in_words(model.windows)}", flush=True)
+        model = named
+    seen = {patient.name: pixels_for(model, patient.pixels, patient.name) for patient in patients}
+    if line := other_window(model, seen):
+        print(line, flush=True)
+    is_announced = bool(model.windows)
     seconds = 0.0
     rows: list[VolumeRow] = []
     for patient in patients:
-        scan = patient.open(window)
+        scan = patient.open(seen[patient.name])
         if scan.assumed and not is_announced:
             is_announced = True
-            print(f"window: {scan.assumed}, for models do not keep theirs; if another, name it by --window", flush=True)
+            print(f"window: {scan.assumed}, for the model keeps none; if another, name it by --window", flush=True)
         started = time.perf_counter()
-        predicted_ZHW = predict_volume(model, scan.image_ZHW, scan.spacing_mm) >= THRESHOLD
+        predicted_ZHW = predict_volume(model, scan.image_ZKHW, scan.spacing_mm) >= THRESHOLD
         seconds += time.perf_counter() - started
         write_prediction(options.out, patient.name, scan, predicted_ZHW)
         rows.append(volume_row(patient.name, scan, predicted_ZHW))

@@ -3,7 +3,7 @@
 Training-time Dice is computed at the stored size; here predictions are brought back to the native grid and
 compared with the masks as they were drawn.
 
-Legend: Z slices of a patient, H rows, W columns (native), S stored side.
+Legend: Z slices of a patient, K windows, H rows, W columns (native).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from data_prep.cohort import Cohort, voxel_ml
 from data_prep.mask import ignored_in, lesion_in
+from data_prep.pixels import pixels_of
 from data_prep.store import read_patient
 from lcnn.calibration import Reliability, reliability
 from lcnn.lesions import count_lesions
 from lcnn.metrics import count, hd95, surface_dice
 from lcnn.model_file import TrainedModel
+from lcnn.model_windows import pixels_for
 from lcnn.predict import predict_volume
 
 THRESHOLD = 0.5
@@ -71,7 +73,7 @@ class PatientResult:
 
 @dataclass(frozen=True)
 class Case:
-    """A patient's picture, truth and prediction on the native grid, with the figures.
+    """A patient's picture in the first window, truth and prediction on the native grid, with the figures.
 
     The masks are whole: what is ignored is cut from the figures alone.
     """
@@ -95,16 +97,17 @@ def evaluate(
     """Predict and score ``patients``; ``on_case`` sees each with its pictures before they are let go.
 
     Raises:
-        InputError: a slice or mask cannot be read.
+        InputError: a slice or mask cannot be read, or the model sees another number of windows.
     """
+    pixels = pixels_for(model, pixels_of(cohort), cohort.name)
     by_id = {patient.id: patient for patient in cohort.patients}
     results = []
     for name in patients:
-        image, label = read_patient(by_id[name], root, cohort.hu, has_ignored=cohort.has_ignored)
+        image_ZKHW, label = read_patient(by_id[name], root, pixels, has_ignored=cohort.has_ignored)
         true, ignored = lesion_in(label), ignored_in(label) if cohort.has_ignored else None
-        probability = predict_volume(model, image, by_id[name].spacing_mm)
+        probability = predict_volume(model, image_ZKHW, by_id[name].spacing_mm)
         result = score_patient(name, probability, true, by_id[name].spacing_mm, ignored)
-        case = Case(result, image, true, probability >= THRESHOLD, ignored)
+        case = Case(result, image_ZKHW[:, 0], true, probability >= THRESHOLD, ignored)
         results.append(case.result)
         if on_case:
             on_case(case)

@@ -247,6 +247,7 @@ class _Training:
         state = {
             "config": self.config.model_dump_json(),
             "picture": self.data.store.picture.model_dump(),
+            "windows": [window.model_dump() for window in self.data.store.windows],
             "history": [asdict(result) for result in history],
             "model": self.model.state_dict(),
         }

@@ -1,6 +1,6 @@
 """The global path: a ResNeXt over the whole centre slice, with a light pyramid back to full resolution.
 
-Legend: B slices, C channels, H rows, W columns.
+Legend: B slices, C channels, K windows, H rows, W columns.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +18,15 @@ from lcnn.torchvision_models import models
 PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_4x2d": 16}
 
 
-def grey_adapter() -> nn.Conv2d:
-    """1x1 convolution from grey to the three channels that a photographic encoder expects; a copy at first."""
-    adapter = nn.Conv2d(1, 3, 1)
-    nn.init.ones_(adapter.weight)
+def grey_adapter(windows: int = 1) -> nn.Conv2d:
+    """1x1 convolution from grey to the three channels that a photographic encoder expects.
+
+    At first it copies: one window to all three, three windows to a channel each.
+    """
+    adapter = nn.Conv2d(windows, 3, 1)
+    colour, window = torch.arange(3)[:, None], torch.arange(windows)
+    with torch.no_grad():
+        adapter.weight.copy_((colour % windows == window)[..., None, None])
     assert adapter.bias is not None
     nn.init.zeros_(adapter.bias)
     return adapter
@@ -113,14 +118,14 @@ def _shapes(state: Mapping[str, object]) -> dict[str, tuple[int, ...] | None]:
 class GlobalPath(nn.Module):
     """Encoder, grey-to-RGB adapter and feature pyramid (Lin et al. 2017, FPN): one slice in, logits out."""
 
-    def __init__(self, *, backbone: str, weights: str, norm: Norm, prior: float) -> None:
+    def __init__(self, *, backbone: str, weights: str, norm: Norm, prior: float, windows: int = 1) -> None:
         super().__init__()
         makers: dict[str, Callable[[], ResNeXt14 | ResNeXt50]] = {
             "resnext14_4x2d": lambda: ResNeXt14(norm),
             "resnext50_32x4d": lambda: ResNeXt50(weights, norm),
         }
         channels = PYRAMID_CHANNELS[backbone]
-        self.adapter = grey_adapter()
+        self.adapter = grey_adapter(windows)
         self.encoder = makers[backbone]()
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in self.encoder.widths)
         self.smooth = nn.Sequential(
@@ -129,11 +134,11 @@ class GlobalPath(nn.Module):
         self.head = nn.Conv2d(channels, 1, 1)
         init_prior(self.head, prior)
 
-    def forward(self, x_B1HW: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) of normalised slices (B, 1, H, W)."""
-        maps = self.encoder(self.adapter(x_B1HW))
+    def forward(self, x_BKHW: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) of normalised slices (B, K, H, W)."""
+        maps = self.encoder(self.adapter(x_BKHW))
         x = self.lateral[-1](maps[-1])
         for lateral, skip in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False) + lateral(skip)
         logits = self.head(self.smooth(x))
-        return F.interpolate(logits, size=x_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size=x_BKHW.shape[-2:], mode="bilinear", align_corners=False)

@@ -9,7 +9,7 @@ resolution draw the outline, back in the picture's own space and beside its own 
 Everything lies in memory with the channels last, and the slices of a stack one after the other: there the planes of
 all slices are one batch of pictures, and the depth of all pixels is one picture of D rows, without a copy.
 
-Legend: B stacks, C channels, D = 2T + 1 slices, N = B * D planes, H rows, W columns.
+Legend: B stacks, C channels, D = 2T + 1 slices, K windows, N = B * D planes, H rows, W columns.
 """
 
 from collections.abc import Sequence
@@ -89,20 +89,30 @@ class LocalPath(nn.Module):
         heads: attention heads.
         norm: makes the normalisation layers.
         prior: probability of lesion that the untrained network predicts.
+        windows: intensity windows in which each slice comes.
     """
 
     def __init__(
-        self, slices: int, *, width: int, levels: int, window: int, heads: int, norm: Norm, prior: float
+        self,
+        slices: int,
+        *,
+        width: int,
+        levels: int,
+        window: int,
+        heads: int,
+        norm: Norm,
+        prior: float,
+        windows: int = 1,
     ) -> None:
         super().__init__()
-        self.slices = slices
+        self.slices, self.windows = slices, windows
         self.multiple = FOLD * 2 ** (levels - 1)
         """Number of pixels that the sides of a stack must be a multiple of."""
         channels = [width * 2**level for level in range(levels)]
         self.encoder = nn.ModuleList(
             # The first level has the most pixels and the plainest features: one convolution is enough there.
             ConvBlock3d(before, after, slices, norm, in_plane=1 if level == 0 else 2)
-            for level, (before, after) in enumerate(zip([FOLD**2, *channels], channels, strict=False))
+            for level, (before, after) in enumerate(zip([windows * FOLD**2, *channels], channels, strict=False))
         )
         self.attention = SymmetryAttention(channels[-1], slices=slices, window=window, heads=heads)
         self.gather = nn.ModuleList(nn.Conv2d(c, c, (slices, 1), bias=False) for c in channels)
@@ -110,13 +120,14 @@ class LocalPath(nn.Module):
             UpBlock(deep, skip, norm) for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.draft = nn.Conv2d(width, DRAFT * FOLD**2, 1)
-        self.outline = conv_norm(DRAFT + 1, 2 * DRAFT, (3, 3), norm)
+        self.outline = conv_norm(DRAFT + windows, 2 * DRAFT, (3, 3), norm)
         self.head = nn.Conv2d(2 * DRAFT, 1, 3, padding=1)
         init_prior(self.head, prior)
 
-    def encode(self, x_BDHW: Tensor) -> list[Tensor]:
+    def encode(self, x_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (N, C, H / 2**(l + 1), W / 2**(l + 1)) of all levels l, the deepest last and attended."""
-        x = F.pixel_unshuffle(x_BDHW.flatten(0, 1).unsqueeze(1), FOLD).contiguous(memory_format=torch.channels_last)
+        x_NKHW = x_BCHW.unflatten(1, (self.slices, self.windows)).flatten(0, 1)
+        x = F.pixel_unshuffle(x_NKHW, FOLD).contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
@@ -136,19 +147,19 @@ class LocalPath(nn.Module):
             x = block(x, skip)
         return F.pixel_shuffle(self.draft(x), FOLD)
 
-    def forward(self, x_BDHW: Tensor) -> Tensor:
-        """Draft (B, DRAFT, H, W) of the centre slice's lesion, in the space of the input.
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Draft (B, DRAFT, H, W) of the centre slice's lesion, in the space of the input: slice by slice all windows.
 
         Raises:
             ValueError: the sides are no multiple of ``multiple``.
         """
-        if any(side % self.multiple for side in x_BDHW.shape[2:]):
-            raise ValueError(f"the sides must be multiples of {self.multiple}, not {tuple(x_BDHW.shape[2:])}")
-        return self.decode(self.encode(x_BDHW))
+        if any(side % self.multiple for side in x_BCHW.shape[2:]):
+            raise ValueError(f"the sides must be multiples of {self.multiple}, not {tuple(x_BCHW.shape[2:])}")
+        return self.decode(self.encode(x_BCHW))
 
-    def draw(self, draft_BCHW: Tensor, centre_B1HW: Tensor) -> Tensor:
+    def draw(self, draft_BCHW: Tensor, centre_BKHW: Tensor) -> Tensor:
         """Logits (B, 1, H, W) from a draft and the centre slice that it belongs to, both in one space."""
-        return self.head(self.outline(torch.cat([draft_BCHW, centre_B1HW], dim=1)))
+        return self.head(self.outline(torch.cat([draft_BCHW, centre_BKHW], dim=1)))
 
 
 def init_prior(head: nn.Conv2d, prior: float) -> None:

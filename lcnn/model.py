@@ -1,8 +1,9 @@
 """LCNN: the local path on the aligned stack, fused with the global path on the centre slice.
 
-Legend: B stacks, D = 2T + 1 slices, C = OVERVIEW + D channels, H rows, W columns (H == W).
+Legend: B stacks, D = 2T + 1 slices, K windows, C = OVERVIEW + D * K channels, H rows, W columns (H == W).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ class LCNN(nn.Module):
         global_path: the global path.
         alignment: the alignment network.
         local_share: share of the local path's logits; the global path has the rest.
-        normalisation: grey-value statistics of the training patients; saved with the weights.
+        normalisation: grey-value statistics of the training patients, for each window that slices come in; saved with
+            the weights.
     """
 
     def __init__(
@@ -59,34 +61,35 @@ class LCNN(nn.Module):
         normalisation: Normalisation,
     ) -> None:
         super().__init__()
-        self.slices, self.local_share = slices, local_share
+        self.slices, self.windows, self.local_share = slices, normalisation.windows, local_share
         self.alignment, self.local, self.global_path = alignment, local, global_path
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalisation.mean))
-        self.register_buffer("std", torch.tensor(normalisation.std))
+        self.register_buffer("mean", statistic(normalisation.mean))
+        self.register_buffer("std", statistic(normalisation.std))
 
     def forward(self, grey_BCHW: Tensor) -> Prediction:
         """Segment the centre slice of each stack of grey values 0..255.
 
         A stack comes behind its patient's overview, as `lcnn.stacks.StackSource` gives it.
         """
-        if grey_BCHW.shape[1] != OVERVIEW + self.slices:
+        if grey_BCHW.shape[1] != OVERVIEW + self.slices * self.windows:
             raise ValueError(
-                f"the network takes {OVERVIEW} pictures of an overview and {self.slices} slices, "
-                f"and got {grey_BCHW.shape[1]} channels"
+                f"the network takes {OVERVIEW} pictures of an overview and {self.slices} slices in {self.windows} "
+                f"windows, and got {grey_BCHW.shape[1]} channels"
             )
-        grey_BDHW = grey_BCHW[:, OVERVIEW:]
+        stack_BCHW = grey_BCHW[:, OVERVIEW:]
         # The pose and the symmetry share one reduced view, which is made once.
         small = pose_view(grey_BCHW[:, :OVERVIEW] / 255)
         pose = self.alignment(small)
         warp = soften_gradient(pose, SEGMENTATION_SHARE)
-        side = grey_BDHW.shape[-1]
+        side = stack_BCHW.shape[-1]
         # On a canvas that halves evenly at every level, the midline stays in the middle of all maps.
         canvas = -(-side // self.local.multiple) * self.local.multiple
         # Air must be 0 while warping, so that what comes into view is air; hence normalise afterwards.
-        draft = unalign(self.local(self.normalise(align(grey_BDHW, warp, canvas))), warp, side)
-        centre = self.normalise(grey_BDHW[:, self.slices // 2].unsqueeze(1))
+        draft = unalign(self.local(self.normalise(align(stack_BCHW, warp, canvas))), warp, side)
+        middle = self.slices // 2 * self.windows
+        centre = self.normalise(stack_BCHW[:, middle : middle + self.windows])
         local_logits, global_logits = self.local.draw(draft, centre).float(), self.global_path(centre).float()
         logits = self.local_share * local_logits + (1 - self.local_share) * global_logits
         # Validation and prediction have no use for the loss and need not pay for it.
@@ -100,13 +103,23 @@ class LCNN(nn.Module):
             untouched_B = asymmetry(overview_BCHW, None)
         return asymmetry(overview_BCHW, pose), untouched_B
 
-    def normalise(self, grey: Tensor) -> Tensor:
-        """(x - mean) / std with the training patients' statistics."""
-        return (grey - self.mean) / self.std
+    def normalise(self, grey_BCHW: Tensor) -> Tensor:
+        """(x - mean) / std of slices in all their windows, with the training patients' statistics."""
+        return normalised(grey_BCHW, self.mean, self.std)
+
+
+def statistic(values: Sequence[float]) -> Tensor:
+    """A figure of each window as `normalised` takes it; of one window a number, as earlier versions have kept it."""
+    return torch.tensor(values[0]) if len(values) == 1 else torch.tensor(values).view(-1, 1, 1)
+
+
+def normalised(grey_BCHW: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x - mean) / std, where channels are slice by slice all windows."""
+    return ((grey_BCHW.unflatten(1, (-1, mean.numel())) - mean) / std).flatten(1, 2)
 
 
 def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
-    """The network that a configuration describes, freshly initialised.
+    """The network that a configuration describes, freshly initialised, for as many windows as are normalised.
 
     Raises:
         InputError: initial weights that cannot be read.
@@ -123,9 +136,14 @@ def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
             heads=model.heads,
             norm=NORMS[model.norm],
             prior=PRIOR,
+            windows=normalisation.windows,
         ),
         global_path=GlobalPath(
-            backbone=model.global_backbone, weights=model.weights, norm=NORMS[model.norm], prior=PRIOR
+            backbone=model.global_backbone,
+            weights=model.weights,
+            norm=NORMS[model.norm],
+            prior=PRIOR,
+            windows=normalisation.windows,
         ),
         alignment=AlignmentNetwork(OVERVIEW, max_angle_deg=model.max_angle_deg, max_shift=model.max_shift),
         local_share=config.fusion.local,

@@ -1,7 +1,7 @@
 """A trained network on disk: a folder with its weights and settings, or any checkpoint of a training.
 
 weights.safetensors   the network's weights, without a pickle
-config.yaml           settings, picture, normalisation: all else that prediction needs
+config.yaml           settings, picture, windows, normalisation: all else that prediction needs
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import require_room
 from data_prep.picture import PictureConfig
 from data_prep.split import Normalisation
+from data_prep.window import Window
 from lcnn.checkpoint import checkpoint_config, load_checkpoint
 from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.model import LCNN, build_model
@@ -38,10 +39,18 @@ STATISTICS = ("mean", "std")
 class ModelSettings(TrainingConfig):
     """What ``config.yaml`` of a model folder holds: how it was trained, and what to do with a picture."""
 
+    windows: tuple[Window, ...] = ()
+    """What it learned to see slices in, in HU; empty: one window, which its cohort did not name."""
     normalisation: Normalisation
-    """Grey-value statistics of the training patients."""
+    """Grey-value statistics of the training patients, for each window."""
     split_hash: str | None = None
     """SHA-256 of the split file that says who trained it, whose patients' names stay behind; None: no such file."""
+
+    @model_validator(mode="after")
+    def _windows_are_normalised(self) -> "ModelSettings":
+        if max(1, len(self.windows)) != self.normalisation.windows:
+            raise ValueError(f"windows: {len(self.windows)}, but normalisation is for {self.normalisation.windows}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,13 @@ class TrainedModel:
     net: nn.Module
     config: TrainConfig
     picture: PictureConfig
+    windows: tuple[Window, ...] = ()
+    """What it learned to see slices in; empty: one window, which its cohort did not name."""
+
+    @property
+    def window_count(self) -> int:
+        """Number of windows that it sees."""
+        return max(1, len(self.windows))
 
     @property
     def device(self) -> torch.device:
@@ -60,11 +76,17 @@ class TrainedModel:
 
 def model_settings(model: TrainedModel, split_hash: str | None = None) -> ModelSettings:
     """The settings of a model's folder."""
-    mean, std = (float(model.net.get_buffer(name)) for name in STATISTICS)
-    normalisation = Normalisation(mean=mean, std=std)
     return ModelSettings(
-        **dict(model.config), picture=model.picture, normalisation=normalisation, split_hash=split_hash
+        **dict(model.config),
+        picture=model.picture,
+        windows=model.windows,
+        normalisation=_normalisation({name: model.net.get_buffer(name) for name in STATISTICS}),
+        split_hash=split_hash,
     )
+
+
+def _normalisation(statistics: Mapping[str, Tensor]) -> Normalisation:
+    return Normalisation(**{name: tuple(statistics[name].flatten().tolist()) for name in STATISTICS})
 
 
 def save_model(folder: Path, model: TrainedModel, split_hash: str | None = None) -> None:
@@ -121,7 +143,7 @@ def load_model(path: Path, device: str = "cpu") -> TrainedModel:
         net.load_state_dict({**weights, **{name: net.get_buffer(name) for name in STATISTICS}})
     except RuntimeError as error:
         raise InputError(f"{file}: weights do not fit their own settings; the file is damaged") from error
-    return TrainedModel(net.to(device).eval(), settings.train_config, settings.picture)
+    return TrainedModel(net.to(device).eval(), settings.train_config, settings.picture, settings.windows)
 
 
 def read_settings(folder: Path) -> ModelSettings:
@@ -155,11 +177,12 @@ def _read_checkpoint(path: Path) -> tuple[ModelSettings, Mapping[str, Tensor], P
     config = checkpoint_config(state, path)
     try:
         weights = dict(state["model"])
-        mean, std = (float(weights.pop(name)) for name in STATISTICS)
+        statistics = {name: weights.pop(name) for name in STATISTICS}
         settings = ModelSettings(
             **dict(config),
             picture=PictureConfig.model_validate(state["picture"]),
-            normalisation=Normalisation(mean=mean, std=std),
+            windows=tuple(Window.model_validate(window) for window in state.get("windows", ())),
+            normalisation=_normalisation(statistics),
         )
     except (KeyError, ValidationError) as error:
         raise InputError(f"{path}: weights do not fit their own settings; the file is damaged") from error

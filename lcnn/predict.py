@@ -1,7 +1,7 @@
 """Prediction on a patient's own pictures, on their own grid; the same code tests a model and uses it.
 
-Legend: Z slices of a patient, H rows, W columns (native), B stacks, D slices of a stack, V of an overview, C = V + D,
-S side the network sees.
+Legend: Z slices of a patient, K windows, H rows, W columns (native), B stacks, D slices of a stack, V pictures of an
+overview, C = V + D * K channels, S side the network sees.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from data_prep.framing import frame
 from data_prep.picture import PictureConfig
 from lcnn.fit import predict_logits, resolve_precision
 from lcnn.model_file import TrainedModel
-from lcnn.stacks import neighbours, overview
+from lcnn.stacks import as_channels, neighbours, overview
 
 Logits = Callable[[Tensor], Tensor]
 """Log-odds (B, S, S) of lesion from stacks of grey values, uint8 (B, C, S, S) on the CPU."""
 
 
 def predict_volume(
-    model: TrainedModel, image_ZHW: NDArray[np.uint8], spacing_mm: Spacing | None = None
+    model: TrainedModel, image_ZKHW: NDArray[np.uint8], spacing_mm: Spacing | None = None
 ) -> NDArray[np.float32]:
-    """Probability of lesion, float32 (Z, H, W), of 8-bit grey slices ordered from the skull base upward.
+    """Probability of lesion, float32 (Z, H, W), of slices in the model's windows, from the skull base upward.
 
     ``spacing_mm``: distances between voxel centres along Z, H and W, where they are known.
     """
     dtype = resolve_precision(model.config.train.precision, model.device)
     return predict_slices(
-        image_ZHW,
+        image_ZKHW,
         lambda grey_BCSS: predict_logits(model.net, grey_BCSS.to(model.device), dtype),
         picture=model.picture,
         half_width=model.config.T,
@@ -44,7 +44,7 @@ def predict_volume(
 
 @torch.inference_mode()
 def predict_slices(
-    image_ZHW: NDArray[np.uint8],
+    image_ZKHW: NDArray[np.uint8],
     logits: Logits,
     *,
     picture: PictureConfig,
@@ -57,23 +57,23 @@ def predict_slices(
     The slices are prepared as those that the network was trained on; the result is brought back.
 
     Args:
-        image_ZHW: 8-bit grey slices ordered from the skull base upward.
+        image_ZKHW: 8-bit grey slices in the network's windows, ordered from the skull base upward.
         logits: the network.
         picture: how slices are brought to it.
         half_width: T, slices on each side of the centre.
         at_once: stacks that go through it at a time.
         spacing_mm: distances between voxel centres along Z, H and W, where they are known.
     """
-    slices = len(image_ZHW)
-    framing = frame(image_ZHW, picture, spacing_mm)
-    stored_ZSS = framing.images(image_ZHW)
+    slices = len(image_ZKHW)
+    framing = frame(image_ZKHW[:, 0], picture, spacing_mm)
+    stored_ZKSS = framing.windows(image_ZKHW)
     stack_ZD = neighbours(np.arange(slices), half_width, 0, slices - 1)
-    overview_VSS = overview(stored_ZSS)
+    overview_VSS = overview(stored_ZKSS[:, 0])
     probability: list[NDArray[np.float32]] = []
     for start in range(0, slices, at_once):
-        stacks_BDSS = stored_ZSS[stack_ZD[start : start + at_once]]
-        overviews_BVSS = np.broadcast_to(overview_VSS, (len(stacks_BDSS), *overview_VSS.shape))
-        grey_BCSS = torch.from_numpy(np.concatenate([overviews_BVSS, stacks_BDSS], axis=1))
+        stacks_BCSS = as_channels(stored_ZKSS[stack_ZD[start : start + at_once]])
+        overviews_BVSS = np.broadcast_to(overview_VSS, (len(stacks_BCSS), *overview_VSS.shape))
+        grey_BCSS = torch.from_numpy(np.concatenate([overviews_BVSS, stacks_BCSS], axis=1))
         probability += list(torch.sigmoid(logits(grey_BCSS)).cpu().numpy())
     return framing.to_native(np.stack(probability))
 

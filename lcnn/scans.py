@@ -4,10 +4,10 @@
     NIfTI      <out>/<patient>.nii.gz        the scan's shape and affine
     DICOM      <out>/<patient>.dcm           a DICOM-SEG that refers to the series
 
-Pictures in the folder of a cohort are taken as its ``cohort.json`` says: its spacing, and the window of 16-bit slices.
+Pictures in the folder of a cohort are taken as its ``cohort.json`` says: its spacing, and their windows.
 Patients of DICOM files are numbered, for their folders' names may name a person; others keep their files' names.
 
-Legend: Z slices, H rows, W columns, from the skull base upward.
+Legend: Z slices, from the skull base upward, K windows, H rows, W columns.
 """
 
 import gzip
@@ -25,21 +25,22 @@ from PIL import Image
 from data_prep.cohort import MANIFEST, Spacing, read_manifest, voxel_ml
 from data_prep.errors import InputError
 from data_prep.files import replacing, write_png
+from data_prep.pixels import GREY, Pixels, pixels_of
 from data_prep.sources.dicom import open_files
 from data_prep.sources.dicom_seg import Author, write_seg
 from data_prep.sources.dicom_studies import Study, find_studies, is_dicom
 from data_prep.sources.nifti import SUFFIXES, find_nifti, is_nifti, read_nifti
 from data_prep.sources.pictures import read_picture_files
 from data_prep.sources.tree import Patterns, files_below, sort_out
-from data_prep.store import read_slices
+from data_prep.store import read_windows
 from data_prep.volume import Volume
-from data_prep.window import WINDOWS, KeptHu, Window
+from data_prep.window import WINDOWS, Window, in_words
 from lcnn.predict import has_pictures, input_patients
 
 MaskWriter = Callable[[Path, NDArray[np.bool_]], None]
 """Writes a mask (Z, H, W) below a folder."""
-USUAL_WINDOW = WINDOWS["brain"]
-"""Taken for HU where nobody names another, for models do not keep theirs."""
+USUAL = Pixels((WINDOWS["brain"],), hu_offset=0)
+"""How HU are seen where nobody names a window: neither a person, nor the files, nor the model."""
 COHORT_DEPTH = 3
 """Folders between a slice and its cohort: the patient's, the images', the cohort's."""
 
@@ -60,7 +61,7 @@ class Told:
 class Scan:
     """A patient's scan, ready for the network."""
 
-    image_ZHW: NDArray[np.uint8]
+    image_ZKHW: NDArray[np.uint8]
     slice_names: tuple[str, ...]
     spacing_mm: Spacing | None
     """Distances between voxel centres along Z, H and W; None where the files tell none."""
@@ -68,7 +69,12 @@ class Scan:
     note: str | None = None
     """What was chosen and corrected, for people."""
     assumed: Window | None = None
-    """The window that was taken because neither a person nor the files named one."""
+    """The window that is taken where neither a person nor the files name one; None where they do."""
+
+    @property
+    def image_ZHW(self) -> NDArray[np.uint8]:
+        """The slices in the first window, for people."""
+        return self.image_ZKHW[:, 0]
 
     @property
     def voxel_ml(self) -> float | None:
@@ -81,8 +87,10 @@ class Patient:
     """A patient before its scan is read."""
 
     name: str
-    open: Callable[[Window | None], Scan]
-    """Reads it, HU in the window given; None takes the cohort's, or the usual one."""
+    pixels: Pixels
+    """What its slices hold; HU can be seen in any windows."""
+    open: Callable[[Pixels], Scan]
+    """Reads the scan, in the windows that are asked for."""
 
 
 def find_patients(path: Path, told: Told | None = None) -> list[Patient]:
@@ -136,8 +144,8 @@ def _stem(path: Path) -> str:
 class _Known:
     """What a manifest says of the pictures beside it."""
 
-    hu: KeptHu | None = None
-    """How slices of 16 bits hold HU."""
+    pixels: Pixels = GREY
+    """What they hold."""
     spacing_mm: Mapping[Path, Spacing | None] = field(default_factory=dict)
     """By the folder of a patient's slices."""
 
@@ -150,7 +158,8 @@ def _known_of(path: Path) -> _Known:
         return _Known()
     cohort = read_manifest(root / MANIFEST)
     return _Known(
-        cohort.hu, {(root / patient.images[0]).parent.resolve(): patient.spacing_mm for patient in cohort.patients}
+        pixels_of(cohort),
+        {(root / patient.images[0]).parent.resolve(): patient.spacing_mm for patient in cohort.patients},
     )
 
 
@@ -165,58 +174,66 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
         for stem, mask_HW in zip(stems, mask_ZHW, strict=True):
             write_png(folder / name / f"{stem}.png", Image.fromarray(mask_HW.astype(np.uint8) * 255))
 
-    def open_(window: Window | None) -> Scan:
+    def open_(seen: Pixels) -> Scan:
         if told.hu_offset is None:
-            kept = known.hu.model_copy(update={"window": window}) if known.hu and window else known.hu
-            return Scan(read_slices(files, kept), stems, spacing_mm, write)
+            return Scan(read_windows(files, seen), stems, spacing_mm, write)
         values = read_picture_files(files, told.hu_offset)
-        if values.is_windowed:
-            return Scan(values.values_ZHW.astype(np.uint8), stems, spacing_mm, write)
-        grey_ZHW = (window or USUAL_WINDOW).to_grey(values.values_ZHW)
-        return Scan(grey_ZHW, stems, spacing_mm, write, values.doubt, None if window else USUAL_WINDOW)
+        if not values.is_windowed:
+            return Scan(_in_windows(values, seen), stems, spacing_mm, write, values.doubt, _assumed(seen))
+        if seen.count > 1:
+            raise InputError(f"{files[0]}: grey values in one window, but the model sees {in_words(seen.windows)}")
+        return Scan(values.values_ZHW.astype(np.uint8)[:, None], stems, spacing_mm, write)
 
-    return Patient(name, open_)
+    return Patient(name, known.pixels if told.hu_offset is None else USUAL, open_)
 
 
 def _nifti(name: str, file: Path, hu_offset: int | None) -> Patient:
-    def open_(window: Window | None) -> Scan:
+    def open_(seen: Pixels) -> Scan:
         volume = read_nifti(file, hu_offset)
         return _scan(
             volume,
-            window,
+            seen,
             lambda folder, mask_ZHW: _write_nifti(folder / f"{name}.nii.gz", volume, mask_ZHW),
             volume.doubt,
         )
 
-    return Patient(name, open_)
+    return Patient(name, USUAL, open_)
 
 
 def _dicom(number: int, study: Study, series: int | None) -> Patient:
     name = f"patient_{number:04d}"
 
-    def open_(window: Window | None) -> Scan:
+    def open_(seen: Pixels) -> Scan:
         scan = open_files(study.files, series)
         author = Author("LCNN", _version())
         return _scan(
             scan.volume,
-            window,
+            seen,
             lambda folder, mask_ZHW: write_seg(folder / f"{name}.dcm", scan, mask_ZHW, author),
             scan.summary,
         )
 
-    return Patient(name, open_)
+    return Patient(name, USUAL, open_)
 
 
-def _scan(volume: Volume, window: Window | None, write: MaskWriter, note: str | None = None) -> Scan:
+def _scan(volume: Volume, seen: Pixels, write: MaskWriter, note: str | None = None) -> Scan:
     names = tuple(f"{number:03d}" for number in range(1, len(volume.values_ZHW) + 1))
     return Scan(
-        image_ZHW=(window or USUAL_WINDOW).to_grey(volume.values_ZHW),
+        image_ZKHW=_in_windows(volume, seen),
         slice_names=names,
         spacing_mm=volume.spacing_mm,
         write_mask=write,
         note=note,
-        assumed=None if window else USUAL_WINDOW,
+        assumed=_assumed(seen),
     )
+
+
+def _in_windows(volume: Volume, seen: Pixels) -> NDArray[np.uint8]:
+    return np.stack([window.to_grey(volume.values_ZHW) for window in seen.windows], axis=1)
+
+
+def _assumed(seen: Pixels) -> Window | None:
+    return seen.windows[0] if seen == USUAL else None
 
 
 def _write_nifti(path: Path, volume: Volume, mask_ZHW: NDArray[np.bool_]) -> None:

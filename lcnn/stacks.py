@@ -2,7 +2,8 @@
 
 A stack comes with an overview of its patient's whole volume, for what one stack cannot show: how the head lies.
 
-Legend: B stacks, C = OVERVIEW + D channels, D = 2T + 1 slices, Z slices of a patient, S side of the stored picture.
+Legend: B stacks, C = OVERVIEW + D * K channels, D = 2T + 1 slices, K windows, Z slices of a patient, S side of the
+stored picture.
 """
 
 import math
@@ -20,9 +21,9 @@ OVERVIEW = 3
 """Pictures of an overview."""
 
 
-def channels(half_width: int) -> int:
-    """Channels of a stack with its overview, for slices on each side of the centre."""
-    return OVERVIEW + 2 * half_width + 1
+def channels(half_width: int, windows: int = 1) -> int:
+    """Channels of a stack with its overview, for slices on each side of the centre in so many windows."""
+    return OVERVIEW + (2 * half_width + 1) * windows
 
 
 def overview(image_ZSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -30,6 +31,11 @@ def overview(image_ZSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
     ends = np.linspace(0, len(image_ZSS), OVERVIEW + 1).round().astype(int)
     parts = [image_ZSS[min(start, len(image_ZSS) - 1) : max(stop, start + 1)] for start, stop in pairwise(ends)]
     return np.stack([part.mean(axis=0).round().astype(np.uint8) for part in parts])
+
+
+def as_channels(stacks_BDKSS: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Stacks (B, D * K, S, S), slice by slice all windows."""
+    return stacks_BDKSS.reshape(len(stacks_BDKSS), -1, *stacks_BDKSS.shape[3:])
 
 
 def neighbours(
@@ -82,10 +88,10 @@ class StackSource:
     def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Grey values (B, C, S, S) and lesion shares (B, S, S), both uint8 0..255, of slices by position.
 
-        The channels are the overview's pictures, then the stack's slices.
+        The channels are the overview's pictures, in the first window, then slice by slice all of its windows.
         """
         overviews = np.stack([self._overview(owner) for owner in self.owner[positions]])
-        stacks = self._store.images_NSS[self._neighbours[positions]]
+        stacks = as_channels(self._store.windows_NKSS[self._neighbours[positions]])
         lesion = self._store.masks_NSS[self.centres[positions]]
         return torch.from_numpy(np.concatenate([overviews, stacks], axis=1)), torch.from_numpy(lesion)
 

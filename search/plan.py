@@ -14,7 +14,7 @@ from search.display import Display
 from search.execution.measuring import recalled_slots
 from search.placement.rehearsal import Rehearsal
 from search.placement.resources import Slots, is_placed_by_memory, this_machine
-from search.prepare import find_cohort
+from search.prepare import find_cohort, window_count
 from search.run_folder import check_spec, run_folder
 from search.space import SearchSpace
 from search.spec import ResourcesConfig, Spec
@@ -53,19 +53,18 @@ class TimeEstimate:
         return STARTUP_S + self.search_s + self.confirm_s + self.final_s
 
 
-def time_steps(config: TrainConfig, image_size: int, slots: Slots) -> tuple[float, float]:
+def time_steps(config: TrainConfig, image_size: int, slots: Slots, windows: int = 1) -> tuple[float, float]:
     """Seconds of one training step and of one validation batch, on random pictures, on one slot's threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(slots.threads)
     try:
-        return _time_steps(config, image_size, torch.device(slots.device))
+        return _time_steps(Rehearsal(config, image_size, torch.device(slots.device), windows))
     finally:
         torch.set_num_threads(before)
 
 
-def _time_steps(config: TrainConfig, image_size: int, device: torch.device) -> tuple[float, float]:
-    rehearsal = Rehearsal(config, image_size, device)
-    return _mean_time(rehearsal.step, device), _mean_time(rehearsal.validate, device)
+def _time_steps(rehearsal: Rehearsal) -> tuple[float, float]:
+    return _mean_time(rehearsal.step, rehearsal.device), _mean_time(rehearsal.validate, rehearsal.device)
 
 
 def _mean_time(work: Callable[[], None], device: torch.device) -> float:
@@ -89,7 +88,7 @@ def estimate_time(spec: Spec, trials: int, slots: Slots, load: Workload) -> Time
 
     A search over T costs more than this where larger T are drawn often; the estimate names the order.
     """
-    step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots)
+    step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots, window_count(spec.cohort))
     steps, val_batches = load.train_stacks / spec.train.batch_size, load.val_slices / spec.train.stacks_at_once
     epoch_s = math.ceil(steps) * step_s + math.ceil(val_batches) * val_s
     per_trial = expected_epochs(spec.scheduler, spec.steps)
@@ -131,6 +130,7 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
     trials = planned_trials(spec, space)
     root, is_phantom = find_cohort(spec.cohort)
+    window_count(spec.cohort)  # refuses windows that the cohort does not hold, before anything is said
     display.say(
         f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.root}"
         + (" (exists, would be resumed)" if exists else "")

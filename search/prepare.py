@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout
+from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout, read_manifest
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.errors import InputError
 from data_prep.folds import lock_folds
 from data_prep.jobs import available_cores
 from data_prep.phantom import VERSION, PhantomConfig
-from data_prep.phantom_cohort import build_phantom_cohort
+from data_prep.phantom_cohort import PHANTOM_WINDOWS, build_phantom_cohort
+from data_prep.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.split import Normalisation, Split, lock_split, training_normalisation
 from data_prep.store import Store
 from search.run_folder import RunFolder
@@ -113,6 +114,19 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
         found = f"it holds {others[0].name}, but {missing}" if others else missing
         raise InputError(f"cohort.root: {root}: {found}; {LAYOUT_REMEDY}")
     return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)
+
+
+def window_count(config: CohortConfig) -> int:
+    """In how many windows the cohort's slices come; told by its manifest, before anything is compiled.
+
+    Raises:
+        InputError: no cohort, or one that does not hold the windows that are asked for.
+    """
+    root, is_phantom = find_cohort(config)
+    manifest = root / MANIFEST
+    without = Pixels(PHANTOM_WINDOWS) if is_phantom else GREY
+    pixels = pixels_of(read_manifest(manifest)) if manifest.exists() else without
+    return in_chosen_windows(pixels, config.window, str(root)).count
 
 
 def is_synthetic(config: CohortConfig) -> bool | None:

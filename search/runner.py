@@ -11,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
-from data_prep.split import Normalisation, training_normalisation
+from data_prep.split import training_normalisation
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.model import build_model
 from search.display import Display
@@ -21,8 +21,9 @@ from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
 from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
+from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots, this_machine
-from search.prepare import Prepared, find_cohort, prepare
+from search.prepare import Prepared, find_cohort, prepare, window_count
 from search.report.page import write_report
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.space import SearchSpace
@@ -72,9 +73,9 @@ def run_search(
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
     space = SearchSpace(spec.search, spec.defaults, where)
-    find_cohort(spec.cohort)
+    windows = window_count(spec.cohort)
     # Settings that no trial could build a network from are refused here, not by every trial.
-    build_model(spec.defaults, Normalisation(mean=0.0, std=1.0))
+    build_model(spec.defaults, usual_normalisation(windows))
     run = run_folder(results, spec)
     with run.locked():
         resumed = check_spec(run, spec)

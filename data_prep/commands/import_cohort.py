@@ -33,7 +33,8 @@ from data_prep.sources.dicom_studies import processes_for
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
 from data_prep.sources.tree import Patterns
-from data_prep.window import WINDOWS, KeptHu
+from data_prep.window import KeptHu, in_words
+from data_prep.window_options import add_window_options, chosen_windows
 
 FORMAT_NAMES = {kind.name.lower(): kind for kind in FORMATS}
 
@@ -47,9 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="folder of NIfTI files, DICOM studies, PNG/JPEG/TIFF slices (AISD too), or npz",
     )
     parser.add_argument("folder", type=Path, metavar="DST", help="folder of the cohort to make")
-    parser.add_argument("--window", choices=WINDOWS, help=f"how HU become grey: {_windows()} (default: brain)")
-    parser.add_argument("--depth", type=int, choices=(8, 16), default=8,
-                        help="16 keeps the HU in the slices; the window is applied when they are compiled")  # fmt: skip
+    add_window_options(parser)
     parser.add_argument("--format", choices=FORMAT_NAMES, help="where the folder holds files of several")
     parser.add_argument("--image-pattern", metavar="GLOB", help="names of scans, such as '*_ncct.nii.gz'")
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
@@ -80,10 +79,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_jobs_option(parser)
     parser.add_argument("--dry-run", action="store_true",
                         help="say what was found and what would be taken, and write nothing but --ids")  # fmt: skip
-
-
-def _windows() -> str:
-    return ", ".join(f"{name} {window.width_hu:g}/{window.level_hu:g}" for name, window in WINDOWS.items())
 
 
 def run(options: argparse.Namespace) -> None:
@@ -150,6 +145,7 @@ def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None
 
 def _check(options: argparse.Namespace) -> None:
     check_jobs(options.jobs)
+    chosen_windows(options)
     spacing_of(options.spacing_mm)
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
@@ -221,7 +217,7 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
     ignored = None if options.ignore_labels is None else frozenset(options.ignore_labels)
     return ImportSettings(
         root=options.folder,
-        window=WINDOWS[options.window or "brain"],
+        windows=chosen_windows(options),
         keeps_hu=options.depth == 16,
         spacing_mm=spacing_of(options.spacing_mm),
         reading=ReadOptions(options.hu_offset, lesion, ignored),
@@ -233,7 +229,7 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], t
         f"{options.scans}: {source.kind}, {len(source.cases)} patients, "
         f"{len(source.cases) - len(source.without_mask)} with a mask",
         f"spacing: {_spacing(options, source)}",
-        f"window: {WINDOWS[options.window or 'brain']} where files hold HU"
+        f"window: {in_words(chosen_windows(options))} where files hold HU"
         f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
     ]
     if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
@@ -334,18 +330,24 @@ def _describe(
 ) -> Cohort:
     is_windowed = all(note.is_windowed for note in notes.values())
     # Of slices that were grey before, the window is what the user says, and unknown otherwise.
-    window = None if is_windowed and options.window is None else str(settings.window)
+    windows = () if is_windowed and options.window is None else settings.windows
     cohort = scan_cohort(
         options.folder,
         name=options.name,
-        window=window,
+        window=in_words(windows) if windows else None,
         source=options.source,
         licence=options.licence,
         spacing_mm={patient: note.spacing_mm for patient, note in notes.items() if note.spacing_mm},
     )
-    kept = KeptHu(window=settings.window) if settings.keeps_hu and not is_windowed else None
-    has_ignored = any(note.has_ignored for note in notes.values())
-    return cohort.model_copy(update={"hu": kept, "official_test": official, "has_ignored": has_ignored})
+    kept = KeptHu(windows=windows) if settings.keeps_hu and not is_windowed else None
+    return cohort.model_copy(
+        update={
+            "windows": () if kept else windows,
+            "hu": kept,
+            "official_test": official,
+            "has_ignored": any(note.has_ignored for note in notes.values()),
+        }
+    )
 
 
 def _write_ids(path: Path, ids: Mapping[str, Case]) -> None:

@@ -11,6 +11,7 @@ from data_prep.cohort import open_cohort
 from data_prep.files import write_text_atomically
 from data_prep.histograms import Histogram, Series, in_digits, to_svg
 from data_prep.jobs import add_jobs_option, check_jobs
+from data_prep.pixels import pixels_of
 from data_prep.progress import in_processes
 from data_prep.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
 
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     root, out = options.folder, options.out or Path("results") / f"stats-{options.folder.resolve().name}"
     with tempfile.TemporaryDirectory() as cache:
         cohort = open_cohort(root, Path(cache))
-    tasks = [(root, patient, cohort.hu, cohort.has_ignored) for patient in cohort.patients]
+    pixels = pixels_of(cohort)
+    tasks = [(root, patient, pixels, cohort.has_ignored) for patient in cohort.patients]
     patients = [counts for _, counts in in_processes(count_patient, tasks, jobs=options.jobs, what="measuring")]
     total = row_of_all(patients)
     write_rows(out / "stats.csv", [*map(row_of, patients), total])

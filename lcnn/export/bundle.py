@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data_prep.window import in_words
 from lcnn.evaluate import THRESHOLD
 from lcnn.export.graph import INPUT, LogitNetwork
 from lcnn.model_file import ModelSettings
@@ -49,7 +50,9 @@ def write_bundle(folder: Path, network: LogitNetwork, settings: ModelSettings, m
 def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dict[str, Any]:
     """What the bundle is and what its network takes and gives."""
     side, width = settings.picture.image_size, 2 * settings.T + 1
-    slices = {str(OVERVIEW + k): f"slice {k - settings.T:+d} from the centre" for k in range(width)}
+    names = [f", window {window.name}" for window in settings.windows] if len(settings.windows) > 1 else [""]
+    shown = [f"slice {k - settings.T:+d} from the centre{name}" for k in range(width) for name in names]
+    slices = {str(channel): text for channel, text in enumerate(shown, start=OVERVIEW)}
     overview = {str(k): f"mean of the slices of the {part} third" for k, part in enumerate(OVERVIEW_PARTS)}
     return {
         "schema": SCHEMA,
@@ -66,7 +69,7 @@ def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dic
         "authors": "made by LCNN Search",
         "copyright": "that of whoever trained the model",
         "data_type": "png",
-        "image_classes": "head CT windowed to 8-bit grey, slices from the skull base upward",
+        "image_classes": f"head CT in 8 bits, windowed to {in_words(settings.windows)}, from the skull base upward",
         "pred_classes": "one channel: log-odds of lesion on the centre slice",
         "eval_metrics": dict(measured),
         "intended_use": "Research on methods; not for clinical use",
@@ -76,7 +79,7 @@ def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dic
                     "type": "image",
                     "format": "magnitude",
                     "modality": "CT",
-                    "num_channels": channels(settings.T),
+                    "num_channels": channels(settings.T, len(names)),
                     "spatial_shape": [side, side],
                     "dtype": "float32",
                     "value_range": [0, 255],
@@ -102,8 +105,16 @@ def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dic
 
 def inference_config(settings: ModelSettings) -> dict[str, Any]:
     """MONAI's configuration of an inference: our network and inferer between MONAI's reader, engine and writer."""
+    windows = len(settings.windows)
+    names = ("grey_picture", "colour_picture", "by_window", "patient_items")
+    # MONAI stacks grey slices along a new axis, and joins the colours of all slices along theirs.
+    to_windows: list[dict[str, Any]] = [
+        {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": -1},
+        {"_target_": "Lambdad", "keys": "image", "func": f"$lambda image: by_window(image, {windows})"},
+    ]
+    to_grey = [{"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel"}]
     return {
-        "imports": ["$import torch", f"$from {OURS} import grey_picture", f"$from {OURS} import patient_items"],
+        "imports": ["$import torch", *(f"$from {OURS} import {name}" for name in names)],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/input'",
         "output_dir": "$@bundle_root + '/output'",
@@ -120,11 +131,11 @@ def inference_config(settings: ModelSettings) -> dict[str, Any]:
                     "dtype": "$torch.uint8",
                     "reader": {
                         "_target_": "PILReader",
-                        "converter": "$grey_picture",
+                        "converter": "$colour_picture" if windows > 1 else "$grey_picture",
                         "reverse_indexing": False,
                     },
                 },
-                {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel"},
+                *(to_windows if windows > 1 else to_grey),
             ],
         },
         "dataset": {
@@ -185,8 +196,9 @@ MONAI reads the slices, runs the engine and writes the masks. The network, how s
 stacks are LCNN's: the package `lcnn` (of LCNN Search) must be importable. What needs a spacing (couch removal, skull
 stripping, midline alignment, where the model was trained with them) takes a head of usual size.
 
-Run these in this folder; `--dataset_dir` takes a folder of slices (8-bit grey, from the skull base upward), or a folder
-of such folders, one a patient:
+Run these in this folder; `--dataset_dir` takes a folder of slices (8-bit grey, from the skull base upward; for a model
+of several windows colour pictures, whose red, green and blue they are in the order of `settings.windows` in
+`configs/inference.json`), or a folder of such folders, one a patient:
 
     python -m monai.bundle verify_metadata --meta_file configs/metadata.json --filepath schema.json
     python -m monai.bundle verify_net_in_out network_def --meta_file configs/metadata.json \\
@@ -199,7 +211,7 @@ A patient's mask comes below OUT as the slices lie below FOLDER, under the name 
 `<patient>/001_lesion.nii.gz`: uint8, 0 and 1, axes slice, row and column of the slices as given, without spacing.
 
 The network alone takes grey values 0..255, float32 (batch, channels, rows, columns): first the overview, that is the
-means of the lower, middle and upper third of the patient's slices, then the 2T + 1 slices of the stack, all of one
-patient, prepared and resized alike. It gives the log-odds of lesion on the centre slice. `configs/metadata.json` names
-the channels.
+means of the lower, middle and upper third of the patient's slices, then the 2T + 1 slices of the stack, each in all of
+the model's windows, all of one patient, prepared and resized alike. It gives the log-odds of lesion on the centre
+slice. `configs/metadata.json` names the channels.
 """

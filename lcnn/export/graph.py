@@ -1,10 +1,10 @@
 """The network as a graph that runs without our code: torch.export and ONNX, each compared with torch.
 
 One input, ``image``: grey values 0..255, float32 (B, C, S, S), as `lcnn.stacks` lays them out: the patient's overview,
-then the stack's slices. One output, ``logits``: log-odds of lesion on the centre slice, float32 (B, 1, S, S). Pose,
-warping and normalisation are inside; the size of the batch is free.
+then slice by slice all windows of the stack. One output, ``logits``: log-odds of lesion on the centre slice, float32
+(B, 1, S, S). Pose, warping and normalisation are inside; the size of the batch is free.
 
-Legend: B stacks, C = OVERVIEW + 2T + 1 channels, S side of the picture.
+Legend: B stacks, C = OVERVIEW + (2T + 1) * K channels, K windows, S side of the picture.
 """
 
 import warnings
@@ -54,7 +54,7 @@ class LogitNetwork(nn.Module):
 def grey_noise(net: LCNN, side: int, batch: int) -> Tensor:
     """Grey values to try a graph on, the same ones for a size."""
     generator = torch.Generator().manual_seed(batch)
-    return 255 * torch.rand(batch, OVERVIEW + net.slices, side, side, generator=generator)
+    return 255 * torch.rand(batch, OVERVIEW + net.slices * net.windows, side, side, generator=generator)
 
 
 def trace(network: LogitNetwork, side: int) -> ExportedProgram:

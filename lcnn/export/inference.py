@@ -1,6 +1,6 @@
 """What a bundle runs of ours: the patients of a folder, the network, and how a volume goes through it.
 
-Legend: B volumes, Z slices, H rows, W columns, C channels of a stack, S side of the picture.
+Legend: B volumes, K windows, Z slices, H rows, W columns, C channels, S side of the picture.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,9 @@ from monai.utils import convert_to_dst_type
 from PIL import Image
 from torch import Tensor
 
-from data_prep.store import as_grey
+from data_prep.errors import InputError
+from data_prep.pixels import as_grey
+from data_prep.window import COLOURS
 from lcnn.export.graph import LogitNetwork
 from lcnn.model_file import ModelSettings, network
 from lcnn.predict import input_patients, predict_slices
@@ -53,6 +55,23 @@ def grey_picture(image: Image.Image) -> Image.Image:
     return as_grey(image, Path(getattr(image, "filename", "slice")))
 
 
+def colour_picture(image: Image.Image) -> Image.Image:
+    """A slice whose colours are windows; a converter for MONAI's PILReader.
+
+    Raises:
+        InputError: it is no colour picture.
+    """
+    if image.mode != "RGB":
+        place = getattr(image, "filename", "slice")
+        raise InputError(f"{place}: {image.mode} pixels; the model sees windows as the colours of a picture")
+    return image
+
+
+def by_window(image_CHW: Tensor, windows: int) -> Tensor:
+    """Slices (K, Z, H, W) from the colours of all slices, one slice after the other, of which the first are windows."""
+    return image_CHW.unflatten(0, (-1, COLOURS))[:, :windows].movedim(1, 0)
+
+
 class StackInferer(Inferer):
     """Runs a network of stacks over whole volumes, as SlidingWindowInferer does with one of patches.
 
@@ -65,20 +84,20 @@ class StackInferer(Inferer):
         self.settings = settings_in_bundle(settings)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Probability of lesion (B, 1, Z, H, W) of grey values 0..255 (B, 1, Z, H, W)."""
+        """Probability of lesion (B, 1, Z, H, W) of grey values 0..255 (B, K, Z, H, W)."""
 
         def logits(grey_BCSS: Tensor) -> Tensor:
             return network(grey_BCSS.float().to(inputs.device), *args, **kwargs)[:, 0]
 
         volumes = [
             predict_slices(
-                image_ZHW,
+                image_KZHW.swapaxes(0, 1),
                 logits,
                 picture=self.settings.picture,
                 half_width=self.settings.T,
                 at_once=self.settings.train.stacks_at_once,
             )
-            for image_ZHW in inputs[:, 0].cpu().numpy().astype(np.uint8)
+            for image_KZHW in inputs.cpu().numpy().astype(np.uint8)
         ]
         probability: Tensor
         probability, *_ = convert_to_dst_type(np.stack(volumes)[:, None], inputs, dtype=torch.float32)

@@ -110,9 +110,9 @@ def model_card(settings: ModelSettings, evidence: Evidence | None, graphs: Seque
     label = " (trained on SYNTHETIC data)" if evidence and evidence.synthetic else ""
     sections = {
         "Measured": _measured(evidence) if evidence else ["Nothing: this model was exported without a test."],
-        "Intended use and limits": _limits(evidence),
+        "Intended use and limits": _limits(settings, evidence),
         "Where it comes from": _provenance(settings, evidence),
-        "Files": _files(graphs),
+        "Files": _files(settings, graphs),
         "Settings": _settings(settings),
     }
     lines = [f"# LCNN: stroke lesions on head CT{label}", "", "**Research software. Not for clinical use.**", ""]
@@ -129,8 +129,13 @@ def _model(settings: ModelSettings, parameters: int) -> str:
         f"The network sees {2 * settings.T + 1} neighbouring slices (T = {settings.T}) and an overview of the volume, "
         f"and marks lesion on the slice in the middle. A local path on the aligned stack gives {share:.0%} of the "
         f"logits, a global path ({settings.model.global_backbone}) on the middle slice the rest. {parameters:,} "
-        f"parameters. Slices are {crop} to {side} x {side} pixels.{_preparation(settings.picture)}"
+        f"parameters. Slices are {crop} to {side} x {side} pixels{_windows(settings)}.{_preparation(settings.picture)}"
     )
+
+
+def _windows(settings: ModelSettings) -> str:
+    names = [window.name for window in settings.windows]
+    return f", each in {len(names)} windows as channels ({', '.join(names)})" if len(names) > 1 else ""
 
 
 def _preparation(picture: PictureConfig) -> str:
@@ -178,14 +183,18 @@ def _false_alarms(model: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _limits(evidence: Evidence | None) -> Iterator[str]:
+def _limits(settings: ModelSettings, evidence: Evidence | None) -> Iterator[str]:
+    windows = "; ".join(map(str, settings.windows)) or "its cohort does not say how"
     yield (
         "For research on segmentation and on hyperparameter search. Not for diagnosis, triage or treatment, and no "
         "medical device."
     )
     yield ""
     yield "- It learned from one cohort; other scanners, protocols, windows and kinds of lesion are untested."
-    yield "- It takes 8-bit grey slices, windowed as those that it was trained on, from the skull base upward."
+    yield (
+        f"- It takes 8-bit grey slices, windowed as those that it was trained on ({windows}), from the skull base "
+        "upward; `python -m lcnn predict` windows NIfTI and DICOM itself."
+    )
     yield "- It does not check what it is given: a picture without a head is segmented like any other."
     if evidence and evidence.synthetic:
         yield "- It was trained on a computed phantom and has never seen a patient."
@@ -199,13 +208,15 @@ def _provenance(settings: ModelSettings, evidence: Evidence | None) -> Iterator[
         yield f"- run {evidence.run}: the settings of trial {winner}, trained for {epochs} epochs"
         yield f"- cohort hash {evidence.evaluation['cohort_hash']}"
     yield f"- split hash {settings.split_hash or 'none'} (SHA-256 of the split file)"
-    statistics = settings.normalisation
-    yield f"- grey values (0..255) of the training patients: mean {statistics.mean:.4f}, deviation {statistics.std:.4f}"
+    names = [f" in window {window.name}" for window in settings.windows] if len(settings.windows) > 1 else [""]
+    for name, mean, std in zip(names, settings.normalisation.mean, settings.normalisation.std, strict=True):
+        yield f"- grey values (0..255) of the training patients{name}: mean {mean:.4f}, deviation {std:.4f}"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     yield f"- exported with Python {platform.python_version()}, {versions}"
 
 
-def _files(graphs: Sequence[Graph]) -> Iterator[str]:
+def _files(settings: ModelSettings, graphs: Sequence[Graph]) -> Iterator[str]:
+    each = ", each in all windows" if len(settings.windows) > 1 else ""
     yield f"- `{WEIGHTS}`, `{CONFIG}`: the weights and all else that `python -m lcnn predict --model` needs"
     yield from (f"- {graph}" for graph in graphs)
     yield "- `bundle/`: a MONAI bundle; `bundle/docs/README.md` says how to run it"
@@ -213,10 +224,10 @@ def _files(graphs: Sequence[Graph]) -> Iterator[str]:
         yield ""
         yield (
             "The graphs take `image`, grey values 0..255, float32 (batch, channels, rows, columns): the means of the "
-            "lower, middle and upper third of a patient's slices, then the stack's slices. They give `logits` (batch, "
-            "1, rows, columns), the log-odds of lesion. The batch may have any size. `torch.export.load` reads .pt2, "
-            f"onnxruntime .onnx. A graph further than {TOLERANCE:g} from torch, or than that share of the largest "
-            "logit, would not be here."
+            f"lower, middle and upper third of a patient's slices, then the stack's slices{each}. They give `logits` "
+            "(batch, 1, rows, columns), the log-odds of lesion. The batch may have any size. `torch.export.load` reads "
+            f".pt2, onnxruntime .onnx. A graph further than {TOLERANCE:g} from torch, or than that share of the "
+            "largest logit, would not be here."
         )
 
 

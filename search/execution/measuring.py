@@ -10,6 +10,7 @@ from search.execution.cluster_probe import NodeBench, cards_of, smallest_card
 from search.execution.probe import Bench, Card, Workshop, find_card, plan_memory, recall_memory, weigh_in
 from search.placement.memory import MemoryPlan
 from search.placement.resources import Slots, is_placed_by_memory, slots_by_memory
+from search.prepare import window_count
 from search.space import SearchSpace
 from search.spec import Spec
 
@@ -48,7 +49,7 @@ def recalled_slots(spec: Spec, space: SearchSpace, slots: Slots, path: Path) -> 
         return slots
     with Workshop() as workshop:
         card = find_card(workshop, slots.device, slots.gpus)
-    memory = recall_memory(space, spec.cohort.image_size, path, card)
+    memory = recall_memory(space, spec.cohort.image_size, path, card, windows=window_count(spec.cohort))
     return slots_by_memory(spec.resources, slots, memory, cores=available_cores()) if memory else slots
 
 
@@ -82,6 +83,7 @@ def _measure(
         card,
         weigh_in(bench, slots.device, slots.threads, card),
         partial(display.progress, "measuring the memory of trials"),
+        windows=window_count(spec.cohort),
     )
     display.clear()
     return memory

@@ -69,6 +69,8 @@ def plan_memory(
     card: Card,
     weigh: Weigh,
     on_weighed: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    windows: int = 1,
 ) -> MemoryPlan:
     """Weigh every shape that the space can propose, and leaner ones of those that do not fit.
 
@@ -79,23 +81,26 @@ def plan_memory(
         card: what they must fit.
         weigh: weighs one shape; see `weigh_in`.
         on_weighed: told how many shapes of how many are done.
+        windows: in which slices come.
 
     Raises:
         InputError: the file of an earlier sitting is damaged.
         RunFailed: a training broke off for another reason than memory.
     """
     grid = shape_grid(space)
-    shapes = space_shapes(space, grid, image_size)
+    shapes = space_shapes(space, grid, image_size, windows)
     weights = read_weights(path, card)
     for done, shape in enumerate(shapes):
         on_weighed(done, len(shapes))
         while (unweighed := _unweighed(shape, weights, card)) is not None:
             weights[unweighed] = weigh(unweighed)
             write_weights(path, card, weights)
-    return _plan(image_size, grid, card, weights)
+    return _plan(image_size, windows, grid, card, weights)
 
 
-def recall_memory(space: SearchSpace, image_size: int, path: Path, card: Card) -> MemoryPlan | None:
+def recall_memory(
+    space: SearchSpace, image_size: int, path: Path, card: Card, *, windows: int = 1
+) -> MemoryPlan | None:
     """The plan from the weights of earlier sittings; None where a shape has not been weighed on such a card.
 
     Raises:
@@ -103,9 +108,9 @@ def recall_memory(space: SearchSpace, image_size: int, path: Path, card: Card) -
     """
     grid = shape_grid(space)
     weights = read_weights(path, card)
-    if any(_unweighed(shape, weights, card) for shape in space_shapes(space, grid, image_size)):
+    if any(_unweighed(shape, weights, card) for shape in space_shapes(space, grid, image_size, windows)):
         return None
-    return _plan(image_size, grid, card, weights)
+    return _plan(image_size, windows, grid, card, weights)
 
 
 def _unweighed(shape: Shape, weights: Mapping[Shape, Weight], card: Card) -> Shape | None:
@@ -118,7 +123,7 @@ def _unweighed(shape: Shape, weights: Mapping[Shape, Weight], card: Card) -> Sha
     return None
 
 
-def _plan(image_size: int, grid: Grid, card: Card, weights: Mapping[Shape, Weight]) -> MemoryPlan:
+def _plan(image_size: int, windows: int, grid: Grid, card: Card, weights: Mapping[Shape, Weight]) -> MemoryPlan:
     return MemoryPlan(
         card_bytes=card.total_bytes,
         context_bytes=max((weight.context_bytes for weight in weights.values()), default=0),
@@ -126,6 +131,7 @@ def _plan(image_size: int, grid: Grid, card: Card, weights: Mapping[Shape, Weigh
         grid=grid,
         peaks={shape: weight.peak_bytes for shape, weight in weights.items()},
         shares=card.shares,
+        windows=windows,
     )
 
 
@@ -138,6 +144,7 @@ def write_weights(path: Path, card: Card, weights: dict[Shape, Weight]) -> None:
         {
             **shape.fields(),
             "image_size": shape.image_size,
+            "windows": shape.windows,
             "peak_bytes": None if math.isinf(weight.peak_bytes) else weight.peak_bytes,
             "context_bytes": weight.context_bytes,
         }
@@ -168,7 +175,9 @@ def read_weights(path: Path, card: Card) -> dict[Shape, Weight]:
 
 
 def _read_row(row: dict[str, Any]) -> tuple[Shape, Weight]:
-    shape = Shape.from_fields({name: row[name] for name in SHAPE_FIELDS}, int(row["image_size"]))
+    # Earlier versions knew one window only, and did not say so.
+    windows = int(row.get("windows", 1))
+    shape = Shape.from_fields({name: row[name] for name in SHAPE_FIELDS}, int(row["image_size"]), windows)
     peak = row["peak_bytes"]
     return shape, Weight(math.inf if peak is None else float(peak), int(row["context_bytes"]))
 
@@ -294,7 +303,7 @@ def _weigh(shape: Shape, device: str, threads: int, limit_bytes: int) -> Weight:
     settle_process(threads, device)
     scale = _GpuScale() if device == "cuda" else _CpuScale(limit_bytes)
     try:
-        rehearsal = Rehearsal(shape.config, shape.image_size, torch.device(device))
+        rehearsal = Rehearsal(shape.config, shape.image_size, torch.device(device), shape.windows)
         for _ in range(STEPS):
             rehearsal.step()
         rehearsal.validate()

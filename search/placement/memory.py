@@ -59,20 +59,22 @@ class Shape:
     """Side of the pictures in pixels."""
     config: TrainConfig
     """The fields of `SHAPE_FIELDS`; all others at their defaults, so that equal shapes are equal."""
+    windows: int = 1
+    """In which slices come."""
 
     @classmethod
-    def of(cls, config: TrainConfig, image_size: int) -> "Shape":
+    def of(cls, config: TrainConfig, image_size: int, windows: int = 1) -> "Shape":
         """The shape of a training."""
-        return cls.from_fields({name: look_up(config, name) for name in SHAPE_FIELDS}, image_size)
+        return cls.from_fields({name: look_up(config, name) for name in SHAPE_FIELDS}, image_size, windows)
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Value], image_size: int) -> "Shape":
+    def from_fields(cls, fields: Mapping[str, Value], image_size: int, windows: int = 1) -> "Shape":
         """The shape with these values, by dotted name.
 
         Raises:
             ValidationError: the values exclude each other.
         """
-        return cls(image_size, replaced(TrainConfig(), fields))
+        return cls(image_size, replaced(TrainConfig(), fields), windows)
 
     def fields(self) -> dict[str, Value]:
         """Its values by dotted name."""
@@ -88,7 +90,7 @@ class Shape:
             smaller = with_accumulation(self.config, min(2 * train.accumulation, train.batch_size))
         except ValidationError:
             return  # batch normalisation needs two stacks at once
-        yield from Shape(self.image_size, smaller).leaner()
+        yield from replace(self, config=smaller).leaner()
 
 
 def with_accumulation(config: TrainConfig, accumulation: int) -> TrainConfig:
@@ -155,18 +157,19 @@ def shape_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
     return grid
 
 
-def space_shapes(space: SearchSpace, grid: Grid, image_size: int) -> list[Shape]:
+def space_shapes(space: SearchSpace, grid: Grid, image_size: int, windows: int = 1) -> list[Shape]:
     """Every shape of the grid whose values go together; that of the defaults is the first."""
-    shapes = [stand_in(space.defaults, grid, image_size)]
+    shapes = [stand_in(space.defaults, grid, image_size, windows)]
     for values in product(*grid.values()):
         try:
-            shapes.append(Shape.of(replaced(space.defaults, dict(zip(grid, values, strict=True))), image_size))
+            config = replaced(space.defaults, dict(zip(grid, values, strict=True)))
+            shapes.append(Shape.of(config, image_size, windows))
         except ValidationError:
             continue  # the conductor records such trials without starting them
     return list(dict.fromkeys(shape for shape in shapes if shape))
 
 
-def stand_in(config: TrainConfig, grid: Grid, image_size: int) -> Shape | None:
+def stand_in(config: TrainConfig, grid: Grid, image_size: int, windows: int = 1) -> Shape | None:
     """The shape of the grid that asks for as much memory as ``config`` or just more; None where there is none."""
     fields: dict[str, Value] = {}
     for name, values in grid.items():
@@ -176,7 +179,7 @@ def stand_in(config: TrainConfig, grid: Grid, image_size: int) -> Shape | None:
             return None
         fields[name] = enough[0]
     try:
-        return Shape.of(replaced(config, fields), image_size)
+        return Shape.of(replaced(config, fields), image_size, windows)
     except ValidationError:
         return None
 
@@ -237,6 +240,8 @@ class MemoryPlan:
     peaks: Peaks
     shares: int
     """A share is a multiple of one in so many."""
+    windows: int = 1
+    """In which slices come."""
 
     @property
     def largest_share(self) -> float:
@@ -268,7 +273,7 @@ class MemoryPlan:
             Its share and micro-batches; None where it does not fit even one stack at a time.
         """
         own = config.train.accumulation
-        shape = stand_in(config, self.grid, self.image_size)
+        shape = stand_in(config, self.grid, self.image_size, self.windows)
         if shape is None:
             return Placement(1.0, accumulation or own)
         # The stand-in may have other micro-batches than the training; what counts is how often they are halved.

@@ -12,8 +12,10 @@ from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
 from lcnn.stacks import channels
 
-NORMALISATION = Normalisation(mean=100.0, std=50.0)
-"""Near enough to any cohort's: no time and no memory depends on it."""
+
+def usual_normalisation(windows: int) -> Normalisation:
+    """Near enough to any cohort's: no time and no memory depends on it."""
+    return Normalisation(mean=(100.0,) * windows, std=(50.0,) * windows)
 
 
 class Rehearsal:
@@ -23,17 +25,18 @@ class Rehearsal:
         config: the training; its initial weights are not read, for they take the room of any others.
         image_size: side of the pictures in pixels.
         device: where to train.
+        windows: intensity windows in which slices come.
     """
 
-    def __init__(self, config: TrainConfig, image_size: int, device: torch.device) -> None:
-        self._config, self._device = config, device
+    def __init__(self, config: TrainConfig, image_size: int, device: torch.device, windows: int = 1) -> None:
+        self._config, self.device = config, device
         blank = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
-        self._model = build_model(blank, NORMALISATION).to(device)
+        self._model = build_model(blank, usual_normalisation(windows)).to(device)
         self._optimizer = make_optimizer(self._model, config.optim)
         self._dtype = resolve_precision(config.train.precision, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype == torch.float16)
         self._generator = torch.Generator().manual_seed(0)
-        shape = (config.train.batch_size, channels(config.T), image_size, image_size)
+        shape = (config.train.batch_size, channels(config.T, windows), image_size, image_size)
         self._grey = torch.rand(shape, generator=self._generator).to(device) * 255
         self._lesion = (torch.rand(shape[0], *shape[2:], generator=self._generator) > 0.99).float().to(device)
 

@@ -179,7 +179,7 @@ def deepen(root: Path) -> None:
     for file in (root / "images").rglob("*.png"):
         change(file, lambda pixels: pixels.astype(np.uint16) + HU_OFFSET)
     cohort = scan_cohort(root, spacing_mm=(5, 0.5, 0.5))
-    write_manifest(cohort.model_copy(update={"hu": KeptHu(window=GREY_IS_HU)}), root)
+    write_manifest(cohort.model_copy(update={"hu": KeptHu(windows=(GREY_IS_HU,))}), root)
 
 
 IMAGE, MASK = Path("images/b/4.png"), Path("masks/b/5.png")

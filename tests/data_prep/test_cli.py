@@ -8,6 +8,8 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.cohort import open_cohort
+from data_prep.pixels import pixels_of
+from data_prep.store import read_patient
 
 
 def small_cohort(root: Path) -> Path:
@@ -24,6 +26,16 @@ def test_phantom_is_a_cohort_that_says_it_is_synthetic(tmp_path: Path) -> None:
     assert cohort.synthetic
     assert "synthetic" in cohort.name
     assert [patient.spacing_mm for patient in cohort.patients] == [(5.0, 4.0, 4.0)] * 2
+
+
+def test_the_phantom_can_keep_its_hu(tmp_path: Path) -> None:
+    options = ("--patients", "1", "--pixel-mm", "8", "--jobs", "1", "--depth", "16", "--window", "stroke,brain")
+    assert main(["phantom", str(tmp_path / "p"), *options]) == 0
+    cohort = open_cohort(tmp_path / "p", tmp_path / "cache")
+    assert [window.name for window in pixels_of(cohort).windows] == ["stroke", "brain"]
+    image_ZKHW, mask_ZHW = read_patient(cohort.patients[0], tmp_path / "p", pixels_of(cohort))
+    assert image_ZKHW.shape == (len(mask_ZHW), 2, 32, 32)
+    assert image_ZKHW.max() == 255
 
 
 def test_index_keeps_what_only_the_user_knows(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_slices_of_16_bits_are_compared_in_their_window(root: Path) -> None:
             deep = np.asarray(image).astype(np.uint16) + HU_OFFSET
         Image.fromarray(deep).save(file)
     window = Window(name="plain", level_hu=127.5, width_hu=255)
-    write_manifest(scan_cohort(root).model_copy(update={"hu": KeptHu(window=window)}), root)
+    write_manifest(scan_cohort(root).model_copy(update={"hu": KeptHu(windows=(window,))}), root)
     (pair,) = find_alike(compiled(root), SPLIT)
     assert (pair.other_patient, pair.identical) == ("d", True)
 

@@ -164,7 +164,8 @@ def test_box_on_a_real_scan_holds_every_lesion_pixel_and_the_skull(name: str) ->
         masks=tuple(f"masks/{name}/{file}" for file in names),
         hash="",
     )
-    image_ZHW, mask_ZHW = read_patient(patient, REAL)
+    image_ZKHW, mask_ZHW = read_patient(patient, REAL)
+    image_ZHW = image_ZKHW[:, 0]
     box = head_box(image_ZHW)
     assert mask_ZHW.any()
     assert holds(box, mask_ZHW.any(axis=0))

@@ -22,6 +22,7 @@ from data_prep.compiled import compile_cohort
 from data_prep.files import IF_BUSY, LOCK
 from data_prep.mask import Label
 from data_prep.picture import PictureConfig
+from data_prep.pixels import pixels_of
 from data_prep.register import REGISTER, own_name
 from data_prep.sources.case import Case, Kind
 from data_prep.split import SplitConfig, make_split
@@ -71,9 +72,9 @@ def test_nifti_becomes_a_cohort_with_each_patients_spacing(capsys: pytest.Captur
     ]
     assert (cohort.window, cohort.licence, cohort.source) == ("brain (level 40 HU, width 80 HU)", "CC0", "us")
     for number, patient in enumerate(cohort.patients):
-        image_ZHW, mask_ZHW = read_patient(patient, Path("dst"))
+        image_ZKHW, mask_ZHW = read_patient(patient, Path("dst"))
         expected_ZHW = head_hu(number).transpose(2, 1, 0)[:, ::-1, ::-1]
-        assert np.array_equal(image_ZHW, WINDOWS["brain"].to_grey(expected_ZHW))
+        assert np.array_equal(image_ZKHW[:, 0], WINDOWS["brain"].to_grey(expected_ZHW))
         assert np.array_equal(mask_ZHW, spot().transpose(2, 1, 0)[:, ::-1, ::-1])
     said = capsys.readouterr().out
     assert "src: NIfTI, 3 patients, 3 with a mask" in said
@@ -102,11 +103,11 @@ def test_16_bits_keep_the_hu_and_the_window_can_be_changed_later() -> None:
     assert np.array_equal(*stores)
     manifest = Path("deep/cohort.json")
     told = json.loads(manifest.read_text())
-    told["hu"]["window"] = WINDOWS["stroke"].model_dump()
+    told["hu"] = {"offset": 1024, "window": WINDOWS["stroke"].model_dump()}  # as earlier versions wrote it
     manifest.write_text(json.dumps(told))
     other = compile_cohort(Path("deep"), Path("cache"), PictureConfig(image_size=24, crop="none"))
     assert other.cohort.hash == deep.hash != flat.hash
-    assert np.array_equal(read_patient(other.cohort.patients[0], Path("deep"), other.cohort.hu)[0],
+    assert np.array_equal(read_patient(other.cohort.patients[0], Path("deep"), pixels_of(other.cohort))[0][:, 0],
                           WINDOWS["stroke"].to_grey(head_hu().transpose(2, 1, 0)[:, ::-1, ::-1]))  # fmt: skip
     assert not np.array_equal(other.store.images_NSS, stores[0])
 
@@ -154,7 +155,7 @@ def test_values_that_may_be_hu_are_taken(capsys: pytest.CaptureFixture[str], cas
     change, options, is_doubtful = KEPT[case]
     save_scan(change(head_hu()), kind)
     (patient,) = imported("src", "dst", *options).patients
-    inner_ZHW = read_patient(patient, Path("dst"))[0][:, 4:-4, 4:-4]
+    inner_ZHW = read_patient(patient, Path("dst"))[0][:, 0, 4:-4, 4:-4]
     expected_ZHW = WINDOWS["brain"].to_grey(head_hu().transpose(2, 1, 0))[:, 4:-4, 4:-4]
     assert np.array_equal(np.sort(inner_ZHW, axis=None), np.sort(expected_ZHW, axis=None))
     assert ("warning: 1 patients to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful

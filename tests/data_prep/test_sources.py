@@ -1,5 +1,6 @@
 """Readers of scans and masks: what they give, and what they refuse."""
 
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,14 @@ from PIL import Image
 from refusals import refusal
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
+from data_prep.pixels import Pixels
 from data_prep.sources.case import Kind
 from data_prep.sources.nifti import read_nifti, read_nifti_mask
 from data_prep.sources.npz import read_npz, read_npz_mask
 from data_prep.sources.pictures import read_picture_files, read_pixels
 from data_prep.sources.recognise import recognise
 from data_prep.sources.tree import Patterns, files_below
-from data_prep.window import WINDOWS, KeptHu
+from data_prep.window import HU_OFFSET, WINDOWS, to_pixels
 
 NO_PATTERNS = Patterns()
 
@@ -323,6 +325,10 @@ def test_bad_archives_are_refused_in_one_line_that_names_them(tmp_path: Path, ca
 def test_windows_end_where_they_say(name: str, black: int, white: int) -> None:
     grey = WINDOWS[name].to_grey(np.array([-1000, black, (black + white) / 2, white, 3000]))
     assert grey.tolist() == [0, 0, 128, 255, 255]
-    kept = KeptHu(window=WINDOWS[name])
-    hu = np.arange(-1024, 3071, dtype=np.float32)
-    assert np.array_equal(kept.to_grey(kept.to_pixels(hu)), WINDOWS[name].to_grey(hu))
+    hu = np.arange(-1024, 3071, dtype=np.float32)[None]
+    windows = (WINDOWS[name],)
+    with io.BytesIO() as file:
+        Image.fromarray(to_pixels(hu, windows, keeps_hu=True)).save(file, "PNG")
+        with Image.open(file) as picture:
+            kept = Pixels(windows, hu_offset=HU_OFFSET).to_grey(picture, Path("p.png"))
+    assert np.array_equal(kept[0], to_pixels(hu, windows, keeps_hu=False))

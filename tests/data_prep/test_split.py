@@ -84,7 +84,7 @@ def test_split_does_not_hang_on_the_order_of_the_patients() -> None:
         store.folder,
         store.cohort_hash,
         store.picture,
-        store.images_NSS,
+        store.windows_NKSS,
         store.masks_NSS,
         store.lesion_N,
         dict(reversed(store.patients.items())),
@@ -341,8 +341,8 @@ def test_statistics_are_those_of_the_training_patients_pixels_that_are_not_black
     grey = np.concatenate(slices).ravel()
     assert (grey == 0).any()
     found = training_normalisation(store, split)
-    assert found.mean == pytest.approx(grey[grey > 0].mean(), rel=1e-12)
-    assert found.std == pytest.approx(grey[grey > 0].std(), rel=1e-12)
+    assert found.mean == pytest.approx((grey[grey > 0].mean(),), rel=1e-12)
+    assert found.std == pytest.approx((grey[grey > 0].std(),), rel=1e-12)
 
 
 def test_only_training_patients_count(write_cohort: Build, compiled: Compile) -> None:

@@ -114,20 +114,20 @@ def test_slices_of_all_patients_lie_one_after_the_other(write_cohort: Build, com
     assert [(p.start, p.stop, p.slice_count) for p in store.patients.values()] == [(0, 3, 3), (3, 6, 3), (6, 9, 3)]
     for patient in scan_cohort(root).patients:
         entry = store.patients[patient.id]
-        image_ZHW, mask_ZHW = read_patient(patient, root)
+        image_ZKHW, mask_ZHW = read_patient(patient, root)
         box = whole_box(32, 32)
         assert entry.native == (32, 32)
         assert entry.box == box
         for offset in range(3):
             number = entry.start + offset
-            assert np.array_equal(store.images_NSS[number], to_stored(image_ZHW[offset], box, 16))
+            assert np.array_equal(store.images_NSS[number], to_stored(image_ZKHW[offset, 0], box, 16))
             assert np.array_equal(store.masks_NSS[number], to_stored(mask_ZHW[offset] * np.uint8(255), box, 16))
 
 
 @pytest.mark.parametrize(("crop", "expected"), [("head", head_box), ("none", lambda _: whole_box(40, 40))])
 def test_crop_chooses_the_box(write_cohort: Build, compiled: Compile, crop: str, expected: Callable) -> None:
     root = write_cohort(patients=("p1",), size=40)
-    image_ZHW, _ = read_patient(scan_cohort(root).patients[0], root)
+    image_ZHW = read_patient(scan_cohort(root).patients[0], root)[0][:, 0]
     store = compiled(root, crop=crop, image_size=24)
     assert store.patients["p1"].box == expected(image_ZHW)
     assert np.array_equal(store.images_NSS[2], to_stored(image_ZHW[2], expected(image_ZHW), 24))
@@ -175,14 +175,14 @@ def test_mask_of_ones_and_mask_of_255_are_the_same(
 def test_grey_picture_saved_in_colour_is_read_as_grey(write_cohort: Build, mode: str) -> None:
     root = write_cohort(patients=("p1",))
     patient = scan_cohort(root).patients[0]
-    image_ZHW, mask_ZHW = read_patient(patient, root)
+    image_ZKHW, mask_ZHW = read_patient(patient, root)
     for name in (*patient.images, *patient.masks):
         with Image.open(root / name) as picture:
             coloured = picture.convert(mode)
         coloured.save(root / name)
-    again_ZHW, mask_again_ZHW = read_patient(patient, root)
-    assert again_ZHW.dtype == np.uint8
-    assert np.array_equal(again_ZHW, image_ZHW)
+    again_ZKHW, mask_again_ZHW = read_patient(patient, root)
+    assert again_ZKHW.dtype == np.uint8
+    assert np.array_equal(again_ZKHW, image_ZKHW)
     assert np.array_equal(mask_again_ZHW, mask_ZHW)
 
 

@@ -107,11 +107,12 @@ def test_the_full_convolution_mixes_slices_and_pixels_at_once():
     assert not moved[:, :, 6:].any()
 
 
+@pytest.mark.parametrize("windows", [1, 3])
 @torch.no_grad()
-def test_the_mirror_difference_is_that_of_the_unfolded_slices():
-    picture = torch.randn(2, 1, 12, 12)
+def test_the_mirror_difference_is_that_of_the_unfolded_slices(windows):
+    picture = torch.randn(2, windows, 12, 12)
     fold = nn.functional.pixel_unshuffle
-    conv = MirrorDifference(nn.Conv2d(FOLD**2, 3, 3))
+    conv = MirrorDifference(nn.Conv2d(windows * FOLD**2, 3, 3))
     expected = conv.conv(torch.cat([fold(picture, FOLD), fold(picture - picture.flip(-1), FOLD)], dim=1))
     assert torch.allclose(conv(fold(picture, FOLD)), expected, atol=1e-5)
 

@@ -71,6 +71,14 @@ def test_a_baseline_answers_like_lcnn_and_starts_from_the_prior(name: str, T: in
     assert 0.003 < torch.sigmoid(prediction.logits_BHW).median() < 0.03
 
 
+@torch.no_grad()
+def test_windows_are_channels_of_a_baseline() -> None:
+    three = Normalisation(mean=(110.0, 90.0, 120.0), std=(30.0, 40.0, 20.0))
+    model = network("unet")(CONFIG, three).eval()
+    stacks = 255 * torch.rand(2, channels(CONFIG.T, 3), SIDE, SIDE)
+    assert model(stacks).logits_BHW.shape == (2, SIDE, SIDE)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_gradient_reaches_every_weight(name: str) -> None:
     model = build(name)

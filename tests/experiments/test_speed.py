@@ -20,7 +20,6 @@ from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.picture import PictureConfig
 from experiments.speed import (
     NETWORKS,
-    NORMALISATION,
     SECTIONS,
     VARIANTS,
     GpuFigures,
@@ -36,6 +35,7 @@ from experiments.step_parts import Part, Phase, Timeline, take_apart
 from lcnn.config import TrainConfig
 from lcnn.fit import TrainingData
 from lcnn.stacks import OVERVIEW, StackSource
+from search.placement.rehearsal import usual_normalisation
 from search.spec import Overrides, load_spec
 
 SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
@@ -165,7 +165,7 @@ def test_a_gpu_is_timed_by_events_in_its_stream(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_parts_are_the_whole_step(data: CompiledCohort) -> None:
-    training = TrainingData(data.store, tuple(data.store.patients), (), NORMALISATION)
+    training = TrainingData(data.store, tuple(data.store.patients), (), usual_normalisation(1))
     found = take_apart(CONFIG, training, "cpu", rounds=1, steps=4)
     assert [part.part for part in found.parts] == list(Part)
     assert all(part.forward_ms > 0 for part in found.parts)
@@ -179,7 +179,7 @@ def test_the_parts_are_the_whole_step(data: CompiledCohort) -> None:
 
 
 def test_measuring_leaves_trainings_as_they_were(data: CompiledCohort) -> None:
-    training = TrainingData(data.store, tuple(data.store.patients), (), NORMALISATION)
+    training = TrainingData(data.store, tuple(data.store.patients), (), usual_normalisation(1))
     before = dict(vars(lcnn.fit)), dict(vars(lcnn.model)), StackSource.batch, torch.nn.utils.clip_grad_norm_
     take_apart(CONFIG, training, "cpu", rounds=1, steps=1)
     after = dict(vars(lcnn.fit)), dict(vars(lcnn.model)), StackSource.batch, torch.nn.utils.clip_grad_norm_

@@ -51,9 +51,9 @@ def patient(cohort, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_predictions_come_back_on_the_native_grid(config, picture, cohort, cohort_root, normalisation, name):
     model = TrainedModel(build_model(config, normalisation).eval(), config, picture)
-    image_ZHW, _ = read_patient(patient(cohort, name), cohort_root)
-    probability = predict_volume(model, image_ZHW)
-    assert probability.shape == image_ZHW.shape
+    image_ZKHW, mask_ZHW = read_patient(patient(cohort, name), cohort_root)
+    probability = predict_volume(model, image_ZKHW)
+    assert probability.shape == mask_ZHW.shape
     assert probability.dtype == np.float32
     assert probability.min() >= 0
     assert 0 < probability.max() < 0.5
@@ -116,9 +116,9 @@ def test_a_network_that_tells_the_opposite_scores_zero(config, picture, cohort, 
 
 
 def test_what_lies_outside_the_crop_is_not_lesion(config, picture, cohort, cohort_root):
-    image_ZHW, _ = read_patient(patient(cohort, "a"), cohort_root)
-    probability = predict_volume(TrainedModel(Truthful(-1e6), config, picture), image_ZHW)  # lesion everywhere
-    top, left, side = head_box(image_ZHW) if picture.crop == "head" else whole_box(48, 48)
+    image_ZKHW, _ = read_patient(patient(cohort, "a"), cohort_root)
+    probability = predict_volume(TrainedModel(Truthful(-1e6), config, picture), image_ZKHW)  # lesion everywhere
+    top, left, side = head_box(image_ZKHW[:, 0]) if picture.crop == "head" else whole_box(48, 48)
     inside = np.zeros((48, 48), dtype=bool)
     inside[max(top, 0) : top + side, max(left, 0) : left + side] = True
     assert (probability[:, inside] > 0.5).all()

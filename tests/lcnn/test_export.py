@@ -18,7 +18,8 @@ from torch import nn
 
 from data_prep.errors import InputError
 from data_prep.picture import PictureConfig
-from data_prep.store import read_slices
+from data_prep.split import Normalisation
+from data_prep.store import read_windows
 from lcnn.calibration import BINS, Reliability
 from lcnn.evaluate import THRESHOLD, PatientResult
 from lcnn.evaluation import summarise, write_evaluation
@@ -201,7 +202,8 @@ def test_the_card_tells_how_volumes_are_prepared(tmp_path, model):
     assert "what is not the head" not in card
 
 
-def test_another_stack_of_an_odd_size_is_traced_too(make_config, normalisation, tmp_path):
+def test_another_stack_of_an_odd_size_in_three_windows_is_traced_too(make_config, tmp_path):
+    normalisation = Normalisation(mean=(110.0, 90.0, 120.0), std=(30.0, 40.0, 20.0))
     network = LogitNetwork(awake(make_config({"T": 2}), normalisation)).eval()
     assert write_torch(trace(network, 33), network, 33, tmp_path / "model.pt2") < 1e-5
 
@@ -279,7 +281,7 @@ def test_monai_runs_the_bundle_and_marks_what_we_mark(folder, model, cohort_root
     assert done.returncode == 0, done.stderr
     marked = 0
     for name, files in input_patients(cohort_root):
-        expected = predict_volume(model, read_slices(files)) >= THRESHOLD
+        expected = predict_volume(model, read_windows(files)) >= THRESHOLD
         mask = np.asarray(nibabel.load(tmp_path / name / f"{files[0].stem}_lesion.nii.gz").dataobj)
         assert np.array_equal(mask, expected)
         marked += expected.any() and not expected.all()

@@ -77,7 +77,9 @@ def test_any_number_of_levels_fits_any_size(build, levels):
 
 @pytest.mark.parametrize("given", [1, 3, channels(0), channels(1) - 1, channels(2)])
 def test_stacks_of_another_size_are_refused(build, given):
-    with pytest.raises(ValueError, match=f"3 pictures of an overview and 3 slices, and got {given} channels"):
+    with pytest.raises(
+        ValueError, match=f"3 pictures of an overview and 3 slices in 1 windows, and got {given} channels"
+    ):
         build()(torch.zeros(1, given, 32, 32))
 
 
@@ -264,7 +266,7 @@ def test_the_normalisation_is_applied_and_saved_with_the_weights(build, make_con
     model = build().eval()
     state = model.state_dict()
     assert (state["mean"], state["std"]) == (110, 30)
-    assert torch.equal(model.normalise(torch.tensor([80.0, 110.0, 170.0])), torch.tensor([-1.0, 0.0, 2.0]))
+    assert torch.equal(model.normalise(torch.tensor([[80.0, 110.0, 170.0]])), torch.tensor([[-1.0, 0.0, 2.0]]))
     other = build_model(make_config(), Normalisation(mean=20.0, std=5.0)).eval()
     assert not torch.allclose(other(grey()).logits_BHW, model(grey()).logits_BHW)
     other.load_state_dict(state)

@@ -75,7 +75,7 @@ def test_the_normalisation_lies_among_the_settings_and_comes_back_exactly(tmp_pa
     found = load_model(tmp_path).net
     assert torch.equal(found.mean, net.mean)
     assert torch.equal(found.std, net.std)
-    assert read_settings(tmp_path).normalisation.mean == pytest.approx(mean)
+    assert read_settings(tmp_path).normalisation.mean == pytest.approx((mean,))
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,10 @@ def run_predict(model, path, out, *more):
     return main(["predict", "--model", str(model), "--input", str(path), "--out", str(out), *more])
 
 
+def opened(patient, *windows):
+    return patient.open(patient.pixels.seen_in(windows) if windows else patient.pixels)
+
+
 def some_mask(scan):
     mask_ZHW = np.zeros(scan.image_ZHW.shape, dtype=bool)
     depth, height, width = (side // 2 for side in mask_ZHW.shape)
@@ -73,7 +77,7 @@ def some_mask(scan):
 def test_a_nifti_mask_lies_on_the_scans_own_voxels(tmp_path):
     file = write_nifti(tmp_path / "p.nii.gz")
     (patient,) = find_patients(file)
-    scan = patient.open(BRAIN)
+    scan = opened(patient)
     scan.write_mask(tmp_path / "out", scan.image_ZHW > 200)
     source, mask = nibabel.load(file), nibabel.load(tmp_path / "out" / "p.nii.gz")
     assert mask.shape == source.shape
@@ -84,7 +88,7 @@ def test_a_nifti_mask_lies_on_the_scans_own_voxels(tmp_path):
 
 def test_a_dicom_mask_lies_on_the_series_pictures(tmp_path):
     (patient,) = find_patients(write_series(tmp_path / "ct", tilt_deg=8))
-    scan = patient.open(BRAIN)
+    scan = opened(patient)
     mask_ZHW = some_mask(scan)
     scan.write_mask(tmp_path / "out", mask_ZHW)
     series = open_dicom(tmp_path / "ct")
@@ -110,7 +114,7 @@ def test_a_folder_of_everything(model, tmp_path, capsys):
     assert masks[-2:] == ["patient_0001.dcm", "patient_0002.dcm"]
     assert [name.endswith(".nii.gz") for name in masks].count(True) == 1
     assert volumes.lesion_ml.isna().tolist() == [False, False, False, True]
-    assert "window: brain (level 40 HU, width 80 HU), for models do not keep theirs" in said
+    assert "window: brain (level 40 HU, width 80 HU), for the model keeps none" in said
     assert "patient_0002: lesion on" in said
     assert "series 1: axial, 12 slices" in said
 
@@ -120,7 +124,7 @@ def test_a_window_that_is_named_is_used_and_not_announced(model, tmp_path, capsy
     assert run_predict(model, file, tmp_path / "out", "--window", "stroke") == 0
     assert "window:" not in capsys.readouterr().out
     (patient,) = find_patients(file)
-    greys = [patient.open(WINDOWS[name]).image_ZHW for name in ("brain", "stroke")]
+    greys = [opened(patient, WINDOWS[name]).image_ZHW for name in ("brain", "stroke")]
     assert (greys[0] != greys[1]).any()
 
 
@@ -150,7 +154,7 @@ def write_deep_cohort(root, patients="ab"):
             Image.fromarray(values).save(root / "images" / patient / f"{n}.png")
             Image.fromarray(np.zeros((36, 36), np.uint8)).save(root / "masks" / patient / f"{n}.png")
     cohort = scan_cohort(root, spacing_mm={"a": (5, 0.5, 0.4)})
-    write_manifest(cohort.model_copy(update={"hu": KeptHu(window=WINDOWS["stroke"])}), root)
+    write_manifest(cohort.model_copy(update={"hu": KeptHu(windows=(WINDOWS["stroke"],))}), root)
     return root
 
 
@@ -158,12 +162,12 @@ def test_pictures_of_a_cohort_are_taken_as_its_manifest_says(model, tmp_path, ca
     root = write_deep_cohort(tmp_path / "cohort")
     values = 20 + 15 * np.arange(3)
     for path in (root, root / "images", root / "images" / "a", root / "images" / "a" / "1.png"):
-        scan = find_patients(path)[0].open(None)
+        scan = opened(find_patients(path)[0])
         grey_Z = WINDOWS["stroke"].to_grey(values[1:2] if path.suffix else values)
         assert scan.image_ZHW[:, 18, 18].tolist() == grey_Z.tolist()
         assert scan.voxel_ml == pytest.approx(0.001)
         assert scan.assumed is None
-    assert find_patients(root)[0].open(BRAIN).image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(values).tolist()
+    assert opened(find_patients(root)[0], BRAIN).image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(values).tolist()
     assert run_predict(model, root, tmp_path / "out") == 0
     assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.isna().tolist() == [False, True]
     assert "window:" not in capsys.readouterr().out
@@ -180,7 +184,7 @@ def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
     assert run_predict(model, slices, tmp_path / "out", *told) == 0
     assert "window: brain" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.notna().all()
-    scan = find_patients(slices, Told(hu_offset=1024))[0].open(None)
+    scan = opened(find_patients(slices, Told(hu_offset=1024))[0])
     assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from tiny_cohort import SIDE, SLICES, write_cohort
 
+from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.picture import PictureConfig
 from data_prep.split import Split
 from data_prep.store import Store, StoredPatient
-from search.prepare import alike_slices, check_lesions, find_cohort
+from data_prep.window import WINDOWS, KeptHu
+from search.prepare import alike_slices, check_lesions, find_cohort, window_count
 from search.spec import CohortConfig
 from search.summary import leak_in_words
 
@@ -42,6 +44,19 @@ def test_a_folder_of_the_layout_is_the_user_s_whatever_its_name() -> None:
     Path("phantom-mine/images").mkdir(parents=True)
     place = find_cohort(CohortConfig(root="phantom-mine", fallback="phantom"))
     assert place == (Path("phantom-mine"), False)
+
+
+def test_windows_are_counted_before_anything_is_compiled() -> None:
+    write_cohort(Path("mine"))
+    assert window_count(CohortConfig(root="mine")) == 1
+    assert window_count(CohortConfig(fallback="phantom", window=("brain",))) == 1
+    three = tuple(WINDOWS.values())
+    write_manifest(scan_cohort(Path("mine")).model_copy(update={"hu": KeptHu(windows=three[:1])}), Path("mine"))
+    assert window_count(CohortConfig(root="mine", window=tuple(WINDOWS))) == 3
+    (Path("mine") / MANIFEST).unlink()
+    for refused in (CohortConfig(fallback="phantom", window=("stroke",)), CohortConfig(root="mine", window=("wide",))):
+        with pytest.raises(InputError, match=r"cohort\.window: .* asked for, but the 8-bit slices"):
+            window_count(refused)
 
 
 def test_other_phantom_settings_are_another_folder() -> None:

@@ -253,6 +253,22 @@ def test_a_later_sitting_weighs_again_on_another_device_only(tmp_path: Path) -> 
     assert json.loads(path.read_text())["device"] == "another"
 
 
+def test_windows_are_weighed_apart_and_files_of_earlier_versions_are_of_one(tmp_path: Path) -> None:
+    path, space = tmp_path / "memory.json", make_space({"T": {"choice": [1, 2]}})
+    plan = plan_memory(space, SIDE, path, CARD, Scale())
+    content = json.loads(path.read_text())
+    for row in content["trainings"]:
+        del row["windows"]
+    path.write_text(json.dumps(content))
+    assert recall_memory(space, SIDE, path, CARD) == plan
+    assert recall_memory(space, SIDE, path, CARD, windows=3) is None
+    scale = Scale()
+    three = plan_memory(space, SIDE, path, CARD, scale, windows=3)
+    assert {shape.windows for shape in scale.asked} == {3}
+    assert three.place(TINY) == plan.place(TINY)
+    assert recall_memory(space, SIDE, path, CARD, windows=3) == three
+
+
 def test_what_was_weighed_is_recalled_whole_or_not_at_all(tmp_path: Path) -> None:
     path, space = tmp_path / "memory.json", make_space({"T": {"choice": [1, 2]}})
     assert recall_memory(space, SIDE, path, CARD) is None
