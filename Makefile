@@ -11,7 +11,7 @@ search: $(VENV)/.installed
 	$(VENV)/bin/python run_search.py --space $(SPACE) $(ARGS)
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

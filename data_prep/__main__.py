@@ -5,7 +5,7 @@
     python -m data_prep import SRC DST [--window brain] [--depth 16] [--dry-run] ...
     python -m data_prep check DIR [--fix]
     python -m data_prep stats DIR
-    python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--source TEXT] [--licence TEXT]
+    python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--ignored] [--source TEXT] [--licence TEXT]
 
 ``phantom`` builds the synthetic cohort. ``download`` fetches two ZIP files from Google Drive. ``import`` recognises
 DICOM, NIfTI, pictures, AISD and npz arrays and makes a cohort of them, with ids that tell nothing. ``check`` finds what
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
-from data_prep.errors import InputError, first_line
+from data_prep.errors import InputError, disk_line
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
@@ -54,6 +54,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     index.add_argument("--name", help="name of the cohort (default: the folder's)")
     index.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
                        help="distances between voxel centres, the same for all patients")  # fmt: skip
+    index.add_argument("--ignored", action="store_true",
+                       help="masks hold 128 too: pixels that are neither learnt nor scored")  # fmt: skip
     index.add_argument("--window", help="intensity window of the slices, in words")
     index.add_argument("--source", help="where the data comes from")
     index.add_argument("--licence", help="terms of its use")
@@ -91,7 +93,7 @@ def index_folder(options: argparse.Namespace) -> None:
         raise InputError(f"{options.folder / MANIFEST}: exists; delete it to have it made anew")
     spacing = spacing_of(options.spacing_mm)
     about = {key: getattr(options, key) for key in ("name", "window", "source", "licence")}
-    cohort = scan_cohort(options.folder, spacing_mm=spacing, **about)
+    cohort = scan_cohort(options.folder, spacing_mm=spacing, has_ignored=options.ignored, **about)
     write_manifest(cohort, options.folder)
     print(f"{options.folder / MANIFEST}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
 
@@ -105,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or first_line(error)
-        print(f"error: {place}{reason}; see to that, then the same command goes on", file=sys.stderr)
+        print(f"error: {disk_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
         return 130

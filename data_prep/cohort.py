@@ -1,7 +1,7 @@
 """The cohort on disk: one folder of image slices and one of mask slices a patient, and ``cohort.json``.
 
     <root>/images/<patient>/<slice>.png      8-bit grey slices, ordered from the skull base upward; or 16 bits, see hu
-    <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion
+    <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion, 128 ignored
     <root>/cohort.json                       what this file writes: patients, slice order, spacing, hash
 
 ``image/`` and ``mask/`` are taken as well. Slice names are ordered naturally (2 before 10).
@@ -27,6 +27,8 @@ IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MANIFEST = "cohort.json"
+NOTES = ".import"
+"""Folder in a cohort that was imported, with what a rerun of the import has to know."""
 Distance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Spacing = tuple[Distance, Distance, Distance]
 """Distance between voxel centres in mm as (slice, row, column)."""
@@ -59,6 +61,8 @@ class Cohort(BaseModel):
     """Intensity window of the 8-bit slices, for example ``brain (level 40 HU, width 80 HU)``."""
     hu: KeptHu | None = None
     """How slices of 16 bits hold HU; None where slices have 8 bits."""
+    has_ignored: bool = False
+    """Whether masks hold 128 as well: pixels that are neither learnt nor scored."""
     official_test: tuple[str, ...] = ()
     """Ids of the test patients that the cohort's authors named; every split tests exactly these. Empty: none named."""
     source: str | None = None
@@ -124,6 +128,7 @@ def scan_cohort(
     source: str | None = None,
     licence: str | None = None,
     spacing_mm: Spacing | Mapping[str, Spacing] | None = None,
+    has_ignored: bool = False,
 ) -> Cohort:
     """Read the layout under ``root`` and hash every file; nothing is written.
 
@@ -151,6 +156,7 @@ def scan_cohort(
         window=window,
         source=source,
         licence=licence,
+        has_ignored=has_ignored,
         patients=patients,
         hash=_cohort_hash(patients),
     )
@@ -162,8 +168,13 @@ def open_cohort(root: Path, cache: Path) -> Cohort:
     A user's folder is never written to: where it brings no manifest, one is made in ``cache`` on first use.
 
     Raises:
-        InputError: the layout is broken, or the files are no longer those that the manifest describes.
+        InputError: the layout is broken, the files are not those of the manifest, or their import was not finished.
     """
+    if (root / NOTES).is_dir() and not (root / MANIFEST).exists():
+        raise InputError(
+            f"{root}: was imported, but not to the end, for {MANIFEST} is missing; import it again, or accept what is "
+            f"there by: python -m data_prep index {root}"
+        )
     for manifest in (root / MANIFEST, cache / MANIFEST):
         if manifest.exists():
             return _verify(root, manifest)

@@ -21,10 +21,12 @@ from data_prep.cohort import (
 from data_prep.contact_sheet import Tile, draw_tile
 from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
-from data_prep.orientation import LEAST_PATIENTS, LIKELY_MARGIN, find_turns
+from data_prep.orientation import COUCH_SURE, LEAST_PATIENTS, LIKELY_MARGIN, find_turns
 from data_prep.patient_check import PatientFiles, check_patient
 from data_prep.progress import in_processes
 from data_prep.signatures import SignatureFile
+
+IN_FRONT = "the couch lies in front of the head"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class _Kept:
     slices: tuple[str, ...]
     hashes: tuple[str, ...]
     pictures_KPP: NDArray[np.float32] | None
+    couch: float | None
 
 
 def list_patients(root: Path) -> list[PatientFiles]:
@@ -73,6 +76,7 @@ def list_patients(root: Path) -> list[PatientFiles]:
             masks / name if (masks / name).is_dir() else None,
             spacing.get(name),
             known.hu if known else None,
+            has_ignored=known is not None and known.has_ignored,
         )
         for name in sorted(names, key=natural_key)
     ]
@@ -95,7 +99,7 @@ def check_cohort(root: Path, *, jobs: int) -> CohortReport:
                 stored.add(len(kept), report.telling_M, report.signatures_MF)
             if report.shown_HW is not None:
                 tiles.append(draw_tile(report.id, report.shown_HW, report.shown_mask_HW, report.shown))
-            kept.append(_Kept(report.id, report.slices, report.hashes, report.pictures_KPP))
+            kept.append(_Kept(report.id, report.slices, report.hashes, report.pictures_KPP, report.couch))
         findings += _shared(stored, kept)
     findings += _turned(kept)
     findings += _of_the_manifest(root, patients, findings)
@@ -123,11 +127,12 @@ def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
 def _turned(kept: list[_Kept]) -> list[Finding]:
     compared = [patient for patient in kept if patient.pictures_KPP is not None]
     if len(compared) < LEAST_PATIENTS:
-        told = f"it takes {LEAST_PATIENTS} patients to say who lies otherwise; look at the contact sheet"
-        return [Finding(Severity.NOTE, Kind.NOT_COMPARED, "", "", told)]
+        return _turned_by_couch(compared)
     pictures_NKPP = np.stack([patient.pictures_KPP for patient in compared if patient.pictures_KPP is not None])
-    found = []
-    for patient, turn in zip(compared, find_turns(pictures_NKPP), strict=True):
+    turns = find_turns(pictures_NKPP)
+    upright = [patient for patient, turn in zip(compared, turns, strict=True) if turn.quarters == 0]
+    found = _majority_turned(upright)
+    for patient, turn in zip(compared, turns, strict=True):
         if turn.quarters == 0 or turn.margin < LIKELY_MARGIN:
             continue
         way = {1: "a quarter to the right", 2: "upside down or mirrored front to back", 3: "a quarter to the left"}
@@ -141,6 +146,43 @@ def _turned(kept: list[_Kept]) -> list[Finding]:
         fix = Fix.TURN if can_fix else None
         found.append(Finding(Severity.WARNING, Kind.TURNED, patient.id, "", told + advice, fix))
     return found
+
+
+def _turned_by_couch(patients: list[_Kept]) -> list[Finding]:
+    """Of a cohort too small to have a majority."""
+    told = f"{IN_FRONT}; upside down, or mirrored front to back? Look at the contact sheet"
+    found = [
+        Finding(Severity.WARNING, Kind.TURNED, patient.id, "", told)
+        for patient in patients
+        if patient.couch is not None and patient.couch <= -COUCH_SURE
+    ]
+    silent = sum(patient.couch is None or abs(patient.couch) < COUCH_SURE for patient in patients)
+    if silent or not patients:
+        told = (
+            f"it takes {LEAST_PATIENTS} patients to say who lies otherwise, and {silent} of {len(patients)} show no "
+            "couch that tells which way up; look at the contact sheet"
+        )
+        found.append(Finding(Severity.NOTE, Kind.NOT_COMPARED, "", "", told))
+    return found
+
+
+def _majority_turned(upright: list[_Kept]) -> list[Finding]:
+    """Whether those that lie alike, and are most, lie right."""
+    sides = [patient.couch for patient in upright if patient.couch is not None and abs(patient.couch) >= COUCH_SURE]
+    in_front = sum(side < 0 for side in sides)
+    if not sides:
+        told = (
+            "orientation compared only within the cohort, as no couch shows which way up; look at the contact sheet, "
+            "where faces are to be above"
+        )
+        return [Finding(Severity.NOTE, Kind.NOT_COMPARED, "", "", told)]
+    if 2 * in_front <= len(sides):
+        return []
+    told = (
+        f"most patients: {IN_FRONT} in {in_front} of {len(sides)} that show it, so the whole cohort seems upside down, "
+        "or mirrored front to back; look at the contact sheet, and export it anew"
+    )
+    return [Finding(Severity.WARNING, Kind.TURNED, "", "", told)]
 
 
 def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Finding]) -> list[Finding]:

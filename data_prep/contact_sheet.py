@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from data_prep.files import replacing
+from data_prep.files import write_png
 from data_prep.findings import Finding, Severity
 
 SIDE = 128
@@ -67,8 +67,7 @@ def save_contact_sheets(folder: Path, tiles: Sequence[Tile], findings: Sequence[
     for first in range(0, len(tiles), TILES_A_SHEET):
         number = f"_{first // TILES_A_SHEET + 1}" if len(tiles) > TILES_A_SHEET else ""
         path = folder / f"contact_sheet{number}.png"
-        with replacing(path) as partial:
-            _sheet(tiles[first : first + TILES_A_SHEET], marks).save(partial, format="PNG")
+        write_png(path, _sheet(tiles[first : first + TILES_A_SHEET], marks))
         written.append(path)
     return written
 

@@ -14,6 +14,12 @@ def first_line(error: BaseException) -> str:
     return _lines(error)[0]
 
 
+def disk_line(error: OSError) -> str:
+    """What a command says of a disk that is full, read-only or gone: where, why, and what to do."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or first_line(error)}; see to that, then the same command goes on"
+
+
 def last_line(error: BaseException) -> str:
     """The last line of what an exception says, which is where wrapped tracebacks name the cause."""
     return _lines(error)[-1]

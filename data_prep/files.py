@@ -12,6 +12,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
+from PIL import Image
+
 from data_prep.errors import InputError
 
 LOCK = ".lock"
@@ -93,6 +95,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
     The content reaches the disk before the name does, so a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; it names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -100,6 +105,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         _sync(partial)
         partial.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -108,6 +117,19 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path`` in one step."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG in one step."""
+    with replacing(path) as partial:
+        partial.write_bytes(png_bytes(picture))
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as PNG, in memory, for Pillow does not say why it could not write a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def table_text(kind: type[Any], rows: Iterable[Any]) -> str:

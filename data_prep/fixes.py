@@ -18,7 +18,7 @@ from PIL import Image
 from data_prep.cohort import IMAGE_FOLDERS, MANIFEST, MASK_FOLDERS, part_folder, read_manifest, scan_cohort, slice_files
 from data_prep.cohort import write_manifest as write_cohort
 from data_prep.errors import InputError
-from data_prep.files import replacing, write_text_atomically
+from data_prep.files import replacing, write_png, write_text_atomically
 from data_prep.findings import Finding, Fix
 from data_prep.sources.pictures import DEEP_MODES
 from data_prep.store import read_slices
@@ -109,8 +109,7 @@ def _pixels(file: Path) -> NDArray[Any]:
 def _rewrite(file: Path, pixels_HW: NDArray[Any]) -> None:
     """As PNG, whatever it was: JPEG would blur a mask anew."""
     target = file.with_suffix(".png")
-    with replacing(target) as partial:
-        Image.fromarray(np.ascontiguousarray(pixels_HW)).save(partial, format="PNG")
+    write_png(target, Image.fromarray(np.ascontiguousarray(pixels_HW)))
     if target != file:
         file.unlink()
 

@@ -39,8 +39,8 @@ class Framing:
         """Slices (Z, S, S) for the network."""
         return self._stored(image_ZHW if self.kept_ZHW is None else image_ZHW * self.kept_ZHW)
 
-    def shares(self, mask_ZHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Share of each of the network's pixels that is lesion, 0..255, (Z, S, S), of masks of 0 and 1."""
+    def shares(self, mask_ZHW: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Share of each of the network's pixels that lies within a mask, 0..255, (Z, S, S)."""
         return self._stored(mask_ZHW * np.uint8(255))
 
     def to_native(self, values_ZSS: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ since, the patient is made anew.
 """
 
 import hashlib
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +19,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data_prep.cohort import Spacing
+from data_prep.cohort import NOTES, Spacing
 from data_prep.errors import InputError
-from data_prep.files import LOCK, replacing_folder, write_text_atomically
-from data_prep.register import NOTES
+from data_prep.files import LOCK, png_bytes, replacing_folder, write_text_atomically
+from data_prep.mask import ignored_in, to_grey
 from data_prep.sources.case import Case
-from data_prep.sources.reading import ReadOptions, read_case
+from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
 from data_prep.window import KeptHu, Window
 
 PARTS = ("images", "masks")
+IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class Note(BaseModel):
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
     doubt: str | None = None
     """What the scan's values leave open; see `data_prep.sources.checks`."""
+    taken: str | None = None
+    """As of a `Reading`."""
+    has_ignored: bool = False
+    """Whether its masks hold pixels that are ignored."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +91,33 @@ def import_patient(task: Task) -> Note | Fault:
         done = read_note(task.settings.root, task.id)
         if done and done.made_from == made_from:
             return done
-        volume, lesion_ZHW = read_case(task.case, task.settings.reading)
+        reading = read_case(task.case, task.settings.reading)
     except InputError as error:
         return Fault(str(error))
     except MemoryError:
         return Fault(f"{task.case.images[0]}: does not fit into memory; use fewer processes by --jobs")
+    volume = reading.volume
     note = Note(
         made_from=made_from,
         spacing_mm=volume.spacing_mm or task.settings.spacing_mm,
         is_windowed=volume.is_windowed,
         doubt=volume.doubt,
+        taken=reading.taken,
+        has_ignored=bool(ignored_in(reading.label_ZHW).any()),
     )
     try:
-        _write(task, to_pixels(volume, task.settings), lesion_ZHW * np.uint8(255), note)
+        _write(task, to_pixels(volume, task.settings), to_grey(reading.label_ZHW), note)
     except OSError as error:
         raise InputError(unwritable(task.settings.root, error)) from error
     return note
 
 
-IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
+def preview_patient(case: Case) -> str | Fault | None:
+    """What would be taken of a patient, or why nothing would."""
+    try:
+        return preview_case(case)
+    except InputError as error:
+        return Fault(str(error))
 
 
 def unwritable(root: Path, error: OSError) -> str:
@@ -138,10 +150,7 @@ def _write(task: Task, pixels_ZHW: NDArray[Any], mask_ZHW: NDArray[np.uint8], no
     for part, slices_ZHW in zip(PARTS, (pixels_ZHW, mask_ZHW), strict=True):
         with replacing_folder(root / part / task.id, keep_existing=False) as partial:
             for number, slice_HW in enumerate(slices_ZHW, start=1):
-                # Encoded in memory first, for Pillow does not say why it could not write.
-                buffer = io.BytesIO()
-                Image.fromarray(slice_HW).save(buffer, format="PNG")
-                (partial / f"{number:03d}.png").write_bytes(buffer.getvalue())
+                (partial / f"{number:03d}.png").write_bytes(png_bytes(Image.fromarray(slice_HW)))
     write_text_atomically(_note(root, task.id), note.model_dump_json() + "\n")
 
 
@@ -151,8 +160,12 @@ def _note(root: Path, patient: str) -> Path:
 
 def _fingerprint(task: Task) -> str:
     settings = task.settings
+    ignored = settings.reading.ignored_labels
     told = [repr((settings.window, settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
-                  sorted(settings.reading.lesion_labels or ()), str(task.case.kind)))]  # fmt: skip
+                  sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
+                  str(task.case.kind)))]  # fmt: skip
+    if task.case.series is not None:
+        told.append(f"series {task.case.series}")
     for file in (*task.case.images, None, *task.case.masks):
         told.append("none" if file is None else _state(file))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
@@ -175,7 +188,7 @@ def clear_leftovers(root: Path, ids: Sequence[str]) -> list[str]:
     for part in PARTS:
         for folder in [*(root / part).glob(".patient_*.partial"), *(root / part).glob(".patient_*.former")]:
             shutil.rmtree(folder, ignore_errors=True)
-    for note in (root / NOTES).glob(".patient_*.partial"):
+    for note in (root / NOTES).glob(".*.partial"):
         note.unlink()
     made = {note.stem for note in (root / NOTES).glob("patient_*.json")}
     gone = sorted(made - set(ids))

@@ -17,9 +17,11 @@ from data_prep.cohort import slice_files
 from data_prep.duplicates import BRIGHT
 from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
+from data_prep.mask import IGNORED_GREY, expected_values, is_mask
 from data_prep.orientation import (
     LIKELY_REVERSED,
     SURE_REVERSED,
+    couch_side,
     is_shuffled,
     mean_pictures,
     upward_score,
@@ -54,6 +56,8 @@ class PatientFiles:
     spacing_mm: tuple[float, float, float] | None
     hu: KeptHu | None = None
     """How slices of 16 bits hold HU; None refuses those."""
+    has_ignored: bool = False
+    """Whether the manifest says that masks hold 128 as well."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class PatientReport:
     telling_M: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     signatures_MF: NDArray[np.float16] | None = None
     pictures_KPP: NDArray[np.float32] | None = None
+    couch: float | None = None
+    """As `data_prep.orientation.couch_side`."""
     shown_HW: NDArray[np.uint8] | None = None
     """The slice for the contact sheet: the one with most lesion, else the middle one."""
     shown_mask_HW: NDArray[np.bool_] | None = None
@@ -86,7 +92,8 @@ def check_patient(files: PatientFiles) -> PatientReport:
     pictures = _read(images, findings, files.hu)
     lesions = _read(masks, findings, None)
     for stem, mask_HW in lesions.items():
-        _check_mask(masks[stem], mask_HW, pictures.get(stem), findings)
+        _check_size(masks[stem], mask_HW, pictures.get(stem), findings)
+        _check_values(masks[stem], mask_HW, files.has_ignored, findings)
     if len(pictures) < len(images) or not pictures:
         return PatientReport(files.id, findings.all())
     sizes = {picture.shape for picture in pictures.values()}
@@ -100,7 +107,7 @@ def check_patient(files: PatientFiles) -> PatientReport:
     if min(image_ZHW.shape[1:]) < SMALLEST_SIDE:
         findings.error(Kind.TOO_SMALL, f"{image_ZHW.shape[2]}x{image_ZHW.shape[1]} pixels; export at full size")
         return PatientReport(files.id, findings.all())
-    masks_Z = [_fitting(lesions.get(stem), image_ZHW.shape[1:]) for stem in images]
+    masks_Z = [_fitting(lesions.get(stem), image_ZHW.shape[1:], files.has_ignored) for stem in images]
     hashes = tuple(hashlib.sha256(picture.tobytes()).hexdigest() for picture in image_ZHW)
     area_Z = (image_ZHW >= BRIGHT).mean(axis=(1, 2))
     _check_repeats(names, hashes, area_Z, findings)
@@ -117,6 +124,7 @@ def check_patient(files: PatientFiles) -> PatientReport:
         telling_M=telling_M,
         signatures_MF=signatures(image_ZHW[telling_M]),
         pictures_KPP=mean_pictures(image_ZHW) if len(telling_M) else None,
+        couch=couch_side(image_ZHW) if len(telling_M) else None,
         shown_HW=image_ZHW[shown],
         shown_mask_HW=masks_Z[shown],
         shown=shown,
@@ -190,16 +198,23 @@ def _without_path(error: InputError, place: Path) -> str:
     return str(error).removeprefix(f"{place}: ").replace(f"{place.parent}/", "")
 
 
-def _check_mask(file: Path, mask_HW: NDArray[np.uint8], image: NDArray[np.uint8] | None, findings: _Findings) -> None:
+def _check_size(file: Path, mask_HW: NDArray[np.uint8], image: NDArray[np.uint8] | None, findings: _Findings) -> None:
     if image is not None and mask_HW.shape != image.shape:
         sizes = f"mask {mask_HW.shape[1]}x{mask_HW.shape[0]}, slice {image.shape[1]}x{image.shape[0]} pixels"
         findings.error(Kind.SIZES_DIFFER, f"{sizes}; export the mask on the slice's grid", file.name)
+
+
+def _check_values(file: Path, mask_HW: NDArray[np.uint8], has_ignored: bool, findings: _Findings) -> None:
     counts = np.bincount(mask_HW.ravel(), minlength=256)
-    values = np.flatnonzero(counts)
-    if set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}:
+    values = np.flatnonzero(counts).tolist()
+    if is_mask(values, has_ignored=has_ignored):
         return
     shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-    if is_blurred(counts):
+    if has_ignored:  # a blur of three values cannot be told from the third
+        findings.error(Kind.NOT_BINARY, f"values {shown}; write the lesion as 255, what is ignored as 128", file.name)
+    elif is_mask(values, has_ignored=True):
+        findings.error(Kind.NOT_BINARY, f"values {shown}; {expected_values(values, has_ignored=False)}", file.name)
+    elif is_blurred(counts):
         findings.error(Kind.NOT_BINARY, f"values {shown}, blurred; --fix splits them at 128", file.name, Fix.BINARISE)
     else:
         findings.error(Kind.NOT_BINARY, f"values {shown}: labels? write the lesion as 255, the rest as 0", file.name)
@@ -217,11 +232,13 @@ def is_blurred(counts_256: NDArray[np.int64]) -> bool:
     return unsure <= MOST_UNSURE * int(counts_256[FIRM:].sum())
 
 
-def _fitting(mask: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """A mask as a yes or no; None where it is missing, of another size, or empty."""
+def _fitting(mask: NDArray[np.uint8] | None, shape: tuple[int, ...], has_ignored: bool) -> NDArray[np.bool_] | None:
+    """A mask's lesion as a yes or no; None where it is missing, of another size, or empty."""
     if mask is None or mask.shape != shape or not mask.any():
         return None
-    return mask > (127 if mask.max() > 127 else 0)
+    if mask.max() < IGNORED_GREY:
+        return mask > 0
+    return mask > (IGNORED_GREY if has_ignored else IGNORED_GREY - 1)
 
 
 def _check_repeats(
@@ -261,7 +278,7 @@ def _check_lesion(image_ZHW: NDArray[np.uint8], masks_Z: list[NDArray[np.bool_] 
         inside += int((mask_HW & head_HW).sum())
         total += int(mask_HW.sum())
     if total == 0:
-        findings.add(Severity.NOTE, Kind.NO_LESION, "all of its masks are empty")
+        findings.add(Severity.NOTE, Kind.NO_LESION, "none of its masks holds lesion")
     elif (share := 1 - inside / total) > OUTSIDE_WARNING:
         severity = Severity.ERROR if share > OUTSIDE_ERROR else Severity.WARNING
         told = f"{share:.0%} of the lesion lies outside; see that masks and slices belong together"

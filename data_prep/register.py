@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_prep.cohort import NOTES
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.sources.case import Case, Kind
 
-NOTES = ".import"
 REGISTER = "ids.json"
 
 

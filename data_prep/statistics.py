@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.cohort import Patient, voxel_ml
 from data_prep.files import table_text, write_text_atomically
+from data_prep.mask import ignored_in, lesion_in
 from data_prep.store import read_patient
 from data_prep.window import KeptHu
 
@@ -34,6 +35,8 @@ class PatientCounts:
     """Pixels of each grey value."""
     lesion_G: NDArray[np.int64]
     """And within the lesion."""
+    ignored_voxels: int = 0
+    """Voxels that are neither learnt nor scored."""
 
     @property
     def lesion_voxels(self) -> int:
@@ -58,20 +61,22 @@ class Row:
     grey_p99: int
     lesion_grey_mean: float | None
     """Over lesion pixels, black ones included; None without lesion."""
+    ignored_voxels: int
+    ignored_ml: float | None
 
 
-def count_patient(task: tuple[Path, Patient, KeptHu | None]) -> PatientCounts:
+def count_patient(task: tuple[Path, Patient, KeptHu | None, bool]) -> PatientCounts:
     """Count one patient's pixels.
 
     Args:
-        task: the cohort's folder, the patient, and how slices of 16 bits hold HU.
+        task: the cohort's folder, the patient, how slices of 16 bits hold HU, and whether masks hold what is ignored.
 
     Raises:
-        InputError: a file cannot be read, sizes differ, or a mask is not binary.
+        InputError: a file cannot be read, sizes differ, or a mask is none.
     """
-    root, patient, hu = task
-    image_ZHW, mask_ZHW = read_patient(patient, root, hu)
-    lesion = mask_ZHW > 0
+    root, patient, hu, has_ignored = task
+    image_ZHW, label_ZHW = read_patient(patient, root, hu, has_ignored=has_ignored)
+    lesion = lesion_in(label_ZHW)
     return PatientCounts(
         patient=patient.id,
         slices=len(image_ZHW),
@@ -80,56 +85,51 @@ def count_patient(task: tuple[Path, Patient, KeptHu | None]) -> PatientCounts:
         # A slice at a time: bincount makes 64-bit copies of what it counts.
         grey_G=np.sum([np.bincount(slice_HW.ravel(), minlength=256) for slice_HW in image_ZHW], axis=0),
         lesion_G=np.bincount(image_ZHW[lesion], minlength=256),
+        ignored_voxels=int(np.count_nonzero(ignored_in(label_ZHW))),
     )
 
 
 def row_of(counts: PatientCounts) -> Row:
     """A patient's figures."""
-    volume = counts.lesion_voxels * counts.voxel_ml if counts.voxel_ml is not None else None
-    return _row(
-        counts.patient,
-        counts.slices,
-        counts.lesion_slices,
-        counts.lesion_voxels,
-        volume,
-        counts.grey_G,
-        counts.lesion_G,
-    )
+    return _row(counts.patient, [counts])
 
 
 def row_of_all(patients: Sequence[PatientCounts]) -> Row:
-    """The cohort's figures, over all pixels of all patients; its volume is None unless all spacings are known."""
-    volumes = [p.lesion_voxels * p.voxel_ml for p in patients if p.voxel_ml is not None]
-    return _row(
-        "all",
-        sum(p.slices for p in patients),
-        sum(p.lesion_slices for p in patients),
-        sum(p.lesion_voxels for p in patients),
-        sum(volumes) if len(volumes) == len(patients) else None,
-        np.sum([p.grey_G for p in patients], axis=0),
-        np.sum([p.lesion_G for p in patients], axis=0),
-    )
+    """The cohort's figures, over all pixels of all patients; its volumes are None unless all spacings are known."""
+    return _row("all", patients)
 
 
-def _row(
-    name: str,
-    slices: int,
-    lesion_slices: int,
-    voxels: int,
-    volume: float | None,
-    grey_G: NDArray[np.int64],
-    lesion_G: NDArray[np.int64],
-) -> Row:
+def _row(name: str, patients: Sequence[PatientCounts]) -> Row:
+    grey_G = np.sum([p.grey_G for p in patients], axis=0)
+    lesion_G = np.sum([p.lesion_G for p in patients], axis=0)
     head_G = np.where(GREY_G > 0, grey_G, 0)
     total = max(int(head_G.sum()), 1)
     mean = float((head_G * GREY_G).sum() / total)
     sd = math.sqrt(float((head_G * (GREY_G - mean) ** 2).sum() / total))
-    lesion_mean = round(float((lesion_G * GREY_G).sum() / lesion_G.sum()), 2) if lesion_G.any() else None
     low, median, high = (_quantile(head_G, share) for share in (0.01, 0.5, 0.99))
-    rounded = round(volume, 3) if volume is not None else None
     return Row(
-        name, slices, lesion_slices, voxels, rounded, round(mean, 3), round(sd, 3), low, median, high, lesion_mean
+        patient=name,
+        slices=sum(p.slices for p in patients),
+        lesion_slices=sum(p.lesion_slices for p in patients),
+        lesion_voxels=sum(p.lesion_voxels for p in patients),
+        lesion_ml=_volume(patients, [p.lesion_voxels for p in patients]),
+        grey_mean=round(mean, 3),
+        grey_sd=round(sd, 3),
+        grey_p1=low,
+        grey_median=median,
+        grey_p99=high,
+        lesion_grey_mean=round(float((lesion_G * GREY_G).sum() / lesion_G.sum()), 2) if lesion_G.any() else None,
+        ignored_voxels=sum(p.ignored_voxels for p in patients),
+        ignored_ml=_volume(patients, [p.ignored_voxels for p in patients]),
     )
+
+
+def _volume(patients: Sequence[PatientCounts], voxels: Sequence[int]) -> float | None:
+    """Their volume in ml; None unless all spacings are known."""
+    sizes = [p.voxel_ml for p in patients if p.voxel_ml is not None]
+    if len(sizes) < len(patients):
+        return None
+    return round(sum(size * count for size, count in zip(sizes, voxels, strict=True)), 3)
 
 
 def _quantile(counts_G: NDArray[np.int64], share: float) -> int:

@@ -5,6 +5,7 @@ an array, and all trials on a machine share the same pages of memory.
 
     <cache>/<hash>-<size>-<crop>/images.npy   uint8 (N, S, S), all patients' slices one after the other
     <cache>/<hash>-<size>-<crop>/masks.npy    uint8 (N, S, S), share of the pixel that is lesion, 0..255
+    <cache>/<hash>-<size>-<crop>/ignored.npy  the same of what is ignored; only where the cohort's masks know it
     <cache>/<hash>-<size>-<crop>/lesion.npy   bool (N,), whether a slice holds lesion at the stored size
     <cache>/<hash>-<size>-<crop>/index.json   where each patient's slices lie, their crop box and true size
 
@@ -28,11 +29,13 @@ from data_prep.cohort import Cohort, Patient, voxel_ml
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.framing import frame
+from data_prep.mask import expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.picture import PictureConfig
 from data_prep.preprocessing.midline import Alignment
 from data_prep.window import KeptHu
 
 FORMAT = 1
+IGNORED_FILE = "ignored.npy"
 
 
 class StoredPatient(BaseModel):
@@ -72,6 +75,11 @@ class Store:
     patients: Mapping[str, StoredPatient]
     official_test: tuple[str, ...] = ()
     """Patients that every split tests; see `Cohort`."""
+    ignored_NSS: NDArray[np.uint8] | None = None
+    """Share of each pixel that is neither learnt nor scored, 0..255; None where the cohort's masks know no such value.
+
+    A share and not a yes or no: with it, and with the lesion's, a loss at this size weighs pixels as they were drawn.
+    """
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -85,6 +93,7 @@ class Store:
             images = np.load(folder / "images.npy", mmap_mode="r")
             masks = np.load(folder / "masks.npy", mmap_mode="r")
             lesion = np.load(folder / "lesion.npy")
+            ignored = np.load(folder / IGNORED_FILE, mmap_mode="r") if (folder / IGNORED_FILE).exists() else None
             if index["format"] != FORMAT:
                 raise InputError(f"{folder}: store format {index['format']}, not {FORMAT}; delete it")
             patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
@@ -103,6 +112,7 @@ class Store:
             lesion,
             patients,
             official_test,
+            ignored,
         )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
@@ -123,6 +133,7 @@ def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
         json.dumps([patient.spacing_mm for patient in cohort.patients]),
         cohort.model_dump_json(include={"hu", "official_test"}),
         picture.model_dump_json(),
+        *(["has_ignored"] if cohort.has_ignored else []),
     ]
     key = hashlib.sha256("\n".join([cohort.hash, *told]).encode()).hexdigest()
     return cache / f"{key[:16]}-{picture.image_size}-{picture.crop}"
@@ -139,7 +150,7 @@ def compile_store(
     """Compile the cohort's slices as pictures of this kind, or open the store where it already exists.
 
     Raises:
-        InputError: a slice cannot be decoded, sizes differ within a patient, or a mask is not binary.
+        InputError: a slice cannot be decoded, sizes differ within a patient, or a mask is none.
     """
     folder = store_folder(cohort, cache, picture)
     if (folder / "index.json").exists():
@@ -159,12 +170,13 @@ def _compile(
     shape = (cohort.slice_count, picture.image_size, picture.image_size)
     images = _Rows(folder / "images.npy", shape)
     masks = _Rows(folder / "masks.npy", shape)
+    ignored = _Rows(folder / IGNORED_FILE, shape) if cohort.has_ignored else None
     lesion_N = np.zeros(cohort.slice_count, dtype=np.bool_)
     starts = np.cumsum([0, *(len(patient.images) for patient in cohort.patients)])
     entries: dict[str, StoredPatient] = {}
 
     def work(patient: Patient, start: int) -> tuple[str, StoredPatient]:
-        return patient.id, _store_patient(patient, root, start, images, masks, lesion_N, picture, cohort.hu)
+        return patient.id, _store_patient(patient, root, start, images, masks, ignored, lesion_N, picture, cohort.hu)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         jobs = [pool.submit(work, patient, int(start)) for patient, start in zip(cohort.patients, starts, strict=False)]
@@ -216,15 +228,19 @@ def _store_patient(
     start: int,
     images: _Rows,
     masks: _Rows,
+    ignored: _Rows | None,
     lesion_N: NDArray[np.bool_],
     picture: PictureConfig,
     hu: KeptHu | None,
 ) -> StoredPatient:
-    image_ZHW, mask_ZHW = read_patient(patient, root, hu)
+    image_ZHW, label_ZHW = read_patient(patient, root, hu, has_ignored=ignored is not None)
+    lesion_ZHW = lesion_in(label_ZHW)
     framing = frame(image_ZHW, picture, patient.spacing_mm)
-    share_ZSS = framing.shares(mask_ZHW)
+    share_ZSS = framing.shares(lesion_ZHW)
     images.write(start, framing.images(image_ZHW))
     masks.write(start, share_ZSS)
+    if ignored:
+        ignored.write(start, framing.shares(ignored_in(label_ZHW)))
     lesion_N[start : start + len(image_ZHW)] = is_lesion(share_ZSS).any(axis=(1, 2))
     return StoredPatient(
         start=start,
@@ -232,7 +248,7 @@ def _store_patient(
         box=tuple(framing.box),
         native=framing.native,
         spacing_mm=patient.spacing_mm,
-        lesion_pixels=int(mask_ZHW.sum(dtype=np.int64)),
+        lesion_pixels=int(np.count_nonzero(lesion_ZHW)),
         alignment=framing.alignment,
     )
 
@@ -242,19 +258,22 @@ def is_lesion(share: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return share > 127
 
 
-def read_patient(patient: Patient, root: Path, hu: KeptHu | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A patient's own slices and masks: uint8 (Z, H, W) grey values, and uint8 (Z, H, W) of 0 and 1.
+def read_patient(
+    patient: Patient, root: Path, hu: KeptHu | None = None, *, has_ignored: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A patient's own slices and masks: uint8 (Z, H, W) grey values, and uint8 (Z, H, W) of `Label`.
 
     Args:
         patient: whose.
         root: the cohort's folder.
         hu: how slices of 16 bits hold HU, as the cohort says; None refuses such slices.
+        has_ignored: whether masks hold 128 as well, as the cohort says.
 
     Raises:
-        InputError: a file cannot be decoded, sizes differ, or a mask holds more than two values.
+        InputError: a file cannot be decoded, sizes differ, or a mask holds other values.
     """
     image_ZHW = read_slices([root / name for name in patient.images], hu)
-    masks = [_read_mask(root / name) for name in patient.masks]
+    masks = [_read_mask(root / name, has_ignored=has_ignored) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
         _check_size(root / name, mask, image_ZHW.shape[1:], root / patient.images[0])
     return image_ZHW, np.stack(masks)
@@ -304,10 +323,11 @@ def as_grey(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("L")
 
 
-def _read_mask(path: Path) -> NDArray[np.uint8]:
+def _read_mask(path: Path, *, has_ignored: bool) -> NDArray[np.uint8]:
     grey = _read_grey(path)
-    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))  # np.unique sorts: ten times as slow
-    if not set(values.tolist()) <= {0, 255} and not set(values.tolist()) <= {0, 1}:
+    # np.unique sorts: ten times as slow.
+    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
+    if not is_mask(values, has_ignored=has_ignored):
         shown = ", ".join(str(value) for value in values[:6])
-        raise InputError(f"{path}: mask values {shown}...; a mask holds 0 and 255, or 0 and 1")
-    return (grey > 0).astype(np.uint8)
+        raise InputError(f"{path}: mask values {shown}...; {expected_values(values, has_ignored=has_ignored)}")
+    return from_grey(grey)

@@ -26,6 +26,7 @@ from data_prep.compiled import cache_folder
 from data_prep.errors import InputError
 from data_prep.framing import frame
 from data_prep.head import whole_box
+from data_prep.mask import lesion_in
 from data_prep.phantom import PatientRecord
 from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
 from data_prep.picture import PictureConfig
@@ -96,8 +97,8 @@ def measure(
     Raises:
         InputError: a slice cannot be read.
     """
-    image_ZHW, mask_ZHW = read_patient(patient, root, cohort.hu)
-    lesion_ZHW = mask_ZHW > 0
+    image_ZHW, label_ZHW = read_patient(patient, root, cohort.hu, has_ignored=cohort.has_ignored)
+    lesion_ZHW = lesion_in(label_ZHW)
     voxel_mm = voxel_size(image_ZHW, patient.spacing_mm)
     clock = [time.thread_time()]
     head_ZHW = head_mask(image_ZHW, voxel_mm)
@@ -109,7 +110,7 @@ def measure(
     framing = frame(image_ZHW, picture.model_copy(update={"align_midline": True}), patient.spacing_mm)
     clock.append(time.thread_time())
     framing.images(image_ZHW)
-    framing.shares(mask_ZHW)
+    framing.shares(lesion_ZHW)
     clock.append(time.thread_time())
     parts = dict(zip(("couch", "skull", "pose", "frame", "turn"), np.diff(clock), strict=True))
     return PatientGeometry(
@@ -126,7 +127,7 @@ def measure(
         error=as_pose(plane) - as_pose(true_plane(truth)) if truth else None,
         found_again=found_again(image_ZHW * head_ZHW, plane, voxel_mm, np.random.default_rng(seed)),
         round_trip={
-            contender.name: round_trip(image_ZHW, mask_ZHW, contender.picture(picture), patient.spacing_mm)
+            contender.name: round_trip(image_ZHW, lesion_ZHW, contender.picture(picture), patient.spacing_mm)
             for contender in PREPARATIONS
         },
         seconds=parts,
@@ -146,14 +147,14 @@ def found_again(
 
 def round_trip(
     image_ZHW: NDArray[np.uint8],
-    mask_ZHW: NDArray[np.uint8],
+    mask_ZHW: NDArray[np.bool_],
     picture: PictureConfig,
     spacing_mm: tuple[float, float, float] | None,
 ) -> float:
     """Dice of a mask with itself after the way to the network's pictures and back."""
     framing = frame(image_ZHW, picture, spacing_mm)
     share_ZSS = framing.shares(mask_ZHW).astype(np.float32) / np.float32(255)
-    return count(framing.to_native(share_ZSS) >= 0.5, mask_ZHW > 0).dice
+    return count(framing.to_native(share_ZSS) >= 0.5, mask_ZHW).dice
 
 
 def measure_cohort(

@@ -68,7 +68,7 @@ def _check(root: Path, cache: Path, jobs: int, size: int) -> None:
 
 def _measure(root: Path, cache: Path, jobs: int, size: int) -> None:
     cohort = open_cohort(root, cache)
-    tasks = [(root, patient, cohort.hu) for patient in cohort.patients]
+    tasks = [(root, patient, cohort.hu, cohort.has_ignored) for patient in cohort.patients]
     row_of_all([counts for _, counts in in_processes(count_patient, tasks, jobs=jobs, what="measuring")])
 
 

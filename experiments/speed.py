@@ -49,6 +49,7 @@ from data_prep.files import write_text_atomically
 from data_prep.framing import to_stored
 from data_prep.head import Box
 from data_prep.jobs import available_cores
+from data_prep.mask import from_grey, lesion_in
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.split import Normalisation
 from data_prep.store import read_slices
@@ -270,7 +271,7 @@ class PngStacks:
         stack = neighbours(np.array([centre]), self._half_width, 0, entry.slice_count - 1)[0]
         grey_DHW = read_slices([self._data.root / patient.images[index] for index in stack])
         mask_HW = read_slices([self._data.root / patient.masks[centre]])[0]
-        return grey_DHW, (mask_HW > 0) * np.uint8(255), Box(*entry.box)
+        return grey_DHW, lesion_in(from_grey(mask_HW)) * np.uint8(255), Box(*entry.box)
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """What `StackSource.batch` gives, the slow way."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data_prep.cohort import open_cohort, spacing_of
 from data_prep.compiled import cache_folder, compile_cohort
-from data_prep.errors import InputError
+from data_prep.errors import InputError, disk_line
 from data_prep.split import SplitConfig, lock_split, training_normalisation
 from data_prep.window import WINDOWS
 from lcnn.config import FORMATS, TrainingConfig
@@ -169,7 +169,7 @@ def predict(options: argparse.Namespace) -> int:
         scan = patient.open(window)
         if scan.assumed and not is_announced:
             is_announced = True
-            print(f"window: {scan.assumed}, for models do not keep theirs; where it was another, name it by --window")
+            print(f"window: {scan.assumed}, for models do not keep theirs; if another, name it by --window", flush=True)
         started = time.perf_counter()
         predicted_ZHW = predict_volume(model, scan.image_ZHW, scan.spacing_mm) >= THRESHOLD
         seconds += time.perf_counter() - started
@@ -240,6 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands[options.command](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {disk_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)

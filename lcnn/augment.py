@@ -29,7 +29,11 @@ def draw_affine(config: AugmentConfig, count: int, generator: torch.Generator) -
 
 def augment(grey_BDSS: Tensor, lesion_BSS: Tensor, matrix_B23: Tensor) -> tuple[Tensor, Tensor]:
     """Apply one affine change to each stack and its mask alike; what comes into view is air without lesion."""
-    both = torch.cat([grey_BDSS, lesion_BSS.unsqueeze(1)], dim=1)
-    grid = F.affine_grid(matrix_B23.to(both.device), list(both.shape), align_corners=False)
-    moved = F.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved = move(torch.cat([grey_BDSS, lesion_BSS.unsqueeze(1)], dim=1), matrix_B23)
     return moved[:, :-1], moved[:, -1]
+
+
+def move(maps_BCSS: Tensor, matrix_B23: Tensor) -> Tensor:
+    """Apply one affine change to all maps of each stack; what comes into view is 0."""
+    grid = F.affine_grid(matrix_B23.to(maps_BCSS.device), list(maps_BCSS.shape), align_corners=False)
+    return F.grid_sample(maps_BCSS, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

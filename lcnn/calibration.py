@@ -63,9 +63,12 @@ def reliability(
     predicted_ZHW: NDArray[np.bool_],
     true_ZHW: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float] | None,
+    ignored_ZHW: NDArray[np.bool_] | None = None,
 ) -> Reliability:
-    """Reliability of one patient's probabilities (0..1) around true and predicted lesions."""
+    """Reliability of one patient's probabilities (0..1) around true and predicted lesions, where nothing is ignored."""
     region_ZHW = around(predicted_ZHW | true_ZHW, spacing_mm)
+    if ignored_ZHW is not None:
+        region_ZHW &= ~ignored_ZHW
     probability = probability_ZHW[region_ZHW].astype(np.float64)
     bin_of = np.minimum((probability * BINS).astype(int), BINS - 1)
     lesion = true_ZHW[region_ZHW]

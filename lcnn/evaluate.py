@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cohort import Cohort, voxel_ml
+from data_prep.mask import ignored_in, lesion_in
 from data_prep.store import read_patient
 from lcnn.calibration import Reliability, reliability
 from lcnn.lesions import count_lesions
@@ -70,12 +71,17 @@ class PatientResult:
 
 @dataclass(frozen=True)
 class Case:
-    """A patient's picture, truth and prediction on the native grid, with the figures."""
+    """A patient's picture, truth and prediction on the native grid, with the figures.
+
+    The masks are whole: what is ignored is cut from the figures alone.
+    """
 
     result: PatientResult
     image_ZHW: NDArray[np.uint8]
     true_ZHW: NDArray[np.bool_]
     predicted_ZHW: NDArray[np.bool_]
+    ignored_ZHW: NDArray[np.bool_] | None = None
+    """Voxels that are not scored; None where the cohort has none."""
 
 
 def evaluate(
@@ -94,10 +100,11 @@ def evaluate(
     by_id = {patient.id: patient for patient in cohort.patients}
     results = []
     for name in patients:
-        image, mask = read_patient(by_id[name], root, cohort.hu)
+        image, label = read_patient(by_id[name], root, cohort.hu, has_ignored=cohort.has_ignored)
+        true, ignored = lesion_in(label), ignored_in(label) if cohort.has_ignored else None
         probability = predict_volume(model, image, by_id[name].spacing_mm)
-        result = score_patient(name, probability, mask > 0, by_id[name].spacing_mm)
-        case = Case(result, image, mask > 0, probability >= THRESHOLD)
+        result = score_patient(name, probability, true, by_id[name].spacing_mm, ignored)
+        case = Case(result, image, true, probability >= THRESHOLD, ignored)
         results.append(case.result)
         if on_case:
             on_case(case)
@@ -109,9 +116,12 @@ def score_patient(
     probability_ZHW: NDArray[np.floating],
     true_ZHW: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float] | None,
+    ignored_ZHW: NDArray[np.bool_] | None = None,
 ) -> PatientResult:
-    """All figures of one patient's predicted probabilities (0..1) and true mask."""
+    """All figures of one patient's predicted probabilities (0..1) and true mask, outside of what is ignored."""
     predicted_ZHW = probability_ZHW >= THRESHOLD
+    if ignored_ZHW is not None:
+        predicted_ZHW, true_ZHW = predicted_ZHW & ~ignored_ZHW, true_ZHW & ~ignored_ZHW
     counts = count(predicted_ZHW, true_ZHW)
     lesions = count_lesions(predicted_ZHW, true_ZHW)
     voxel = voxel_ml(spacing_mm) if spacing_mm else 1.0
@@ -129,5 +139,5 @@ def score_patient(
         predicted_volume=counts.predicted * voxel,
         distance_unit="mm" if spacing_mm else "voxels",
         volume_unit="ml" if spacing_mm else "voxels",
-        reliability=reliability(probability_ZHW, predicted_ZHW, true_ZHW, spacing_mm),
+        reliability=reliability(probability_ZHW, predicted_ZHW, true_ZHW, spacing_mm, ignored_ZHW),
     )

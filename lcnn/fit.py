@@ -25,7 +25,7 @@ from data_prep.files import table_text, write_text_atomically
 from data_prep.split import Normalisation
 from data_prep.store import Store
 from lcnn.accumulation import forward
-from lcnn.augment import augment, draw_affine
+from lcnn.augment import augment, draw_affine, move
 from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import OptimConfig, TrainConfig
 from lcnn.loss import lcnn_loss
@@ -207,8 +207,9 @@ class _Training:
         grey, lesion = (x.to(self.device, non_blocking=True).float() for x in self.source.batch(positions))
         matrix = draw_affine(self.config.augment, len(positions), generator)
         grey, lesion = augment(grey, lesion / 255, matrix)
+        ignored = self._ignored(positions, matrix)
         prediction = forward(self.model, grey, self.dtype, self.config.train.accumulation)
-        loss = lcnn_loss(prediction, lesion, self.config.loss)
+        loss = lcnn_loss(prediction, lesion, self.config.loss, ignored)
         if not math.isfinite(loss.total.item()):
             raise _Diverged
         self.optimizer.zero_grad(set_to_none=True)
@@ -222,6 +223,13 @@ class _Training:
         self.scaler.update()
         angle = math.degrees(prediction.pose.angle_rad_B.detach().abs().mean().item())
         return (*(part.item() for part in loss), angle)
+
+    def _ignored(self, positions: np.ndarray, matrix_B23: Tensor) -> Tensor | None:
+        """Share (B, S, S) of each pixel that is ignored, moved as the stacks are; None where the cohort has none."""
+        ignored = self.source.ignored(positions)
+        if ignored is None:
+            return None
+        return move(ignored.to(self.device, non_blocking=True).float().unsqueeze(1) / 255, matrix_B23).squeeze(1)
 
     def _validate(self) -> float | None:
         assert self.val_source is not None
@@ -295,7 +303,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 def count_patients(
     model: nn.Module, source: StackSource, patients: int, *, batch_size: int, dtype: torch.dtype
 ) -> list[Counts]:
-    """Counts of every patient of ``source`` over all its slices, at the stored size."""
+    """Counts of every patient of ``source`` over all its slices, at the stored size, without what is ignored."""
     model.eval()
     device = next(model.parameters()).device
     totals = torch.zeros(patients, 3, dtype=torch.float64)
@@ -303,9 +311,21 @@ def count_patients(
         grey, lesion = source.batch(positions)
         predicted = predict_logits(model, grey.to(device), dtype) > 0
         true = lesion.to(device) > 127
+        if (ignored := source.ignored(positions)) is not None:
+            true, scored = _scored(lesion.to(device), ignored.to(device))
+            predicted = predicted & scored
         counts = torch.stack([m.sum(dim=(1, 2)) for m in (predicted & true, predicted, true)], dim=1)
         totals.index_add_(0, torch.from_numpy(source.owner[positions]), counts.cpu().double())
     return [Counts(*row) for row in totals.tolist()]
+
+
+def _scored(lesion_BSS: Tensor, ignored_BSS: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixels are lesion, and which count, by shares 0..255: those of which at most half is ignored.
+
+    Of these, lesion are those of which it is at least half of the rest, which is what the loss compares with.
+    """
+    scored = ignored_BSS <= 127
+    return scored & (2 * lesion_BSS.int() + ignored_BSS.int() > 255), scored
 
 
 def predict_logits(model: nn.Module, grey_BDSS: Tensor, dtype: torch.dtype) -> Tensor:

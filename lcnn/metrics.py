@@ -15,6 +15,12 @@ A false alarm on a lesion-free patient is therefore not hidden inside a mean Dic
 volume and in the specificity. A missed lesion is not hidden by HD95 or precision either, which leave it out: it is a
 Dice of 0 and lowers the sensitivity.
 
+The rule for ignored voxels: prediction and truth are both cut by them before anything is counted, as for the void label
+of PASCAL VOC (Everingham et al. 2010, IJCV 88:303) and nnU-Net's ignore label. So what is predicted there changes no
+figure: a predicted region wholly within them is no false lesion, one that reaches out of them is judged by its parts
+outside, surfaces are those of the parts, volumes and calibration leave them out. They are no lesion: a patient with
+nothing but ignored voxels counts as one without lesion.
+
 Without a spacing, distances are in voxels. Between slices they then mean little, so a tolerance holds within the slice.
 """
 

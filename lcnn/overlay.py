@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from data_prep.cohort import Cohort
-from data_prep.files import replacing
+from data_prep.files import write_png
 from data_prep.framing import to_stored
 from data_prep.head import Box, head_box
 from data_prep.store import is_lesion
@@ -21,6 +21,9 @@ from lcnn.model_file import TrainedModel
 BLUE = (86, 180, 233)
 ORANGE = (230, 159, 0)
 """From the palette of Okabe and Ito (2008)."""
+GREY = (150, 150, 150)
+HATCH = 8
+"""Pixels between the lines over what is ignored."""
 PANEL = 384
 CAPTION = 44
 
@@ -28,14 +31,16 @@ CAPTION = 44
 def save_overlay(path: Path, case: Case, *, title: str) -> None:
     """Write a PNG of the slice with the most lesion (true, or predicted where there is none).
 
-    Three panels: the slice, the truth outlined in blue, the prediction outlined in orange.
+    Three panels: the slice, the truth outlined in blue, the prediction outlined in orange. In the last two, what is
+    ignored is hatched in grey: what is predicted there does not count.
     """
     chosen = most_telling_slice(case)
     # The same square around the head in all panels, so that pictures of any shape keep their proportions.
     box = head_box(case.image_ZHW)
     picture = to_stored(case.image_ZHW[chosen], box, PANEL)
     true, predicted = (shown_mask(mask_ZHW[chosen], box, PANEL) for mask_ZHW in (case.true_ZHW, case.predicted_ZHW))
-    panels = [_panel(picture), _panel(picture, true, BLUE), _panel(picture, predicted, ORANGE)]
+    ignored = None if case.ignored_ZHW is None else shown_mask(case.ignored_ZHW[chosen], box, PANEL)
+    panels = [_panel(picture), _panel(picture, true, BLUE, ignored), _panel(picture, predicted, ORANGE, ignored)]
     canvas = Image.new("RGB", (PANEL * 3 + 16, PANEL + CAPTION), (16, 16, 16))
     for position, panel in enumerate(panels):
         canvas.paste(panel, (position * (PANEL + 8), CAPTION))
@@ -43,19 +48,17 @@ def save_overlay(path: Path, case: Case, *, title: str) -> None:
     font = ImageFont.load_default(size=17)
     captions = [
         (title, (255, 255, 255)),
-        (f"truth, slice {chosen + 1} of {len(case.image_ZHW)}", BLUE),
+        (f"truth, slice {chosen + 1} of {len(case.image_ZHW)}{_hatched_text(ignored)}", BLUE),
         (f"prediction, {_dice_text(case)}", ORANGE),
     ]
     for position, (text, colour) in enumerate(captions):
         draw.text((position * (PANEL + 8) + 8, 12), text, fill=colour, font=font)
-    with replacing(path) as partial:
-        canvas.save(partial, format="PNG")
+    write_png(path, canvas)
 
 
 def save_prediction(path: Path, image_HW: NDArray[np.uint8], predicted_HW: NDArray[np.bool_]) -> None:
     """Write a PNG of one slice at its own size with the prediction outlined in orange."""
-    with replacing(path) as partial_path:
-        _panel(image_HW, predicted_HW, ORANGE).save(partial_path, format="PNG")
+    write_png(path, _panel(image_HW, predicted_HW, ORANGE))
 
 
 def save_best_median_worst(
@@ -95,13 +98,25 @@ def _dice_text(case: Case) -> str:
     return f"patient Dice {case.result.dice:.2f}" if case.true_ZHW.any() else "no lesion in truth"
 
 
+def _hatched_text(ignored_PP: NDArray[np.bool_] | None) -> str:
+    return "" if ignored_PP is None or not ignored_PP.any() else "; hatched: ignored"
+
+
 def _panel(
     picture_PP: NDArray[np.uint8],
     mask_PP: NDArray[np.bool_] | None = None,
     colour: tuple[int, int, int] = BLUE,
+    ignored_PP: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     pixels = np.repeat(picture_PP[..., None], 3, axis=-1)
+    if ignored_PP is not None:
+        row, column = np.indices(ignored_PP.shape)
+        pixels[_outline(ignored_PP) | (ignored_PP & ((row + column) % HATCH == 0))] = GREY
     if mask_PP is not None:
-        outline = ndimage.binary_dilation(mask_PP) & ~ndimage.binary_erosion(mask_PP)
-        pixels[outline] = colour
+        pixels[_outline(mask_PP)] = colour
     return Image.fromarray(pixels)
+
+
+def _outline(mask_PP: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    outline: NDArray[np.bool_] = ndimage.binary_dilation(mask_PP) & ~ndimage.binary_erosion(mask_PP)
+    return outline

@@ -24,12 +24,13 @@ from PIL import Image
 
 from data_prep.cohort import MANIFEST, Spacing, read_manifest, voxel_ml
 from data_prep.errors import InputError
-from data_prep.files import replacing
-from data_prep.sources.dicom import Study, find_studies, is_dicom, open_study
+from data_prep.files import replacing, write_png
+from data_prep.sources.dicom import open_files
 from data_prep.sources.dicom_seg import Author, write_seg
+from data_prep.sources.dicom_studies import Study, find_studies, is_dicom
 from data_prep.sources.nifti import SUFFIXES, find_nifti, is_nifti, read_nifti
 from data_prep.sources.pictures import read_picture_files
-from data_prep.sources.tree import Patterns, files_below
+from data_prep.sources.tree import Patterns, files_below, sort_out
 from data_prep.store import read_slices
 from data_prep.volume import Volume
 from data_prep.window import WINDOWS, KeptHu, Window
@@ -98,11 +99,11 @@ def find_patients(path: Path, told: Told | None = None) -> list[Patient]:
     series = told.series
     studies = _studies(path)
     if series is not None and len(studies) != 1:
-        raise InputError(f"--series {series}: is for one DICOM study, but {path} holds {len(studies)}")
+        raise InputError(f"--series {series}: is for one DICOM study, but {path} holds {len(studies)}; give its folder")
     if told.hu_offset is not None and studies:
         raise InputError(f"--hu-offset {told.hu_offset}: DICOM files tell theirs; leave it out")
     patients = [_dicom(number, study, series) for number, study in enumerate(studies, start=1)]
-    patients += [_nifti(name, file, told.hu_offset) for name, file in _volumes(path)]
+    patients += [_nifti(name, file, told.hu_offset) for name, file in _volumes(path, beside_dicom=bool(studies))]
     if not patients or (path.is_dir() and has_pictures(path)):
         known = _known_of(path)
         patients += [_pictures(name, files, told, known) for name, files in input_patients(path)]
@@ -114,15 +115,16 @@ def find_patients(path: Path, told: Told | None = None) -> list[Patient]:
     return patients
 
 
-def _studies(path: Path) -> list[Study]:
-    return find_studies(path) if path.exists() and is_dicom(path) else []
+def _studies(path: Path) -> tuple[Study, ...]:
+    return find_studies(path).complete() if path.exists() and is_dicom(path) else ()
 
 
-def _volumes(path: Path) -> list[tuple[str, Path]]:
+def _volumes(path: Path, *, beside_dicom: bool) -> list[tuple[str, Path]]:
     if is_nifti(path) and path.is_file():
         return [(_stem(path), path)]
-    if not path.is_dir() or not files_below(path, SUFFIXES):
-        return []
+    files = files_below(path, SUFFIXES) if path.is_dir() else []
+    if not files or (beside_dicom and not sort_out(path, files, Patterns())[0]):
+        return []  # masks alone are those that somebody drew on the series
     return [(case.name.replace("/", "_"), case.images[0]) for case in find_nifti(path, Patterns())]
 
 
@@ -161,8 +163,7 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
 
     def write(folder: Path, mask_ZHW: NDArray[np.bool_]) -> None:
         for stem, mask_HW in zip(stems, mask_ZHW, strict=True):
-            with replacing(folder / name / f"{stem}.png") as partial:
-                Image.fromarray(mask_HW.astype(np.uint8) * 255).save(partial, format="PNG")
+            write_png(folder / name / f"{stem}.png", Image.fromarray(mask_HW.astype(np.uint8) * 255))
 
     def open_(window: Window | None) -> Scan:
         if told.hu_offset is None:
@@ -194,7 +195,7 @@ def _dicom(number: int, study: Study, series: int | None) -> Patient:
     name = f"patient_{number:04d}"
 
     def open_(window: Window | None) -> Scan:
-        scan = open_study(study, series)
+        scan = open_files(study.files, series)
         author = Author("LCNN", _version())
         return _scan(
             scan.volume,

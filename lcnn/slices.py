@@ -1,7 +1,7 @@
 """Slices of scored patients, kept small: a PNG a patient, from which picture, truth and prediction can be shown again.
 
 So the test part need not be opened a second time to be looked at. The channels of the PNG are the picture (red), the
-truth (green) and the prediction (blue); its slices lie one below the other.
+truth (green; 128 is ignored) and the prediction (blue); its slices lie one below the other.
 
 Legend: Z slices of a patient, N slices kept, H rows, W columns (native), S side of a kept slice.
 """
@@ -18,6 +18,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import replacing
 from data_prep.framing import to_stored
 from data_prep.head import head_box
+from data_prep.mask import from_grey, ignored_in, labelled, lesion_in, to_grey
 from lcnn.evaluate import Case
 from lcnn.overlay import shown_mask
 
@@ -41,6 +42,8 @@ class KeptSlices:
     picture_NSS: NDArray[np.uint8]
     true_NSS: NDArray[np.bool_]
     predicted_NSS: NDArray[np.bool_]
+    ignored_NSS: NDArray[np.bool_]
+    """What is not scored, outside of the truth."""
 
 
 def keep_slices(case: Case) -> KeptSlices:
@@ -48,13 +51,19 @@ def keep_slices(case: Case) -> KeptSlices:
     box = head_box(case.image_ZHW)
     side = min(box.side, LARGEST_SIDE)
     indices = slices_near(case.true_ZHW | case.predicted_ZHW, MOST_SLICES)
+
+    def shown(mask_ZHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.stack([shown_mask(mask_ZHW[z], box, side) for z in indices])
+
+    true_NSS = shown(case.true_ZHW)
     return KeptSlices(
         patient=case.result.patient,
         indices=tuple(indices),
         slices=len(case.image_ZHW),
         picture_NSS=np.stack([to_stored(case.image_ZHW[z], box, side) for z in indices]),
-        true_NSS=np.stack([shown_mask(case.true_ZHW[z], box, side) for z in indices]),
-        predicted_NSS=np.stack([shown_mask(case.predicted_ZHW[z], box, side) for z in indices]),
+        true_NSS=true_NSS,
+        predicted_NSS=shown(case.predicted_ZHW),
+        ignored_NSS=np.zeros_like(true_NSS) if case.ignored_ZHW is None else shown(case.ignored_ZHW) & ~true_NSS,
     )
 
 
@@ -77,7 +86,11 @@ def write_slices(folder: Path, case: Case) -> None:
     """Keep a scored patient's slices as ``<patient>.png``."""
     kept = keep_slices(case)
     side = kept.picture_NSS.shape[-1]
-    channels = (kept.picture_NSS, kept.true_NSS * np.uint8(255), kept.predicted_NSS * np.uint8(255))
+    channels = (
+        kept.picture_NSS,
+        to_grey(labelled(kept.true_NSS, kept.ignored_NSS)),
+        to_grey(labelled(kept.predicted_NSS)),
+    )
     pixels = np.stack([channel_NSS.reshape(-1, side) for channel_NSS in channels], axis=-1)
     note = PngImagePlugin.PngInfo()
     note.add_text(NOTE, json.dumps({"indices": kept.indices, "slices": kept.slices}))
@@ -98,6 +111,7 @@ def read_slices_of(path: Path) -> KeptSlices:
         indices = tuple(int(z) for z in note["indices"])
         stacked = pixels.reshape(len(indices), -1, pixels.shape[1], 3)
         slices = int(note["slices"])
+        label_NSS = from_grey(stacked[..., 1])
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no kept slices ({first_line(error)}); delete it, the page goes without") from error
     return KeptSlices(
@@ -105,6 +119,7 @@ def read_slices_of(path: Path) -> KeptSlices:
         indices=indices,
         slices=slices,
         picture_NSS=stacked[..., 0],
-        true_NSS=stacked[..., 1] > 0,
+        true_NSS=lesion_in(label_NSS),
         predicted_NSS=stacked[..., 2] > 0,
+        ignored_NSS=ignored_in(label_NSS),
     )

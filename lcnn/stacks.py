@@ -89,6 +89,12 @@ class StackSource:
         lesion = self._store.masks_NSS[self.centres[positions]]
         return torch.from_numpy(np.concatenate([overviews, stacks], axis=1)), torch.from_numpy(lesion)
 
+    def ignored(self, positions: NDArray[np.int64]) -> Tensor | None:
+        """Shares (B, S, S), uint8 0..255, of these slices' pixels that are ignored; None where the cohort has none."""
+        if self._store.ignored_NSS is None:
+            return None
+        return torch.from_numpy(self._store.ignored_NSS[self.centres[positions]])
+
     def _overview(self, owner: int) -> NDArray[np.uint8]:
         """A patient's overview, made when it is first asked for."""
         if owner not in self._overviews:

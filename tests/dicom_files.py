@@ -1,5 +1,6 @@
 """Writes real DICOM series: a head that is a function of the place in the patient, seen by any scanner."""
 
+import base64
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1
 
 SUPINE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SIZE = (40, 36)
@@ -160,12 +162,13 @@ def write_series(
     return folder
 
 
-def write_enhanced(file: Path, *, count: int = 12) -> Path:
-    """The same series as one multi-frame file, its frames in no order."""
+def write_enhanced(file: Path, *, count: int = 12, only: Sequence[int] | None = None, number: int = 0) -> Path:
+    """The same series as one multi-frame file, its frames in no order; or ``only`` some, as part ``number`` of it."""
     places, turned = positions(count, orientation=SUPINE)
-    order = np.random.default_rng(3).permutation(count)
-    made = dataset(EnhancedCTImageStorage, 0)
-    made.NumberOfFrames = count
+    order = [n for n in np.random.default_rng(3).permutation(count) if only is None or n in only]
+    made = dataset(EnhancedCTImageStorage, number)
+    made.AcquisitionContextSequence, made.ImageComments = [], ""
+    made.NumberOfFrames = len(order)
     made.Rows, made.Columns = SIZE
     shared, measures, orientation, values = Dataset(), Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = list(SPACING_MM), STEP_MM
@@ -187,6 +190,37 @@ def write_enhanced(file: Path, *, count: int = 12) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     made.save_as(file, enforce_file_format=True)
     return file
+
+
+JPEG_LOSSLESS = (
+    "/9j/wwALEAAQABABAREA/8QAGQABAQEBAQEAAAAAAAAAAAAABAAGCwkP/9oACAEBAAEAAPvgBVVVVV60rWta1rWta1rWvSrWta1rWta1rWvSrWta"
+    "1rWta1rWvSrWtfasqrjQLWtelWta+0PVXHFWta9Kta19mKquPUta16Va1r7HtVcg9a1r0q1rX2GKq5Gi1rXpVrWta1rWta1rXpVrWta1rWta1rXp"
+    "VrWta1rWta1rXpVrWta1rWta1rXpVrWta1rWta1rXpVrWta1rWta1rXpVrWta1rWta1rX//Z"
+)
+"""`lossless_hu` as JPEG Lossless (process 14, selection value 1) of 16 bits, as GDCM 3.0 wrote it through SimpleITK."""
+
+
+def lossless_hu() -> NDArray[np.int16]:
+    """The picture in `JPEG_LOSSLESS`."""
+    r, c = np.mgrid[:16, :16]
+    values = (37 * r + 11 * c - 700).astype(np.int16)
+    values[4:9, 5:11] = 1200
+    values[0] = -1024
+    return values
+
+
+def write_jpeg_lossless(folder: Path, *, count: int = 12) -> Path:
+    """A series of which every picture is `JPEG_LOSSLESS`; no library that is needed otherwise writes this syntax."""
+
+    def pack(made: Dataset, _: int) -> None:
+        made.Rows = made.Columns = 16
+        made.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+        made.PixelData = encapsulate([base64.b64decode(JPEG_LOSSLESS)])
+        made["PixelData"].is_undefined_length = True
+        made["PixelData"].VR = "OB"
+        made.RescaleIntercept = 0
+
+    return write_series(folder, count=count, change=pack)
 
 
 def edit(file: Path, change: Callable[[Dataset], None]) -> None:

@@ -20,6 +20,7 @@ from data_prep.importing import (
     Task,
     clear_leftovers,
     import_patient,
+    preview_patient,
     refuse_foreign,
     unwritable,
 )
@@ -27,6 +28,8 @@ from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.progress import in_processes
 from data_prep.register import Register, own_name, register_of, write_register
 from data_prep.sources.case import Case, Kind
+from data_prep.sources.dicom_choice import with_series
+from data_prep.sources.dicom_studies import processes_for
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
 from data_prep.sources.tree import Patterns
@@ -52,6 +55,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
     parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
+    parser.add_argument("--ignore-labels", type=int, nargs="*", metavar="VALUE",
+                        help="those that are neither learnt nor scored (AISD: 4; without a value none)")  # fmt: skip
+    parser.add_argument("--series", metavar="NUMBER|FILE",
+                        help="the DICOM series to take, where several fit (--dry-run lists them); for several "
+                             "patients a CSV file: a patient's name in SRC and a number a line")  # fmt: skip
     parser.add_argument("--missing-masks", choices=("refuse", "empty", "skip"), default="refuse",
                         help="patients without masks: refuse them, take them as lesion-free, or skip them")  # fmt: skip
     parser.add_argument(
@@ -70,7 +78,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="TEXT", help="where the data comes from")
     parser.add_argument("--licence", help="terms of its use")
     add_jobs_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what was found, and write nothing")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="say what was found and what would be taken, and write nothing but --ids")  # fmt: skip
 
 
 def _windows() -> str:
@@ -85,18 +94,21 @@ def run(options: argparse.Namespace) -> None:
     """
     _check(options)
     patterns = Patterns(options.image_pattern, options.mask_pattern)
-    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format))
-    cases = _to_import(source, options)
+    source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format), options.jobs)
+    cases = _with_series(source, _to_import(source, options), options.series)
     settings = _settings(options, source)
     if options.dry_run:
         plan = _plan(options, cases, settings)
         _tell(options, source, cases, plan)
+        if options.ids:
+            _write_ids(options.ids, plan.ids)
+        _preview(plan.ids, source, options.jobs)
         return
     refuse_foreign(options.folder)
     with locked(options.folder, if_busy=IF_BUSY, if_unwritable=IF_UNWRITABLE):
         plan = _plan(options, cases, settings)
         _tell(options, source, cases, plan)
-        _make(options, plan)
+        _make(options, plan, source.lost)
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,8 @@ def _tell(options: argparse.Namespace, source: Source, cases: Sequence[Case], pl
         print(line, flush=True)
 
 
-def _make(options: argparse.Namespace, plan: _Plan) -> None:
-    notes = _import(plan, options.jobs)
+def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None:
+    notes = _import(plan, lost, options.jobs)
     cohort = _describe(options, plan.settings, notes, plan.official)
     try:
         write_manifest(cohort, options.folder)
@@ -142,6 +154,9 @@ def _check(options: argparse.Namespace) -> None:
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
+    shared = set(options.lesion_labels or ()) & set(options.ignore_labels or ())
+    if shared:
+        raise InputError(f"--ignore-labels {min(shared)}: is named by --lesion-labels too; leave it out of one")
     if options.ids and folder in _resolved(options.ids).parents:
         raise InputError(f"--ids {options.ids}: lies in the cohort, which must not hold names; write it elsewhere")
 
@@ -166,6 +181,14 @@ def _to_import(source: Source, options: argparse.Namespace) -> list[Case]:
     if not cases:
         raise InputError(f"{options.scans}: no patient has a mask; say which files are masks by --mask-pattern")
     return cases
+
+
+def _with_series(source: Source, cases: list[Case], chosen: str | None) -> list[Case]:
+    if chosen is None:
+        return cases
+    if source.kind != Kind.DICOM:
+        raise InputError(f"--series {chosen}: is for DICOM, and these are {source.kind}; leave it out")
+    return with_series(cases, chosen)
 
 
 def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...]:
@@ -194,13 +217,14 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
         raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
     if source.kind == Kind.DICOM and options.hu_offset is not None:
         raise InputError(f"--hu-offset {options.hu_offset}: {source.kind} files tell theirs; leave it out")
-    labels = frozenset(options.lesion_labels) if options.lesion_labels else None
+    lesion = frozenset(options.lesion_labels) if options.lesion_labels else None
+    ignored = None if options.ignore_labels is None else frozenset(options.ignore_labels)
     return ImportSettings(
         root=options.folder,
         window=WINDOWS[options.window or "brain"],
         keeps_hu=options.depth == 16,
         spacing_mm=spacing_of(options.spacing_mm),
-        reading=ReadOptions(options.hu_offset, labels),
+        reading=ReadOptions(options.hu_offset, lesion, ignored),
     )
 
 
@@ -212,8 +236,8 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], t
         f"window: {WINDOWS[options.window or 'brain']} where files hold HU"
         f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
     ]
-    if source.kind == Kind.AISD and not options.lesion_labels:
-        lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) becomes background, for masks know no third value")
+    if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
+        lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) is ignored: neither learnt nor scored")
     if len(cases) < len(source.cases):
         lines.append(f"left out: {len(source.cases) - len(cases)} patients without a mask")
     if tested:
@@ -233,8 +257,43 @@ def _spacing(options: argparse.Namespace, source: Source) -> str:
     return f"{shown[0]} mm" if len(told) == 1 else f"{shown[0]} to {shown[1]} mm ({len(told)} different)"
 
 
-def _import(plan: _Plan, jobs: int) -> dict[str, Note]:
-    """The notes of all patients.
+def _preview(ids: Mapping[str, Case], source: Source, jobs: int) -> None:
+    """Say what would be taken of each patient.
+
+    Raises:
+        InputError: some would be refused.
+    """
+    if source.kind != Kind.DICOM:
+        return
+    faults = []
+    jobs = processes_for(sum(len(case.images) for case in ids.values()), jobs)
+    outcomes = in_processes(preview_patient, ids.values(), jobs=jobs, what="reading headers")
+    for patient, (_, outcome) in zip(ids, outcomes, strict=True):
+        if isinstance(outcome, Fault):
+            faults.append(outcome.reason)
+        elif outcome:
+            print(f"{patient}: {outcome}")
+    _refuse(faults, source.lost, len(ids))
+
+
+def _refuse(faults: Sequence[str], lost: Sequence[str], patients: int) -> None:
+    """Say all that is wrong, a line each.
+
+    Raises:
+        InputError: anything is.
+    """
+    lines = [*faults, *lost]
+    if len(lines) == 1:
+        raise InputError(lines[0])
+    if lines:
+        sys.stderr.writelines(f"{line}\n" for line in lines)
+        parts = [f"{len(faults)} of {patients} patients"] if faults else []
+        parts += [f"{len(lost)} damaged file{'s' if len(lost) > 1 else ''} of no known patient"] if lost else []
+        raise InputError(f"{' and '.join(parts)} could not be imported; mend them, the same command goes on")
+
+
+def _import(plan: _Plan, lost: Sequence[str], jobs: int) -> dict[str, Note]:
+    """The notes of all patients; of each, it is said what was taken and corrected.
 
     Raises:
         InputError: some could not be imported; the others are kept.
@@ -261,14 +320,10 @@ def _import(plan: _Plan, jobs: int) -> dict[str, Note]:
         raise InputError(
             f"{root}: a process was killed, most likely for want of memory; use fewer by --jobs, what is done is kept"
         ) from error
-    if len(faults) > 1:
-        sys.stderr.writelines(f"{reason}\n" for reason in faults)
-    if faults:
-        raise InputError(
-            faults[0]
-            if len(faults) == 1
-            else f"{len(faults)} of {len(ids)} patients could not be imported; mend them, the same command goes on"
-        )
+    for patient, note in notes.items():
+        if note.taken:
+            print(f"{patient}: {note.taken}")
+    _refuse(faults, lost, len(ids))
     if len({note.is_windowed for note in notes.values()}) > 1:
         raise InputError(f"{root}: grey values and HU are mixed in the source; import them apart")
     return notes
@@ -289,7 +344,8 @@ def _describe(
         spacing_mm={patient: note.spacing_mm for patient, note in notes.items() if note.spacing_mm},
     )
     kept = KeptHu(window=settings.window) if settings.keeps_hu and not is_windowed else None
-    return cohort.model_copy(update={"hu": kept, "official_test": official})
+    has_ignored = any(note.has_ignored for note in notes.values())
+    return cohort.model_copy(update={"hu": kept, "official_test": official, "has_ignored": has_ignored})
 
 
 def _write_ids(path: Path, ids: Mapping[str, Case]) -> None:

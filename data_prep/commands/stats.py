@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     root, out = options.folder, options.out or Path("results") / f"stats-{options.folder.resolve().name}"
     with tempfile.TemporaryDirectory() as cache:
         cohort = open_cohort(root, Path(cache))
-    tasks = [(root, patient, cohort.hu) for patient in cohort.patients]
+    tasks = [(root, patient, cohort.hu, cohort.has_ignored) for patient in cohort.patients]
     patients = [counts for _, counts in in_processes(count_patient, tasks, jobs=options.jobs, what="measuring")]
     total = row_of_all(patients)
     write_rows(out / "stats.csv", [*map(row_of, patients), total])
@@ -53,10 +53,15 @@ def _in_words(total: Row, patients: Sequence[PatientCounts]) -> str:
     if with_lesion:
         low, median, high = map(in_digits, np.quantile(with_lesion, (0, 0.5, 1)))
         lesions = f"lesions in {len(with_lesion)}: {low} to {high} {unit}, median {median}"
+    ignored = "" if not total.ignored_voxels else f"\nignored: {_ignored(total)}, neither learnt nor scored"
     return (
         f"grey values above 0: mean {total.grey_mean:.1f}, standard deviation {total.grey_sd:.1f}, "
-        f"1% to 99% {total.grey_p1} to {total.grey_p99}\n{lesions}; {total.lesion_slices} slices hold lesion"
+        f"1% to 99% {total.grey_p1} to {total.grey_p99}\n{lesions}; {total.lesion_slices} slices hold lesion{ignored}"
     )
+
+
+def _ignored(total: Row) -> str:
+    return f"{total.ignored_voxels} voxels" if total.ignored_ml is None else f"{in_digits(total.ignored_ml)} ml"
 
 
 def _volumes(patients: Sequence[PatientCounts]) -> tuple[str, list[float]]:

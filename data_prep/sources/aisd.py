@@ -1,7 +1,6 @@
 """AISD, the acute ischemic stroke dataset (Liang et al., MICCAI 2021): pictures whose masks hold labels.
 
-Labels 1, 2, 3 and 5 are lesion. Label 4 says that a reader was not sure: it should neither be learnt nor scored, but
-masks of a cohort know lesion and background only, so it becomes background.
+Labels 1, 2, 3 and 5 are lesion. Label 4 says that a reader was not sure: it is ignored, neither learnt nor scored.
 """
 
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from data_prep.sources.case import Case, Kind
 from data_prep.sources.pictures import read_pixels
 
 LESION = frozenset({1, 2, 3, 5})
-IGNORED = 4
-LABELS = frozenset({0, IGNORED}) | LESION
+IGNORED = frozenset({4})
+LABELS = frozenset({0}) | IGNORED | LESION
 
 
 def is_aisd(cases: Sequence[Case]) -> bool:

@@ -24,8 +24,11 @@ class Case:
     image: Path | tuple[Path, ...]
     """A volume, a folder of a series, or slices in order."""
     mask: Path | tuple[Path | None, ...] | None
-    """The same for the mask; None where there is none, or where it lies in the image's file."""
+    """The same for the mask; None where there is none, or where it lies in the image's file. Of DICOM, all masks of the
+    patient, of which that of the series is taken."""
     kind: Kind
+    series: int | None = None
+    """Number of the DICOM series that a person chose; None chooses by rule."""
 
     @property
     def images(self) -> tuple[Path, ...]:

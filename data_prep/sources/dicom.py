@@ -7,7 +7,7 @@ Legend: N pictures of a series in order, Z slices, H rows, W columns, canonical.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import RLELossless
 
 from data_prep.errors import InputError
-from data_prep.sources.dicom_headers import Frame, Header, Kind, files_below, has_mark, read_header, refusing
-from data_prep.sources.dicom_series import Series, choose_series, find_series
+from data_prep.sources.dicom_headers import Frame, Header, read_header, refusing
+from data_prep.sources.dicom_series import Series, choose_series, find_series, listed
 from data_prep.sources.dicom_stack import Stack, stack_series
+from data_prep.sources.dicom_studies import find_studies
 from data_prep.volume import Volume
 
 AIR_HU = -1000.0
@@ -30,32 +31,18 @@ TISSUE_HU = (-500.0, 2000.0)
 
 
 @dataclass(frozen=True)
-class Study:
-    """A patient's study as found in a folder."""
+class Choice:
+    """A series that was taken, before its pixels are read."""
 
-    headers: tuple[Header, ...]
-    person: int
-    """Number of the patient; studies of one patient share it."""
-
-    @property
-    def place(self) -> Path:
-        """The folder of its first file, for messages."""
-        return self.headers[0].file.parent
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All its files."""
-        return tuple(header.file for header in self.headers)
-
-    @property
-    def series(self) -> tuple[Series, ...]:
-        """Its CT series."""
-        return find_series(self.headers)
-
-    @property
-    def masks(self) -> tuple[Path, ...]:
-        """Its DICOM-SEG files."""
-        return tuple(header.file for header in self.headers if header.kind is Kind.MASK)
+    stack: Stack
+    world: str
+    """Frame of reference, an identifier: not to be printed."""
+    summary: str
+    """What was taken and what was corrected, on one line."""
+    others: tuple[Series, ...]
+    """The patient's other series."""
+    study: str = field(repr=False)
+    """As of a `Header`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +55,8 @@ class DicomScan:
     """Frame of reference, an identifier: not to be printed."""
     summary: str
     """What was taken and what was corrected, on one line."""
+    study: str = field(repr=False)
+    """As of a `Header`."""
 
     def to_pictures(self, mask_ZHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask of the volume on the pictures' own pixels, (N, H, W); at least half of a pixel counts."""
@@ -80,55 +69,64 @@ class DicomScan:
         return np.ascontiguousarray(self.stack.grid.to_canonical(values), dtype=np.bool_)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file, or a file in a folder or below it, is DICOM."""
-    return any(has_mark(file) for file in files_below(path))
-
-
-def find_studies(path: Path) -> list[Study]:
-    """The studies in a folder and its folders, told apart by their headers and not by where files lie.
-
-    Raises:
-        InputError: a DICOM file is damaged, or there is none with a CT.
-    """
-    by_study: dict[str, list[Header]] = defaultdict(list)
-    for header in filter(None, map(read_header, files_below(path))):
-        by_study[header.study].append(header)
-    found = [headers for headers in by_study.values() if any(header.kind is Kind.CT for header in headers)]
-    if not found:
-        raise InputError(f"{path}: no CT pictures in DICOM files; give the folder of a CT study")
-    people: dict[str, int] = {}
-    studies = []
-    for headers in found:
-        person = headers[0].person or headers[0].study
-        studies.append(Study(tuple(headers), people.setdefault(person, len(people) + 1)))
-    return studies
-
-
-def open_study(study: Study, series: int | None = None) -> DicomScan:
-    """Read the head CT of a study.
+def choose(files: Sequence[Path], series: int | None = None) -> Choice:
+    """See by headers alone which series of a patient's CT files is the head CT, and how its slices lie.
 
     Args:
-        study: one of `find_studies`.
+        files: CT files of one patient.
         series: number of a series that a person chose; None chooses by the rules of `choose_series`.
 
     Raises:
-        InputError: no series fits, several do, or the chosen one is damaged or incomplete.
+        InputError: a header is damaged, no series fits, several do, or the one chosen is incomplete; or, unless a
+            series is chosen, the files are of two studies.
     """
-    every = study.series
-    fault = next((header.fault for header in study.headers if header.fault), None)
+    headers = [read_header(file) for file in files]
+    every, place = find_series(headers), files[0].parent
+    if series is None:
+        _refuse_two_studies(headers, every)
+    fault = next((header.fault for header in headers if header.fault), None)
     if fault and not every:
         raise InputError(fault)
-    chosen = choose_series(every, series, study.place)
-    stack = stack_series(chosen, study.place)
-    values = stack.to_volume(_read_pictures(stack.frames), outside=AIR_HU)
-    values_ZHW = np.ascontiguousarray(stack.grid.to_canonical(values), dtype=np.float32)
+    chosen = choose_series(every, series, place)
+    stack = stack_series(chosen, place)
     summary = f"series {chosen} (of {len(every)})" if len(every) > 1 else f"series {chosen}"
-    return DicomScan(
-        volume=Volume(values_ZHW, is_windowed=False, grid=stack.grid),
+    return Choice(
         stack=stack,
         world=chosen.world,
         summary="; ".join([summary, *stack.notes]),
+        others=tuple(one for one in every if one.number != chosen.number),
+        study=next(header.study for header in headers if header.file == stack.frames[0].file),
+    )
+
+
+def _refuse_two_studies(headers: Sequence[Header], series: Sequence[Series]) -> None:
+    places: dict[str, Path] = {}
+    for header in headers:
+        places.setdefault(header.study, header.file.parent)
+    if len(places) > 1:
+        first, second, *_ = places.values()
+        raise InputError(
+            f"{first} and {second}: {len(places)} studies with one PatientID; keep one, choose by --series "
+            f"({listed(series)}), or, where they are several people, give each an ID"
+        )
+
+
+def open_files(files: Sequence[Path], series: int | None = None) -> DicomScan:
+    """Read the head CT of a patient's CT files.
+
+    Raises:
+        InputError: as `choose`, or the pixels are damaged.
+    """
+    choice = choose(files, series)
+    stack = choice.stack
+    values = stack.to_volume(_read_pictures(stack.frames), outside=AIR_HU)
+    values_ZHW = np.ascontiguousarray(stack.grid.to_canonical(values), dtype=np.float32)
+    return DicomScan(
+        volume=Volume(values_ZHW, is_windowed=False, grid=stack.grid),
+        stack=stack,
+        world=choice.world,
+        summary=choice.summary,
+        study=choice.study,
     )
 
 
@@ -136,21 +134,12 @@ def open_dicom(path: Path, series: int | None = None) -> DicomScan:
     """Read the head CT of a folder that holds one study.
 
     Raises:
-        InputError: as `open_study`, or the folder holds several studies.
+        InputError: as `open_files`, or the folder holds several studies.
     """
-    studies = find_studies(path)
+    studies = find_studies(path).complete()
     if len(studies) > 1:
         raise InputError(f"{path}: {len(studies)} studies; give the folder of one")
-    return open_study(studies[0], series)
-
-
-def read_dicom(path: Path) -> Volume:
-    """The head CT of a folder that holds one study, in HU.
-
-    Raises:
-        InputError: as `open_dicom`.
-    """
-    return open_dicom(path).volume
+    return open_files(studies[0].files, series)
 
 
 def _read_pictures(frames: Sequence[Frame]) -> NDArray[np.float32]:

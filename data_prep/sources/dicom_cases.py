@@ -1,7 +1,8 @@
-"""DICOM studies as patients to be imported: the head CT of each, with the DICOM-SEG that lies among its files."""
+"""DICOM patients to be imported: the head CT of each, with its mask, a DICOM-SEG or a NIfTI file."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,55 +10,107 @@ from numpy.typing import NDArray
 
 from data_prep.errors import InputError
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom import Study, find_studies, open_study
-from data_prep.sources.dicom_headers import read_header
+from data_prep.sources.dicom import DicomScan, choose, open_files
+from data_prep.sources.dicom_headers import read_mark
+from data_prep.sources.dicom_masks import find_nifti_masks, pair_masks, read_drawn_mask
 from data_prep.sources.dicom_seg import read_seg
+from data_prep.sources.dicom_series import listed
+from data_prep.sources.dicom_studies import Study, find_studies
+from data_prep.sources.nifti import is_nifti
 from data_prep.sources.tree import Patterns
 from data_prep.volume import Volume
 
 
-def find_dicom(root: Path, patterns: Patterns) -> list[Case]:
-    """The patients in a tree of DICOM files, named by their folders.
+@dataclass(frozen=True)
+class DicomCases:
+    """The patients in a tree of DICOM files."""
+
+    cases: list[Case]
+    lost: tuple[str, ...]
+    """A line for each damaged file of which nobody can say whose it is."""
+
+
+def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
+    """The patients in a tree of DICOM files, named by their folders, or, where several share one, by their first files.
+
+    All studies of one patient are one case.
 
     Raises:
-        InputError: a file is damaged, a patient has two studies or two masks, or patterns are given.
+        InputError: there is none, a mask's patient is not clear, or a pattern for images is given.
     """
-    if patterns != Patterns():
-        raise InputError(f"{root}: DICOM files are told apart by their headers; leave the patterns out")
-    studies = find_studies(root)
+    if patterns.image:
+        raise InputError(f"{root}: DICOM pictures are told by their headers; leave --image-pattern out")
+    studies = find_studies(root, jobs)
     by_person: dict[int, list[Study]] = defaultdict(list)
-    for study in studies:
+    for study in studies.found:
         by_person[study.person].append(study)
-    for several in by_person.values():
-        if len(several) > 1:
-            raise InputError(
-                f"{several[0].place} and {several[1].place}: two studies of one patient, who could be trained on and "
-                "tested; keep one of them"
-            )
-    names = [study.place.relative_to(root).as_posix() for study in studies]
+    patients = list(by_person.values())
+    masks = _masks(root, patterns, patients)
+    names = [several[0].place.relative_to(root).as_posix() for several in patients]
     shared = {name for name, count in Counter(names).items() if count > 1}
-    return [
-        Case(f"{name}/{number}" if name in shared else name, study.files, _only_mask(study), Kind.DICOM)
-        for number, (name, study) in enumerate(zip(names, studies, strict=True), start=1)
+    cases = [
+        Case(
+            name=f"{name}/{several[0].files[0].name}" if name in shared else name,
+            image=tuple(file for study in several for file in study.files),
+            mask=own or None,
+            kind=Kind.DICOM,
+        )
+        for name, several, own in zip(names, patients, masks, strict=True)
     ]
+    return DicomCases(cases, studies.lost)
 
 
-def read_dicom_case(case: Case, segments: Collection[int] | None) -> tuple[Volume, NDArray[np.bool_] | None]:
-    """A study's head CT, and its lesion, (Z, H, W), where it brings a mask.
+def _masks(root: Path, patterns: Patterns, patients: Sequence[Sequence[Study]]) -> list[tuple[Path, ...]]:
+    """The masks of each patient."""
+    found = [[mask for study in studies for mask in study.masks] for studies in patients]
+    folders = [{file.parent for study in studies for file in study.files} for studies in patients]
+    for mask, number in pair_masks(root, find_nifti_masks(root, patterns), folders).items():
+        found[number].append(mask)
+    return [tuple(masks) for masks in found]
+
+
+def read_dicom_case(
+    case: Case, lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> tuple[Volume, NDArray[np.uint8] | None, str]:
+    """A patient's head CT, its mask as `Label`, (Z, H, W), where there is one, and what was taken and corrected.
+
+    Args:
+        case: the patient.
+        lesion: segments, or values of a NIfTI mask, that are lesion; None takes the only one.
+        ignored: those that are neither learnt nor scored.
 
     Raises:
-        InputError: as `open_study` and `read_seg`.
+        InputError: as `open_files`, `read_seg` and `read_drawn_mask`, or there are two masks.
     """
-    headers = tuple(header for header in map(read_header, case.images) if header)
-    if not headers:
-        raise InputError(f"{case.images[0]}: is no DICOM file any more; restore it")
-    scan = open_study(Study(headers, person=1))
-    if not isinstance(case.mask, Path):
-        return scan.volume, None
-    return scan.volume, read_seg(case.mask, scan, sorted(segments) if segments else None)
+    scan = open_files(case.images, case.series)
+    mask = _only_mask(case, scan)
+    if mask is None:
+        return scan.volume, None, scan.summary
+    if is_nifti(mask):
+        return scan.volume, read_drawn_mask(mask, scan, lesion, ignored), scan.summary
+    return scan.volume, read_seg(mask, scan, sorted(lesion) if lesion else None, ignored), scan.summary
 
 
-def _only_mask(study: Study) -> Path | None:
-    if len(study.masks) > 1:
-        raise InputError(f"{study.masks[0]} and {study.masks[1]}: two masks of one study; keep one of them")
-    return next(iter(study.masks), None)
+def _only_mask(case: Case, scan: DicomScan) -> Path | None:
+    """The mask of the series that was taken; those of the patient's other studies are passed over."""
+    masks = [mask for mask in case.masks if mask and (is_nifti(mask) or _is_of(scan, mask))] if case.mask else []
+    if len(masks) > 1:
+        raise InputError(f"{masks[0]} and {masks[1]}: two masks of one patient; keep one of them")
+    if case.mask and not masks:
+        raise InputError(f"{case.masks[0]}: of another study than the series that was taken; keep one of the studies")
+    return next(iter(masks), None)
+
+
+def _is_of(scan: DicomScan, mask: Path) -> bool:
+    mark = read_mark(mask)
+    return mark is not None and mark.study == scan.study
+
+
+def preview_dicom(case: Case) -> str:
+    """What would be taken of a patient and corrected, by headers alone, and which series there are beside it.
+
+    Raises:
+        InputError: as `choose`.
+    """
+    choice = choose(case.images, case.series)
+    return f"{choice.summary}; not taken: {listed(choice.others)}" if choice.others else choice.summary

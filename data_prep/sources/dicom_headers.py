@@ -3,6 +3,8 @@
 Only the tags that are needed are read, so names, dates and institutions never come into memory. The identifiers that
 join files (series, study, instance, patient) stay inside and are in no text: two of them are kept as hashes only.
 
+Files are read twice: for its mark, which tells what a file belongs to, and, a study at a time, for all of its header.
+
 World: DICOM's, in mm; left, posterior and superior are positive.
 """
 
@@ -21,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread, uid
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 
 from data_prep.cohort import natural_key
 from data_prep.errors import InputError
@@ -46,6 +50,11 @@ TAGS = [
     "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+MARK_TAGS: list[BaseTag | int] = [
+    Tag("SOPClassUID"), Tag("SOPInstanceUID"), Tag("PatientID"), Tag("StudyInstanceUID"), Tag("SeriesInstanceUID"),
+]  # fmt: skip
+"""Tags are in ascending order, so what follows the last of these is left unread."""
+DAMAGED = "the DICOM header is damaged; copy the file again from its source"
 LIBRARY_FAULTS = (
     InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError,
     ArithmeticError, AssertionError, MemoryError, NotImplementedError, RuntimeError, struct.error,
@@ -109,15 +118,23 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Header:
-    """One DICOM file."""
+class Mark:
+    """What a DICOM file is, and of whom."""
 
-    file: Path
     kind: Kind
     study: str = field(repr=False)
     """Hash over patient and study."""
-    person: str | None = field(repr=False)
-    """Hash of the patient; None where the file names none."""
+    person: str = field(repr=False)
+    """Hash of the patient, or of the study where the file names no patient."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """One CT file."""
+
+    file: Path
+    study: str = field(repr=False)
+    """As of its `Mark`."""
     series: str = field(repr=False)
     series_number: int
     world: str = field(repr=False)
@@ -153,12 +170,26 @@ def refusing(file: Path, what: str) -> Iterator[None]:
             log.setLevel(level)
 
 
-def files_below(path: Path) -> list[Path]:
-    """All files of a folder and its folders in natural order, or the file itself; links to folders are not followed."""
+def files_below(path: Path) -> Iterator[Path]:
+    """All files of a folder and its folders, or the file itself; links to folders are not followed.
+
+    A folder's own files come before those of its folders, each in natural order.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+
     if path.is_file():
-        return [path]
-    found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda file: [natural_key(part) for part in file.parts])
+        yield path
+        return
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        folders.sort(key=natural_key)
+        for name in sorted(names, key=natural_key):
+            if not name.startswith("."):
+                yield Path(folder, name)
 
 
 def has_mark(file: Path) -> bool:
@@ -174,54 +205,80 @@ def has_mark(file: Path) -> bool:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
 
 
-def read_header(file: Path) -> Header | None:
-    """A file's header; None where the file is not DICOM and does not claim to be.
+def read_mark(file: Path) -> Mark | None:
+    """What a file is and of whom; None where it is an index of others, or not DICOM and does not claim to be.
 
     Raises:
         InputError: the file is damaged, or is named as DICOM and is none.
     """
     if not has_mark(file):
-        if file.suffix.lower() in SUFFIXES:
+        if file.suffix.lower() in SUFFIXES or _is_blank(file):
             raise InputError(f"{file}: not a DICOM file, or cut off; copy it again from its source")
         return None
-    with refusing(file, "the DICOM header is damaged; copy the file again from its source"):
+    with refusing(file, DAMAGED), file.open("rb") as stream:
+        dataset = read_partial(stream, stop_when=_is_past_mark, specific_tags=MARK_TAGS)
+        if dataset.file_meta.get("MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage:
+            return None
+        _check_whole(dataset, file)
+        return Mark(_kind(dataset), _study(dataset), _hash(str(dataset.get("PatientID") or dataset.StudyInstanceUID)))
+
+
+def read_header(file: Path) -> Header:
+    """The header of a CT file.
+
+    Raises:
+        InputError: the file is damaged, or no CT.
+    """
+    if not has_mark(file):
+        raise InputError(f"{file}: not a DICOM file, or cut off; copy it again from its source")
+    with refusing(file, DAMAGED):
         dataset = dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
         _check_whole(dataset, file)
+        if _kind(dataset) is not Kind.CT:
+            raise InputError(f"{file}: holds no CT pictures; leave it out")
         return _header(dataset, file)
+
+
+def _is_blank(file: Path) -> bool:
+    """Whether a file without an ending, or named by a UID, as DICOM files often are, holds nothing: a failed copy."""
+    if not re.fullmatch(r"(\.\d+)?", file.suffix):
+        return False
+    with refusing(file, "cannot be read; copy it again from its source"), file.open("rb") as stream:
+        return not stream.read(132).strip(b"\0")
+
+
+def _is_past_mark(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag > MARK_TAGS[-1]
 
 
 def _check_whole(dataset: Dataset, file: Path) -> None:
     """A file without these was cut off, and a slice that is lost at the end of a series leaves no gap to be seen."""
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage:
-        return
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not dataset.get(keyword):
             raise InputError(f"{file}: no {keyword}, so it is cut off or damaged; copy the file again from its source")
 
 
 def _header(dataset: Dataset, file: Path) -> Header:
-    kind = _kind(dataset)
     frames: tuple[Frame, ...] = ()
     fault = None
-    if kind is Kind.CT:
-        try:
-            with refusing(file, "the DICOM header is damaged; copy the file again from its source"):
-                frames = tuple(_frames(dataset, file))
-        except InputError as error:
-            fault = str(error)
-    person = str(dataset.get("PatientID") or "")
-    study = str(dataset.StudyInstanceUID)
+    try:
+        with refusing(file, DAMAGED):
+            frames = tuple(_frames(dataset, file))
+    except InputError as error:
+        fault = str(error)
     return Header(
         file=file,
-        kind=kind,
-        study=_hash(f"{person}\0{study}"),
-        person=_hash(person) if person else None,
+        study=_study(dataset),
         series=str(dataset.SeriesInstanceUID),
         series_number=_whole(dataset.get("SeriesNumber")) or 0,
         world=str(dataset.get("FrameOfReferenceUID") or ""),
         frames=frames,
         fault=fault,
     )
+
+
+def _study(dataset: Dataset) -> str:
+    return _hash(f"{dataset.get('PatientID') or ''}\0{dataset.StudyInstanceUID}")
 
 
 def _kind(dataset: Dataset) -> Kind:

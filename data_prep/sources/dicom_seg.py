@@ -9,7 +9,8 @@ Legend: N pictures of a series in order, Z slices, H rows, W columns, canonical;
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pydicom.sr.codedict import codes
 
 from data_prep.errors import InputError
 from data_prep.files import replacing
+from data_prep.mask import labelled
 from data_prep.sources.dicom import DicomScan
 from data_prep.sources.dicom_headers import Frame, refusing
 
@@ -53,21 +55,26 @@ class _Segment:
         return f"{self.number}: {self.meaning}"
 
 
-def read_seg(file: Path, scan: DicomScan, segments: Sequence[int] | None = None) -> NDArray[np.bool_]:
-    """A segmentation of a scan's series, bool (Z, H, W) in the grid of its volume.
+def read_seg(
+    file: Path, scan: DicomScan, segments: Sequence[int] | None = None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A segmentation of a scan's series as `Label`, (Z, H, W) in the grid of its volume.
 
     Args:
         file: a DICOM-SEG file.
         scan: the scan whose series was segmented.
         segments: numbers of the segments that are lesion; None takes the only one, or the only
             one that is named as one.
+        ignored: numbers of those that are neither learnt nor scored; a file need not have them.
 
     Raises:
         InputError: damaged, of another series or on other pixels, or which segment is lesion is not clear.
     """
     with refusing(file, DAMAGED):
         dataset = dcmread(file)
-        chosen = _choose(_segments(dataset), segments, file)
+        every = _segments(dataset)
+        scored = [segment for segment in every if segment.number not in ignored]
+        lesion = _choose(scored, segments, file) if scored or not every else frozenset()
         values_FHW = np.asarray(pixel_array(dataset))
         size = scan.stack.frames[0].size
         values_FHW = values_FHW.reshape(-1, *values_FHW.shape[-2:])
@@ -76,7 +83,11 @@ def read_seg(file: Path, scan: DicomScan, segments: Sequence[int] | None = None)
             raise InputError(
                 f"{file}: {width}x{height} pixels, but {size[1]}x{size[0]} in its series; draw it on the series' grid"
             )
-        return scan.to_volume(_on_pictures(dataset, values_FHW, chosen, scan, file))
+
+        def within(chosen: frozenset[int]) -> NDArray[np.bool_]:
+            return scan.to_volume(_on_pictures(dataset, values_FHW, chosen, scan, file))
+
+        return labelled(within(lesion), within(frozenset(ignored)) if ignored else None)
 
 
 def _segments(dataset: Dataset) -> list[_Segment]:
@@ -176,24 +187,52 @@ def write_seg(path: Path, scan: DicomScan, mask_ZHW: NDArray[np.bool_], author: 
     place = frames[0].file.parent
     with refusing(place, "the series lacks tags that a DICOM-SEG has to repeat; export it again, with all its tags"):
         buffer = io.BytesIO()
-        _segmentation(sources, mask_MHW, author).save_as(buffer)
+        is_multi_frame = "NumberOfFrames" in sources[0]
+        made = _segmentation([_joined(sources)] if is_multi_frame else sources, mask_MHW, author)
+        if is_multi_frame:
+            _refer_to(made, sources)
+        made.save_as(buffer)
     with replacing(path) as partial:
         partial.write_bytes(buffer.getvalue())
 
 
 def _sources(frames: Sequence[Frame], mask_NHW: NDArray[np.bool_]) -> tuple[Sequence[Dataset], NDArray[np.uint8]]:
-    """The series' files without pixels, and the mask in their order; of a multi-frame file all frames have one."""
+    """The series' files without pixels, and the mask in their order; of multi-frame files all frames have one."""
     files = list(dict.fromkeys(frame.file for frame in frames))
     with refusing(files[0], "cannot be read again"):
         datasets = [dcmread(file, stop_before_pixels=True) for file in files]
     if "NumberOfFrames" not in datasets[0]:
         return datasets, mask_NHW.astype(np.uint8)
-    if len(files) > 1:
-        raise InputError(f"{files[0].parent}: a series in several multi-frame files; take the mask as NIfTI instead")
-    mask_MHW = np.zeros((int(datasets[0].NumberOfFrames), *mask_NHW.shape[1:]), np.uint8)
+    counts = [int(dataset.NumberOfFrames) for dataset in datasets]
+    starts = dict(zip(files, np.cumsum([0, *counts[:-1]]), strict=True))
+    mask_MHW = np.zeros((sum(counts), *mask_NHW.shape[1:]), np.uint8)
     for frame, mask_HW in zip(frames, mask_NHW, strict=True):
-        mask_MHW[frame.number] = mask_HW
+        mask_MHW[starts[frame.file] + frame.number] = mask_HW
     return datasets, mask_MHW
+
+
+def _joined(files: Sequence[Dataset]) -> Dataset:
+    """Multi-frame files of one series as if they were one, for highdicom takes one only."""
+    joined = deepcopy(files[0])
+    groups = [group for file in files for group in file.PerFrameFunctionalGroupsSequence]
+    joined.PerFrameFunctionalGroupsSequence, joined.NumberOfFrames = groups, len(groups)
+    return joined
+
+
+def _refer_to(made: Segmentation, files: Sequence[Dataset]) -> None:
+    """Let a segmentation of joined files refer to each of them by its own frames."""
+    places = [(file, number) for file in files for number in range(1, int(file.NumberOfFrames) + 1)]
+    for group in made.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence", []):
+            for source in derivation.SourceImageSequence:
+                file, source.ReferencedFrameNumber = places[int(source.ReferencedFrameNumber) - 1]
+                source.ReferencedSOPInstanceUID = file.SOPInstanceUID
+    (series,) = made.ReferencedSeriesSequence
+    (first,) = series.ReferencedInstanceSequence
+    others = [deepcopy(first) for _ in files[1:]]
+    for item, file in zip(others, files[1:], strict=True):
+        item.ReferencedSOPInstanceUID = file.SOPInstanceUID
+    series.ReferencedInstanceSequence = [first, *others]
 
 
 def _segmentation(sources: Sequence[Dataset], mask_MHW: NDArray[np.uint8], author: Author) -> Segmentation:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import InputError
-from data_prep.sources.dicom_headers import Frame, Header, Kernel, Kind, Making
+from data_prep.sources.dicom_headers import Frame, Header, Kernel, Making
 
 LEAST_SLICES = 8
 """Fewer are no head: scouts, and single slices of a perfusion."""
@@ -81,8 +81,7 @@ def find_series(headers: Iterable[Header]) -> tuple[Series, ...]:
     """The CT series of a study, numbered by their own series number, then by name of the file."""
     by_series: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
-        if header.kind is Kind.CT:
-            by_series[header.series].append(header)
+        by_series[header.series].append(header)
     found: list[tuple[int, Series]] = []
     for members in by_series.values():
         fault = next((header.fault for header in members if header.fault), None)
@@ -118,14 +117,13 @@ def choose_series(series: Sequence[Series], number: int | None, place: Path) -> 
     if len(ranked) > 1 and _rank(ranked[0]) == _rank(ranked[1]):
         alike = [one for one in ranked if _rank(one) == _rank(ranked[0])]
         raise InputError(
-            f"{place}: several series may be the head CT; keep one, or with lcnn predict choose one by "
-            f"--series NUMBER: {listed(alike)}"
+            f"{place}: several series may be the head CT; keep one, or choose by --series: {listed(alike)}"
         )
     chosen = ranked[0]
     if chosen.strays:
         raise InputError(
             f"{chosen.strays[0].file}: of another size or direction than the other {len(chosen.frames)} slices of its "
-            f"series; remove it, or with lcnn predict choose by --series NUMBER: {listed(series)}"
+            f"series; remove it, or choose by --series: {listed(series)}"
         )
     return _usable(chosen)
 
@@ -156,7 +154,7 @@ def _refuse_none(series: Sequence[Series], place: Path) -> None:
         raise InputError(f"{series[0].frames[0].file}: one slice makes no volume; give the whole series")
     raise InputError(
         f"{place}: no axial head CT of {LEAST_SLICES} slices or more; where one of these is meant, choose it "
-        f"with lcnn predict by --series NUMBER: {listed(series)}"
+        f"by --series: {listed(series)}"
     )
 
 

@@ -8,6 +8,7 @@ Legend: N pictures of the series in order, Z slices, H rows, W columns of the vo
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,29 @@ def stack_series(series: Series, place: Path) -> Stack:
     places_N = (heights_N - even_Z[0]) / step_mm if uneven else np.arange(len(frames), dtype=float)
     notes = tuple(note for note in (tilt, uneven) if note)
     return Stack(frames, places_N, shifts_N2, Grid((len(even_Z), height, width), affine), notes)
+
+
+def picture_grids(frames: Sequence[Frame]) -> tuple[Grid, ...]:
+    """Where a series' pictures lie, as a grid of slices, rows and columns: the grids on which masks are drawn.
+
+    The first is the pictures' own, which a tilted gantry shears. Programs that know no shear pile the pictures straight
+    up, as far apart as their planes, or as their first pixels (ITK's series reader): these are the other two. Uneven
+    distances are taken as even.
+
+    Args:
+        frames: in order, as in a `Stack`.
+    """
+    normal, across, down = _axes(frames[0])
+    rows_mm, columns_mm = frames[0].spacing_mm
+    first, last = (np.array(frame.position_mm) for frame in (frames[0], frames[-1]))
+    step = (last - first) / (len(frames) - 1)
+    grids = []
+    for along in (step, normal * (step @ normal), normal * np.linalg.norm(step)):
+        affine = np.eye(4)
+        affine[:3, :3] = WORLD @ np.stack([along, down * rows_mm, across * columns_mm], axis=1)
+        affine[:3, 3] = WORLD @ first
+        grids.append(Grid((len(frames), *frames[0].size), affine))
+    return tuple(grids)
 
 
 def _axes(frame: Frame) -> tuple[Float, Float, Float]:

@@ -1,4 +1,4 @@
-"""Which values of a mask are lesion."""
+"""Which values of a mask are lesion, and which are ignored."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -8,30 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import InputError
+from data_prep.mask import labelled
 from data_prep.sources.checks import check_finite
 
 
-def lesion_of(path: Path, labels: NDArray[Any], lesion: Collection[int] | None) -> NDArray[np.bool_]:
-    """A mask's lesion as yes or no.
+def labels_of(
+    path: Path, values: NDArray[Any], lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A mask's values as `Label`.
 
     Args:
         path: the mask's file, for messages.
-        labels: its values.
-        lesion: those that are lesion; None takes the one value beside 0.
+        values: what it holds.
+        lesion: values that are lesion; None takes the one beside 0 that is not ignored.
+        ignored: values that are neither learnt nor scored.
 
     Raises:
         InputError: values that are no labels, or several where none was named.
     """
-    check_finite(path, labels)
-    _refuse_fractions(path, labels)
-    if lesion is not None:
-        return np.isin(labels, list(lesion))
-    values = np.unique(labels)
-    beside = values[values != 0]
-    if len(beside) > 1:
-        shown = ", ".join(f"{value:g}" for value in beside[:6])
-        raise InputError(f"{path}: mask values {shown} beside 0; say which are lesion by --lesion-labels")
-    return np.asarray(labels != 0)
+    check_finite(path, values)
+    _refuse_fractions(path, values)
+    if lesion is None:
+        beside = np.setdiff1d(values, [0, *ignored])
+        if len(beside) > 1:
+            shown = ", ".join(f"{value:g}" for value in beside[:6])
+            raise InputError(
+                f"{path}: mask values {shown} beside 0; say which are lesion by --lesion-labels, and by "
+                "--ignore-labels which nobody is sure of"
+            )
+        lesion = beside.tolist()
+    return labelled(np.isin(values, list(lesion)), np.isin(values, list(ignored)) if ignored else None)
 
 
 def _refuse_fractions(path: Path, labels: NDArray[Any]) -> None:

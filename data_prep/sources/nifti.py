@@ -29,13 +29,15 @@ from numpy.typing import NDArray
 from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
-from data_prep.sources.labels import lesion_of
+from data_prep.sources.labels import labels_of
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject
 from data_prep.volume import Grid, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
 SHEAR = 0.01
 """Cosine of the angle between two axes, from which a grid counts as sheared: 0.6 degrees off a right angle."""
+LARGEST_SHEAR = 0.6
+"""The same where shear is allowed: 37 degrees, more than any gantry tilts."""
 GRID_TOLERANCE = 0.25
 """Distance between the corners of two grids that are one, in voxels of the smallest side."""
 UNREADABLE = (
@@ -66,20 +68,22 @@ def read_nifti(path: Path, hu_offset: int | None = None) -> Volume:
     return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt=doubt)
 
 
-def read_nifti_mask(path: Path, grid: Grid, lesion: Collection[int] | None) -> NDArray[np.bool_]:
-    """A scan's lesion, (Z, H, W).
+def read_nifti_mask(
+    path: Path, grid: Grid, lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A scan's mask as `Label`, (Z, H, W).
 
     Args:
         path: the mask.
         grid: where the scan's voxels lie.
-        lesion: values that are lesion; None takes the one beside 0.
+        lesion, ignored: values that are so, as in `labels_of`.
 
     Raises:
         InputError: it cannot be read, or lies on another grid.
     """
-    labels, own = _read(path)
+    values, own = _read(path)
     check_same_grid(path, own, grid)
-    return lesion_of(path, own.to_canonical(labels), lesion)
+    return labels_of(path, own.to_canonical(values), lesion, ignored)
 
 
 def check_same_grid(path: Path, mask: Grid, scan: Grid) -> None:
@@ -88,14 +92,28 @@ def check_same_grid(path: Path, mask: Grid, scan: Grid) -> None:
     Raises:
         InputError: they are not.
     """
+    difference = grid_difference(mask, scan)
+    if difference:
+        raise InputError(f"{path}: {difference}; resample the mask onto the scan's grid")
+
+
+def grid_difference(mask: Grid, scan: Grid) -> str | None:
+    """In what a mask's voxels are not those of its scan, in words; None where they are the same."""
     shapes = [grid.canonical_shape for grid in (mask, scan)]
     if shapes[0] != shapes[1]:
-        sizes = " but ".join(" x ".join(map(str, shape)) for shape in shapes)
-        raise InputError(f"{path}: {sizes} voxels in its scan; resample the mask onto the scan's grid")
+        return " but ".join(" x ".join(map(str, shape)) for shape in shapes) + " voxels in its scan"
     corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in shapes[0]))])
     apart = np.linalg.norm((corners @ (mask.canonical_affine - scan.canonical_affine).T)[:, :3], axis=1).max()
-    if apart > GRID_TOLERANCE * min(scan.spacing_mm):
-        raise InputError(f"{path}: lies up to {apart:.1f} mm off its scan; resample the mask onto the scan's grid")
+    return f"lies up to {apart:.1f} mm off its scan" if apart > GRID_TOLERANCE * min(scan.spacing_mm) else None
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.float32], Grid]:
+    """A mask's values and where its voxels lie; its axes may be sheared, as the pictures of a tilted gantry are.
+
+    Raises:
+        InputError: it cannot be read, or is no volume.
+    """
+    return _read(path, may_shear=True)
 
 
 def read_grid(path: Path) -> Grid:
@@ -107,8 +125,8 @@ def read_grid(path: Path) -> Grid:
     return _open(path)[1]
 
 
-def _read(path: Path) -> tuple[NDArray[np.float32], Grid]:
-    image, grid = _open(path)
+def _read(path: Path, *, may_shear: bool = False) -> tuple[NDArray[np.float32], Grid]:
+    image, grid = _open(path, may_shear=may_shear)
     try:
         with _quiet():  # about casts and slopes; the check below judges them by their result
             values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(grid.shape)
@@ -130,7 +148,7 @@ def _quiet() -> Iterator[None]:
         nibabel_log.setLevel(level)
 
 
-def _open(path: Path) -> tuple[Any, Grid]:
+def _open(path: Path, *, may_shear: bool = False) -> tuple[Any, Grid]:
     try:
         with _quiet():
             image = nibabel.load(path)
@@ -151,7 +169,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         raise InputError(
             f"{path}: its header does not say how the head lies (qform and sform are 0); convert it again from DICOM"
         )
-    _check_axes(path, affine)
+    _check_axes(path, affine, most=LARGEST_SHEAR if may_shear else SHEAR)
     grid = Grid((shape[0], shape[1], shape[2]), affine)
     check_shape(path, grid.canonical_shape)
     return image, grid
@@ -165,7 +183,7 @@ def _is_complex(image: Any) -> bool:
     return bool(np.issubdtype(image.get_data_dtype(), np.complexfloating))
 
 
-def _check_axes(path: Path, affine: NDArray[np.float64]) -> None:
+def _check_axes(path: Path, affine: NDArray[np.float64], most: float) -> None:
     with np.errstate(over="ignore"):  # what is too long to square is too long for a voxel
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or lengths.min() < AXIAL_MM[0] or lengths.max() > AXIAL_MM[1]:
@@ -173,7 +191,7 @@ def _check_axes(path: Path, affine: NDArray[np.float64]) -> None:
         raise InputError(f"{path}: voxels of {shown} mm by its header; convert it again from DICOM")
     axes = affine[:3, :3] / lengths
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if cosine > SHEAR:
+    if cosine > most:
         degrees = 90 - math.degrees(math.acos(min(cosine, 1.0)))
         raise InputError(
             f"{path}: its axes are sheared by {degrees:.1f} degrees, as by a tilted gantry; resample it to right "

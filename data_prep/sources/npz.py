@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
-from data_prep.sources.labels import lesion_of
+from data_prep.sources.labels import labels_of
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out
 from data_prep.volume import Volume
 
@@ -59,18 +59,18 @@ def read_npz(files: Sequence[Path], hu_offset: int | None = None) -> Volume:
 
 
 def read_npz_mask(
-    files: Sequence[Path], shape_ZHW: tuple[int, ...], lesion: Collection[int] | None
-) -> NDArray[np.bool_]:
-    """A patient's lesion, (Z, H, W), out of the archives that hold it.
+    files: Sequence[Path], shape_ZHW: tuple[int, ...], lesion: Collection[int] | None, ignored: Collection[int] = ()
+) -> NDArray[np.uint8]:
+    """A patient's mask as `Label`, (Z, H, W), out of the archives that hold it; values as in `labels_of`.
 
     Raises:
         InputError: an archive cannot be read, or its size is not the image's.
     """
-    labels_ZHW = _stack(files, MASK_NAMES)
-    if labels_ZHW.shape != shape_ZHW:
-        sizes = " but ".join(" x ".join(map(str, shape)) for shape in (labels_ZHW.shape, shape_ZHW))
+    values_ZHW = _stack(files, MASK_NAMES)
+    if values_ZHW.shape != shape_ZHW:
+        sizes = " but ".join(" x ".join(map(str, shape)) for shape in (values_ZHW.shape, shape_ZHW))
         raise InputError(f"{files[0]}: {sizes} voxels in its image; export both alike")
-    return lesion_of(files[0], labels_ZHW, lesion)
+    return labels_of(files[0], values_ZHW, lesion, ignored)
 
 
 def has_mask(path: Path) -> bool:

@@ -19,7 +19,7 @@ from data_prep.cohort import SLICE_SUFFIXES
 from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
-from data_prep.sources.labels import lesion_of
+from data_prep.sources.labels import labels_of
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out
 from data_prep.volume import Volume
 
@@ -64,27 +64,30 @@ def read_picture_files(files: Sequence[Path], hu_offset: int | None = None) -> V
 
 
 def read_picture_masks(
-    masks: Sequence[Path | None], shape_ZHW: tuple[int, ...], lesion: Collection[int] | None
-) -> NDArray[np.bool_]:
-    """The lesion of each slice, (Z, H, W); a slice without a mask has none.
+    masks: Sequence[Path | None],
+    shape_ZHW: tuple[int, ...],
+    lesion: Collection[int] | None,
+    ignored: Collection[int] = (),
+) -> NDArray[np.uint8]:
+    """The masks of the slices as `Label`, (Z, H, W); a slice without a mask holds 0.
 
     Args:
         masks: the mask of each slice.
         shape_ZHW: of the slices.
-        lesion: values of a mask that are lesion; None takes the one beside 0.
+        lesion, ignored: values that are so, as in `labels_of`.
 
     Raises:
         InputError: a mask cannot be taken, or its size is not the slices'.
     """
-    labels_ZHW = np.zeros(shape_ZHW, dtype=np.float32)
+    values_ZHW = np.zeros(shape_ZHW, dtype=np.float32)
     for z, file in enumerate(masks):
         if file is not None:
-            labels_HW = read_pixels(file)
-            if labels_HW.shape != shape_ZHW[1:]:
+            values_HW = read_pixels(file)
+            if values_HW.shape != shape_ZHW[1:]:
                 size = f"{shape_ZHW[2]}x{shape_ZHW[1]}"
-                raise InputError(f"{file}: {_size(labels_HW)} pixels, but its slice has {size}; export both alike")
-            labels_ZHW[z] = labels_HW
-    return lesion_of(next((file for file in masks if file), Path()), labels_ZHW, lesion)
+                raise InputError(f"{file}: {_size(values_HW)} pixels, but its slice has {size}; export both alike")
+            values_ZHW[z] = values_HW
+    return labels_of(next((file for file in masks if file), Path()), values_ZHW, lesion, ignored)
 
 
 def read_pixels(path: Path) -> NDArray[Any]:

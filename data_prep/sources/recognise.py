@@ -10,21 +10,27 @@ from data_prep.errors import InputError
 from data_prep.sources import dicom_headers, nifti, npz
 from data_prep.sources.aisd import as_aisd, is_aisd
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom import is_dicom
 from data_prep.sources.dicom_cases import find_dicom
+from data_prep.sources.dicom_studies import is_dicom
 from data_prep.sources.nifti import find_nifti, read_grid
 from data_prep.sources.npz import find_npz
 from data_prep.sources.pictures import find_pictures
 from data_prep.sources.reading import lacking_mask
-from data_prep.sources.tree import Patterns, files_below
+from data_prep.sources.tree import Patterns, files_below, sort_out
 
-FORMATS: dict[Kind, tuple[Sequence[str], Callable[[Path, Patterns], list[Case]]]] = {
-    Kind.NIFTI: (nifti.SUFFIXES, find_nifti),
-    Kind.NPZ: (npz.SUFFIXES, find_npz),
-    Kind.PICTURES: (SLICE_SUFFIXES, find_pictures),
-    Kind.DICOM: (dicom_headers.SUFFIXES, find_dicom),
+FORMATS: dict[Kind, Sequence[str]] = {
+    Kind.NIFTI: nifti.SUFFIXES,
+    Kind.NPZ: npz.SUFFIXES,
+    Kind.PICTURES: SLICE_SUFFIXES,
+    Kind.DICOM: dicom_headers.SUFFIXES,
 }
-"""By format: its file endings, and who finds its patients."""
+"""The file endings of each format."""
+FINDERS: dict[Kind, Callable[[Path, Patterns], list[Case]]] = {
+    Kind.NIFTI: find_nifti,
+    Kind.NPZ: find_npz,
+    Kind.PICTURES: find_pictures,
+}
+"""Who finds patients by the names of files."""
 
 
 @dataclass(frozen=True)
@@ -36,42 +42,58 @@ class Source:
     """In natural order of their names."""
     without_mask: tuple[Case, ...]
     """Those that bring no mask, or not one for every slice."""
+    lost: tuple[str, ...] = ()
+    """A line for each damaged file of which nobody can say whose it is."""
 
 
-def recognise(root: Path, patterns: Patterns, kind: Kind | None = None) -> Source:
+def recognise(root: Path, patterns: Patterns, kind: Kind | None = None, jobs: int = 1) -> Source:
     """See what lies below ``root``.
 
     Args:
         root: the folder.
         patterns: names that tell scans and masks apart, where names are not of the usual kind.
         kind: the format, where files of several lie there.
+        jobs: processes that may read headers.
 
     Raises:
         InputError: nothing that can be imported, several formats, or names that do not pair scans and masks.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    chosen = kind or _only_kind(root)
-    cases = sorted(FORMATS[chosen][1](root, patterns), key=lambda case: natural_key(case.name))
+    chosen = kind or _only_kind(root, patterns)
+    found, lost = _find(chosen, root, patterns, jobs)
+    cases = sorted(found, key=lambda case: natural_key(case.name))
     if not cases:
         raise InputError(f"{root}: no scans of {chosen}; say which files are scans by --image-pattern")
     if chosen == Kind.PICTURES and is_aisd(cases):
         chosen, cases = Kind.AISD, as_aisd(cases)
-    return Source(chosen, tuple(cases), tuple(case for case in cases if lacking_mask(case)))
+    return Source(chosen, tuple(cases), tuple(case for case in cases if lacking_mask(case)), lost)
 
 
-def _only_kind(root: Path) -> Kind:
-    present = {kind: len(files_below(root, suffixes)) for kind, (suffixes, _) in FORMATS.items()}
+def _find(kind: Kind, root: Path, patterns: Patterns, jobs: int) -> tuple[list[Case], tuple[str, ...]]:
+    if kind == Kind.DICOM:
+        found = find_dicom(root, patterns, jobs)
+        return found.cases, found.lost
+    return FINDERS[kind](root, patterns), ()
+
+
+def _only_kind(root: Path, patterns: Patterns) -> Kind:
+    present = {kind: len(files_below(root, suffixes)) for kind, suffixes in FORMATS.items()}
     kinds = [kind for kind, count in present.items() if count]
-    if not kinds and is_dicom(root):  # whose files often have no ending
-        return Kind.DICOM
+    if {*kinds} <= {Kind.DICOM, Kind.NIFTI} and _are_masks(root, patterns) and is_dicom(root):
+        return Kind.DICOM  # whose files often have no ending
     if not kinds:
-        endings = " ".join(suffix for suffixes, _ in FORMATS.values() for suffix in suffixes)
+        endings = " ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
         raise InputError(f"{root}: nothing to import; looked for {endings}")
     if len(kinds) > 1:
         counts = ", ".join(f"{present[kind]} files of {kind}" for kind in kinds)
         raise InputError(f"{root}: several formats ({counts}); choose one by --format")
     return kinds[0]
+
+
+def _are_masks(root: Path, patterns: Patterns) -> bool:
+    """Whether all NIfTI files are masks, as they lie beside DICOM series."""
+    return not sort_out(root, files_below(root, nifti.SUFFIXES), patterns)[0]
 
 
 def spacings(source: Source) -> set[tuple[float, float, float]]:

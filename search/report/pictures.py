@@ -6,7 +6,7 @@ Legend: N slices kept of a patient, S side of a slice.
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ QUALITY = 80
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice: the picture, and a mask of which bit 6 is the truth and bit 7 the prediction."""
+    """One slice: the picture, and a mask of which bit 5 is what is ignored, 6 the truth and 7 the prediction."""
 
     at: int
     """Which slice of the patient, from 1."""
@@ -31,7 +31,7 @@ class Picture:
     """Both as data URIs."""
     true: int
     predicted: int
-    """Pixels of lesion."""
+    """Pixels of lesion that are scored."""
 
     @property
     def size(self) -> int:
@@ -48,6 +48,8 @@ class Viewing:
     """How many the patient has."""
     side: int
     """Pixels."""
+    has_ignored: bool
+    """Whether some of it is not scored."""
     pictures: tuple[Picture, ...]
 
     @property
@@ -81,7 +83,7 @@ def viewings(kept: Iterable[KeptSlices], budget: int = BUDGET_BYTES) -> list[Vie
             break
         chosen[order].add(position)
     return [
-        Viewing(viewing.patient, viewing.slices, viewing.side, tuple(viewing.pictures[i] for i in sorted(positions)))
+        replace(viewing, pictures=tuple(viewing.pictures[i] for i in sorted(positions)))
         for viewing, positions in zip(encoded, chosen, strict=True)
         if positions
     ]
@@ -100,13 +102,17 @@ def _viewing(kept: KeptSlices) -> Viewing:
         Picture(
             at=index + 1,
             picture=_webp(kept.picture_NSS[n]),
-            mask=_png(kept.true_NSS[n] * np.uint8(64) + kept.predicted_NSS[n] * np.uint8(128)),
+            mask=_png(_bits(kept.ignored_NSS[n], 5) | _bits(kept.true_NSS[n], 6) | _bits(kept.predicted_NSS[n], 7)),
             true=int(kept.true_NSS[n].sum()),
-            predicted=int(kept.predicted_NSS[n].sum()),
+            predicted=int((kept.predicted_NSS[n] & ~kept.ignored_NSS[n]).sum()),
         )
         for n, index in enumerate(kept.indices)
     )
-    return Viewing(kept.patient, kept.slices, kept.picture_NSS.shape[-1], pictures)
+    return Viewing(kept.patient, kept.slices, kept.picture_NSS.shape[-1], bool(kept.ignored_NSS.any()), pictures)
+
+
+def _bits(mask_SS: NDArray[np.bool_], bit: int) -> NDArray[np.uint8]:
+    return mask_SS * np.uint8(1 << bit)
 
 
 def _webp(grey_SS: NDArray[np.uint8]) -> str:

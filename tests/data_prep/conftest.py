@@ -1,7 +1,8 @@
 """Builders of tiny cohorts, shared by the tests of this folder."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,16 @@ def compiled(tmp_path: Path) -> Callable[..., Store]:
         return compile_store(scan_cohort(root), root, tmp_path / "cache", picture, on_patient=on_patient)
 
     return compiled_at
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    if made.returncode:
+        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -81,9 +81,18 @@ def checked(root: Path) -> CohortReport:
     return check_cohort(root, jobs=1)
 
 
-def test_a_sound_cohort_has_no_findings(root: Path) -> None:
+def kinds(root: Path) -> set[Kind]:
+    """What is found, besides that no couch shows which way up these heads lie."""
+    return {finding.kind for finding in checked(root).findings} - {Kind.NOT_COMPARED}
+
+
+NO_COUCH = "orientation compared only within the cohort, as no couch shows which way up"
+
+
+def test_a_sound_cohort_has_no_findings_but_that_no_couch_tells_which_way_up(root: Path) -> None:
     report = checked(root)
-    assert report.findings == ()
+    assert [finding.kind for finding in report.findings] == [Kind.NOT_COMPARED]
+    assert NO_COUCH in report.findings[0].detail
     assert (report.patients, report.slices, len(report.tiles)) == (6, 72, 6)
 
 
@@ -116,6 +125,42 @@ def share_noisy_slice(root: Path) -> None:
     noise = np.random.default_rng(0).integers(-4, 5, (SIDE, SIDE))
     share_slice(root)
     change(root / "images" / "b" / "4.png", lambda image: np.clip(image + noise, 0, 255).astype(np.uint8))
+
+
+def with_couch(root: Path, patients: str = PATIENTS) -> None:
+    """Pictures with room around the head, and a couch below it; the others are removed."""
+    for folder in [*(root / "images").iterdir(), *(root / "masks").iterdir()]:
+        if folder.name not in patients:
+            shutil.rmtree(folder)
+        for file in folder.glob("*.png"):
+            change(file, lambda pixels: np.pad(pixels, 24))
+            if folder.parent.name == "images":
+                change(
+                    file, lambda pixels: np.maximum(pixels, np.pad(np.full((4, 144), 40, np.uint8), ((138, 2), (0, 0))))
+                )
+    (root / "cohort.json").unlink()
+    assert main(["index", str(root), *SPACING]) == 0
+
+
+def turned_findings(root: Path) -> list[tuple[str, str]]:
+    return [(f.patient, f.kind.value) for f in checked(root).findings if f.kind is not Kind.MANIFEST]
+
+
+@pytest.mark.parametrize("patients", [PATIENTS, "a"])
+def test_the_couch_tells_which_way_up_a_whole_cohort_or_one_patient_lies(root: Path, patients: str) -> None:
+    with_couch(root, patients)
+    assert turned_findings(root) == []
+    for patient in patients:
+        turn(root, patient, 2)
+    assert turned_findings(root) == [("" if len(patients) > 1 else "a", Kind.TURNED.value)]
+
+
+def test_a_patient_without_a_couch_is_not_compared(root: Path) -> None:
+    for patient in PATIENTS[1:]:
+        for part in ("images", "masks"):
+            shutil.rmtree(root / part / patient)
+    (found,) = (f for f in checked(root).findings if f.kind is Kind.NOT_COMPARED)
+    assert "1 of 1 show no couch" in found.detail
 
 
 def respaced(root: Path, spacing: list[float] | None) -> None:
@@ -200,11 +245,11 @@ def test_a_patient_without_lesion_is_a_note(root: Path) -> None:
 
 def test_spacing_and_manifest(root: Path) -> None:
     respaced(root, None)
-    assert [finding.kind for finding in checked(root).findings] == [Kind.NO_SPACING]
+    assert kinds(root) == {Kind.NO_SPACING}
     respaced(root, [5.0, 50.0, 0.5])
-    assert {finding.kind for finding in checked(root).findings} == {Kind.ODD_SPACING}
+    assert kinds(root) == {Kind.ODD_SPACING}
     change(root / IMAGE, lambda image: image // 2)
-    assert Kind.MANIFEST in {finding.kind for finding in checked(root).findings}
+    assert Kind.MANIFEST in kinds(root)
 
 
 @pytest.mark.parametrize("upside_down", ["", "b", "bd"])
@@ -280,7 +325,7 @@ def test_fix_renews_the_manifest_with_all_that_it_says(root: Path, tmp_path: Pat
     assert apply_fixes(root, found)
     cohort = open_cohort(root, tmp_path / "cache")
     assert {patient.spacing_mm for patient in cohort.patients} == {(5, 0.5, 0.5)}
-    assert checked(root).findings == ()
+    assert kinds(root) == set()
 
 
 def test_slices_of_16_bits_are_checked_in_their_window_and_mended_at_their_depth(root: Path) -> None:
@@ -295,7 +340,7 @@ def test_slices_of_16_bits_are_checked_in_their_window_and_mended_at_their_depth
         with Image.open(file) as image:
             assert image.mode == "I;16"
             np.testing.assert_array_equal(np.asarray(image), np.rot90(before, 2 if file.parent.name == "b" else 0))
-    assert checked(root).findings == ()
+    assert kinds(root) == set()
 
 
 def test_an_interrupted_fix_is_put_back(
@@ -332,7 +377,7 @@ def test_the_command_writes_a_table_and_a_sheet_and_nothing_into_the_cohort(
     assert main(["check", str(root), "--out", str(tmp_path / "out"), "--jobs", "2"]) == 1
     assert snapshot(root) == before
     with (tmp_path / "out" / "check.csv").open() as file:
-        (row,) = csv.DictReader(file)
+        row, _ = csv.DictReader(file)
     assert (row["severity"], row["patient"], row["slice"]) == ("error", "b", "5.png")
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.width > 6 * 128

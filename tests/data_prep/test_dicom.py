@@ -10,8 +10,10 @@ from dicom_files import (
     dataset,
     edit,
     head,
+    lossless_hu,
     positions,
     write_enhanced,
+    write_jpeg_lossless,
     write_series,
 )  # fmt: skip
 from pydicom.uid import (
@@ -23,8 +25,9 @@ from pydicom.uid import (
 )  # fmt: skip
 from refusals import refusal
 
-from data_prep.sources.dicom import find_studies, is_dicom, open_dicom, read_dicom
+from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_headers import Kernel, kernel_of
+from data_prep.sources.dicom_studies import find_studies, is_dicom
 
 ORIENTATIONS = {
     "head first supine": SUPINE,
@@ -49,9 +52,9 @@ def supine(tmp_path_factory):
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS)
 def test_every_patient_position_gives_the_same_canonical_volume(orientation, supine, tmp_path):
-    volume = read_dicom(write_series(tmp_path, orientation=orientation))
+    volume = open_dicom(write_series(tmp_path, orientation=orientation)).volume
     np.testing.assert_allclose(volume.values_ZHW, np.round(world_values(volume)), atol=1)
-    np.testing.assert_allclose(volume.values_ZHW, read_dicom(supine).values_ZHW, atol=1)
+    np.testing.assert_allclose(volume.values_ZHW, open_dicom(supine).volume.values_ZHW, atol=1)
     assert volume.spacing_mm == pytest.approx((5.0, *SPACING_MM))
     assert not volume.is_windowed
 
@@ -71,18 +74,26 @@ SYNTAXES = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000
 
 @pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES)
 def test_compressed_files_give_the_same_values(syntax, supine, tmp_path):
-    compressed = read_dicom(write_series(tmp_path, syntax=syntax))
-    np.testing.assert_array_equal(compressed.values_ZHW, read_dicom(supine).values_ZHW)
+    compressed = open_dicom(write_series(tmp_path, syntax=syntax)).volume
+    np.testing.assert_array_equal(compressed.values_ZHW, open_dicom(supine).volume.values_ZHW)
 
 
-def test_a_multi_frame_file_gives_the_same_values(supine, tmp_path):
-    enhanced = read_dicom(write_enhanced(tmp_path / "one.dcm").parent)
-    np.testing.assert_array_equal(enhanced.values_ZHW, read_dicom(supine).values_ZHW)
+def test_jpeg_lossless_files_are_decoded(tmp_path):
+    values_ZHW = open_dicom(write_jpeg_lossless(tmp_path)).volume.values_ZHW
+    np.testing.assert_array_equal(values_ZHW, np.broadcast_to(lossless_hu(), (12, 16, 16)))
+
+
+@pytest.mark.parametrize("parts", [[range(12)], [range(0, 12, 2), range(1, 12, 2)]], ids=["one file", "two files"])
+def test_multi_frame_files_give_the_same_values(parts, supine, tmp_path):
+    for number, only in enumerate(parts):
+        write_enhanced(tmp_path / f"{number}.dcm", only=only, number=number)
+    enhanced = open_dicom(tmp_path).volume
+    np.testing.assert_array_equal(enhanced.values_ZHW, open_dicom(supine).volume.values_ZHW)
 
 
 def test_slope_and_intercept_of_each_file_count(supine, tmp_path):
-    scaled = read_dicom(write_series(tmp_path, slope=0.5, intercept=-1000.0))
-    np.testing.assert_allclose(scaled.values_ZHW, read_dicom(supine).values_ZHW, atol=0.5)
+    scaled = open_dicom(write_series(tmp_path, slope=0.5, intercept=-1000.0)).volume
+    np.testing.assert_allclose(scaled.values_ZHW, open_dicom(supine).volume.values_ZHW, atol=0.5)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +109,7 @@ def test_padding_becomes_air(padding, stored, expected, tmp_path):
         if padding is not None:
             made.add_new("PixelPaddingValue", "SS", padding)
 
-    assert (read_dicom(write_series(tmp_path, change=change)).values_ZHW[:, 0, 0] == expected).all()
+    assert (open_dicom(write_series(tmp_path, change=change)).volume.values_ZHW[:, 0, 0] == expected).all()
 
 
 @pytest.mark.parametrize("tilt_deg", [18.0, -12.0])
@@ -147,10 +158,10 @@ def test_studies_are_told_apart_by_their_headers(tmp_path):
     write_series(tmp_path / "all", study=1)
     write_series(tmp_path / "all", study=2, first=100)
     write_series(tmp_path / "third", study=3, tags={"PatientID": "id1"})
-    studies = find_studies(tmp_path)
+    studies = find_studies(tmp_path).complete()
     assert [len(study.files) for study in studies] == [12, 12, 12]
     assert [study.person for study in studies] == [1, 2, 1]
-    assert "3 studies; give the folder of one" in refusal(lambda: read_dicom(tmp_path))
+    assert "3 studies; give the folder of one" in refusal(lambda: open_dicom(tmp_path))
 
 
 def test_what_is_dicom(supine, tmp_path):
@@ -167,7 +178,7 @@ def test_files_of_other_kinds_are_passed_over(supine, tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
     capture = dataset(SecondaryCaptureImageStorage, 0, series=9)
     capture.save_as(tmp_path / "screen.dcm", enforce_file_format=True)
-    np.testing.assert_array_equal(read_dicom(tmp_path).values_ZHW, read_dicom(supine).values_ZHW)
+    np.testing.assert_array_equal(open_dicom(tmp_path).volume.values_ZHW, open_dicom(supine).volume.values_ZHW)
 
 
 # Which series is the head CT.
@@ -207,7 +218,7 @@ def test_alike_series_are_listed_and_asked_for(tmp_path):
     for number in (1, 2):
         write_series(tmp_path / str(number), series=number)
     message = refusal(lambda: open_dicom(tmp_path))
-    assert "--series NUMBER: 1: axial, 12 slices, soft kernel, 5 mm; 2: axial" in message
+    assert "choose by --series: 1: axial, 12 slices, soft kernel, 5 mm; 2: axial" in message
     assert open_dicom(tmp_path, series=2).summary.startswith("series 2")
     assert "no series 3; there are 1: axial" in refusal(lambda: open_dicom(tmp_path, series=3))
 
@@ -272,7 +283,7 @@ REFUSED = {
 def test_what_is_refused(case, tmp_path):
     settings, words = case
     write_series(tmp_path, **settings)
-    message = refusal(lambda: read_dicom(tmp_path))
+    message = refusal(lambda: open_dicom(tmp_path))
     assert words in message
     assert str(tmp_path) in message
 
@@ -298,13 +309,13 @@ DAMAGE = {
 def test_a_damaged_file_is_named(case, syntax, tmp_path):
     damage, words = case
     damage(write_series(tmp_path, syntax=syntax) / "f4.dcm")
-    message = refusal(lambda: read_dicom(tmp_path))
+    message = refusal(lambda: open_dicom(tmp_path))
     assert words in message
     assert "f4.dcm" in message
 
 
 def test_a_folder_without_ct_is_refused(tmp_path):
-    assert "no CT pictures" in refusal(lambda: read_dicom(tmp_path))
+    assert "no CT pictures" in refusal(lambda: open_dicom(tmp_path))
 
 
 def test_a_fault_in_a_series_that_is_not_taken_does_no_harm(tmp_path):
@@ -316,9 +327,9 @@ def test_a_fault_in_a_series_that_is_not_taken_does_no_harm(tmp_path):
 def test_a_file_copied_twice_counts_once(tmp_path):
     write_series(tmp_path)
     (tmp_path / "copy.dcm").write_bytes((tmp_path / "f2.dcm").read_bytes())
-    assert read_dicom(tmp_path).values_ZHW.shape[0] == 12
+    assert open_dicom(tmp_path).volume.values_ZHW.shape[0] == 12
     edit(tmp_path / "copy.dcm", lambda made: setattr(made, "SOPInstanceUID", pydicom.uid.generate_uid()))
-    assert "lie at one place" in refusal(lambda: read_dicom(tmp_path))
+    assert "lie at one place" in refusal(lambda: open_dicom(tmp_path))
 
 
 def test_the_builder_scans_where_it_says():

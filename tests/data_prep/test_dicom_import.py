@@ -1,16 +1,23 @@
-"""``python -m data_prep import`` of DICOM studies with DICOM-SEG masks: a cohort that names nobody."""
+"""``python -m data_prep import`` of DICOM studies: a cohort that names nobody, and what is said of each patient."""
 
 import json
+import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_files import IDENTIFYING, SIZE, UIDS, write_series
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from data_prep.__main__ import main
+from data_prep.sources import dicom_studies
 from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_seg import Author, write_seg
+from data_prep.sources.dicom_studies import find_studies
+from data_prep.sources.recognise import recognise
+from data_prep.sources.tree import Patterns
 
 
 @pytest.fixture
@@ -51,8 +58,132 @@ def test_files_without_an_ending_are_recognised(tmp_path, mask_ZHW):
     assert main(["import", str(tmp_path / "in"), str(tmp_path / "out"), "--jobs", "1"]) == 0
 
 
-def test_two_studies_of_one_patient_are_refused(tmp_path, mask_ZHW, capsys):
+def test_patients_in_one_folder_are_named_by_their_first_files(tmp_path):
+    for number in (1, 2):
+        write_series(tmp_path / "all", study=number, first=100 * number, count=2)
+    names = [case.name for case in recognise(tmp_path, Patterns()).cases]
+    assert names == ["all/f100.dcm", "all/f200.dcm"]
+
+
+def test_two_studies_of_one_patient_are_asked_for(tmp_path, mask_ZHW, capsys):
     write_study(tmp_path / "in" / "a", 1, mask_ZHW)
-    write_study(tmp_path / "in" / "b", 2, mask_ZHW, tags={"PatientID": "id1"})
-    assert main(["import", str(tmp_path / "in"), str(tmp_path / "out"), "--jobs", "1"]) == 2
-    assert "two studies of one patient" in capsys.readouterr().err
+    write_study(tmp_path / "in" / "b", 2, mask_ZHW[::-1], tags={"PatientID": "id1"})
+    assert run(tmp_path) == 2
+    assert "2 studies with one PatientID; keep one, choose by --series (1: axial" in capsys.readouterr().err
+    assert run(tmp_path, "--series", "2") == 0
+    np.testing.assert_array_equal(written(tmp_path), mask_ZHW[::-1])
+
+
+# What is taken of each patient.
+
+
+def run(folder, *options):
+    return main(["import", str(folder / "in"), str(folder / "out"), "--jobs", "1", *options])
+
+
+def written(folder, patient="patient_0001"):
+    files = sorted((folder / "out" / "masks" / patient).iterdir())
+    return np.stack([np.asarray(Image.open(file)) for file in files]) > 0
+
+
+def two_patients(folder):
+    """The first with two series that are alike, the second scanned with a tilted gantry; neither has a mask."""
+    for series in (1, 2):
+        write_series(folder / "in" / "doe" / str(series), count=8, study=1, series=series)
+    write_series(folder / "in" / "roe", count=8, study=2, tilt_deg=10, tags=IDENTIFYING)
+    write_series(folder / "in" / "roe" / "bone", count=8, study=2, series=2,
+                 tags={**IDENTIFYING, "ConvolutionKernel": "H60s"})  # fmt: skip
+    return folder
+
+
+def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
+    two_patients(tmp_path)
+    (tmp_path / "chosen.csv").write_text("\ndoe/1, 2\n", encoding="utf-8")
+    assert run(tmp_path, "--missing-masks", "empty", "--dry-run", "--ids", str(tmp_path / "ids.csv")) == 2
+    assert (tmp_path / "ids.csv").read_text(encoding="utf-8").split() == [
+        "id,source", "patient_0001,doe/1", "patient_0002,roe",
+    ]  # fmt: skip
+    told = capsys.readouterr()
+    roe = "patient_0002: series 1: axial, 8 slices, soft kernel, 5 mm (of 2); gantry tilt of 10.0 degrees corrected"
+    assert f"{roe}; not taken: 2: axial, 8 slices, bone kernel, 5 mm\n" in told.out
+    assert "doe/1: several series may be the head CT; keep one, or choose by --series: 1: axial" in told.err
+    assert not (tmp_path / "out").exists()
+    for _ in range(2):  # a rerun says it again, though nothing is left to do
+        assert run(tmp_path, "--missing-masks", "empty", "--series", str(tmp_path / "chosen.csv")) == 0
+        told = capsys.readouterr().out
+        assert "patient_0001: series 2: axial, 8 slices, soft kernel, 5 mm (of 2)\n" in told
+        assert f"{roe}\n" in told
+        assert "marker" not in told.lower()
+    (tmp_path / "chosen.csv").write_text("doe/1,1", encoding="utf-8")
+    assert run(tmp_path, "--missing-masks", "empty", "--series", str(tmp_path / "chosen.csv")) == 0
+    assert "patient_0001: series 1: axial" in capsys.readouterr().out
+    write_series(tmp_path / "alone", series=3, count=8)
+    assert main(["import", str(tmp_path / "alone"), str(tmp_path / "b"), "--missing-masks", "empty", "--series", "1",
+                 "--dry-run", "--jobs", "1"]) == 0  # fmt: skip
+    assert "patient_0001: series 1: axial" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [("2", "one number is for one patient, not 2"), ("doe/1 2", "line 1 is not a patient's name, a comma and"),
+     ("doe/1,two", "line 1 is not"), ("doe,2", "line 1 is no patient that is imported"),
+     ("roe,1\nroe,2", "line 2 names a patient again"), (None, "neither a number nor a file")],
+)  # fmt: skip
+def test_a_choice_that_fits_nobody_is_refused(chosen, words, tmp_path, capsys):
+    two_patients(tmp_path)
+    file = tmp_path / "chosen.csv"
+    if chosen and chosen != "2":
+        file.write_text(chosen, encoding="utf-8")
+    assert run(tmp_path, "--missing-masks", "empty", "--series", chosen if chosen == "2" else str(file)) == 2
+    assert words in capsys.readouterr().err
+
+
+# Damaged files.
+
+
+def test_a_damaged_file_refuses_its_own_patient_only(tmp_path, mask_ZHW, capsys):
+    for number in (1, 2, 3):
+        write_study(tmp_path / "in" / f"p{number}", number, mask_ZHW)
+    whole = find_studies(tmp_path / "in")
+    (tmp_path / "in" / "p1" / "f0.dcm").write_bytes(b"")  # whose it was can only be told by its folder
+    seg = (tmp_path / "in" / "p2" / "seg.dcm").read_bytes()
+    (tmp_path / "in" / "p2" / "seg.dcm").write_bytes(seg[:-100])
+    (tmp_path / "in" / "DICOMDIR").write_bytes(Path(get_testdata_file("DICOMDIR")).read_bytes())
+    assert find_studies(tmp_path / "in") == whole
+    assert run(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "p1/f0.dcm: not a DICOM file, or cut off" in said
+    assert "p2/seg.dcm: the segmentation is damaged" in said
+    assert "2 of 3 patients could not be imported" in said
+    assert [folder.name for folder in (tmp_path / "out" / "images").iterdir()] == ["patient_0003"]
+    kept = (tmp_path / "out" / "images" / "patient_0003" / "001.png").stat().st_mtime_ns
+    write_series(tmp_path / "in" / "p1", study=1)
+    (tmp_path / "in" / "p2" / "seg.dcm").write_bytes(seg)
+    assert run(tmp_path) == 0
+    assert (tmp_path / "out" / "images" / "patient_0003" / "001.png").stat().st_mtime_ns == kept
+    assert len(json.loads((tmp_path / "out" / "cohort.json").read_text(encoding="utf-8"))["patients"]) == 3
+
+
+@pytest.mark.parametrize("name", ["stray.dcm", "IM0007", "1.2.840.7"])
+def test_a_damaged_file_that_may_be_anybodys_is_not_lost(name, tmp_path, mask_ZHW, capsys):
+    write_study(tmp_path / "in" / "p1", 1, mask_ZHW)
+    (tmp_path / "in" / name).write_bytes(bytes(100))
+    (tmp_path / "in" / "VERSION").write_text("3", encoding="utf-8")
+    for options in ((), ("--dry-run",)):
+        assert run(tmp_path, *options) == 2
+        assert f"{name}: not a DICOM file, or cut off" in capsys.readouterr().err
+    assert written(tmp_path).any()
+    assert not (tmp_path / "out" / "cohort.json").exists()
+
+
+def test_files_are_sorted_in_batches_that_can_be_sent_to_processes(tmp_path, monkeypatch):
+    for number in (1, 2):
+        write_series(tmp_path / "all", study=number, first=100 * number)
+    (tmp_path / "all" / "cut.dcm").write_bytes(b"")
+    at_once = find_studies(tmp_path)
+    assert [len(study.files) for study in at_once.found] == [12, 12]
+    assert len(at_once.lost) == 1
+    monkeypatch.setattr(dicom_studies, "BATCH", 7)
+    assert find_studies(tmp_path) == at_once
+    marks = dicom_studies.read_marks(sorted((tmp_path / "all").iterdir()))
+    assert pickle.loads(pickle.dumps(marks)) == marks

@@ -10,8 +10,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from refusals import refusal
 
-from data_prep.sources.dicom import find_studies, open_dicom
+from data_prep.sources.dicom import open_dicom
 from data_prep.sources.dicom_seg import Author, read_seg, write_seg
+from data_prep.sources.dicom_studies import find_studies
 
 AUTHOR = Author("LCNN", "1")
 INFARCT = Code("55641003", "SCT", "Infarct")
@@ -73,15 +74,22 @@ def test_an_empty_mask_is_a_file_too(scan, mask_ZHW, tmp_path):
     assert not read_seg(tmp_path / "mask.dcm", scan).any()
 
 
-def test_a_multi_frame_series_has_its_mask_too(mask_ZHW, tmp_path):
-    def complete(made):
-        made.AcquisitionContextSequence = []
-        made.ImageComments = ""
-
-    edit(write_enhanced(tmp_path / "ct" / "one.dcm"), complete)
+@pytest.mark.parametrize("parts", [[range(12)], [range(5), range(5, 12)]], ids=["one file", "two files"])
+def test_a_multi_frame_series_has_its_mask_too(parts, mask_ZHW, tmp_path):
+    for number, only in enumerate(parts):
+        write_enhanced(tmp_path / "ct" / f"{number}.dcm", only=only, number=number)
     scan = open_dicom(tmp_path / "ct")
     write_seg(tmp_path / "mask.dcm", scan, mask_ZHW, AUTHOR)
     np.testing.assert_array_equal(read_seg(tmp_path / "mask.dcm", scan), mask_ZHW)
+    made = dcmread(tmp_path / "mask.dcm")
+    sources = [
+        group.DerivationImageSequence[0].SourceImageSequence[0] for group in made.PerFrameFunctionalGroupsSequence
+    ]
+    drawn_on = {(frame.instance, frame.number + 1) for frame in np.array(scan.stack.frames)[[4, 5, 6, 8]]}
+    assert {(item.ReferencedSOPInstanceUID, item.ReferencedFrameNumber) for item in sources} == drawn_on
+    (series,) = made.ReferencedSeriesSequence
+    referenced = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
+    assert referenced == {frame.instance for frame in scan.stack.frames}
 
 
 def test_a_tilted_series_has_its_mask_on_its_own_pictures(tmp_path):
@@ -141,5 +149,5 @@ def test_damaged_segmentations_are_refused(scan, mask_ZHW, tmp_path):
 
 def test_a_study_names_its_masks(scan, mask_ZHW, tmp_path):
     write_seg(tmp_path / "ct" / "mask.dcm", scan, mask_ZHW, AUTHOR)
-    (study,) = find_studies(tmp_path)
+    (study,) = find_studies(tmp_path).found
     assert study.masks == (tmp_path / "ct" / "mask.dcm",)

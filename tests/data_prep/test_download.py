@@ -3,6 +3,7 @@
 import io
 import re
 import stat
+import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -115,6 +116,22 @@ def test_two_archives_become_a_cohort(offering: Site, tmp_path: Path, capsys: py
     told = capsys.readouterr().out
     assert "2 patients, 6 slices" in told
     assert "left out: 4 files" in told
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"), [("size=8k", "No space left"), ("size=1m", "MiB needed"), ("ro", "Read-only")]
+)
+def test_a_disk_without_room_is_one_line_and_the_command_goes_on_later(
+    offering: Site, disk: Path, capsys: pytest.CaptureFixture[str], spoilt: str, reason: str
+) -> None:
+    offering.files["images.zip"] = cohort_zip(90, slices=60)
+    subprocess.run(["mount", "-o", f"remount,{spoilt}", str(disk)], check=True)
+    assert download(offering, disk / "c") == 2
+    errors = capsys.readouterr().err
+    assert (errors.count("\n"), reason in errors) == (1, True), errors
+    subprocess.run(["mount", "-o", "remount,rw,size=64m", str(disk)], check=True)
+    assert not (disk / "c" / "images").exists()
+    assert download(offering, disk / "c") == 0
 
 
 def test_archives_are_kept_when_asked(offering: Site, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from refusals import refusal
 
 from data_prep.errors import InputError
 from data_prep.folds import lock_folds, make_folds
+from data_prep.picture import PictureConfig
 from data_prep.split import Split, SplitConfig, make_split
 from data_prep.store import Store, StoredPatient
 
@@ -21,7 +22,7 @@ def store_of(volumes: Sequence[int]) -> Store:
         for n, volume in enumerate(volumes)
     }
     blank = np.zeros((len(volumes), 1, 1), dtype=np.uint8)
-    return Store(Path("cache/store"), "c0ffee", 1, "none", blank, blank, np.array(volumes) > 0, patients)
+    return Store(Path("cache/store"), "c0ffee", PictureConfig(), blank, blank, np.array(volumes) > 0, patients)
 
 
 @pytest.mark.parametrize("patients", [12, 20, 33, 60])

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,16 @@ import pytest
 from dicom_files import write_series
 from numpy.typing import NDArray
 from PIL import Image
+from refusals import refusal
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
 from data_prep.__main__ import main
-from data_prep.cohort import Cohort, open_cohort
+from data_prep.cohort import NOTES, Cohort, open_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.files import IF_BUSY, LOCK
+from data_prep.mask import Label
 from data_prep.picture import PictureConfig
-from data_prep.register import NOTES, REGISTER, own_name
+from data_prep.register import REGISTER, own_name
 from data_prep.sources.case import Case, Kind
 from data_prep.split import SplitConfig, make_split
 from data_prep.store import read_patient
@@ -159,14 +160,16 @@ def test_values_that_may_be_hu_are_taken(capsys: pytest.CaptureFixture[str], cas
     assert ("warning: 1 patients to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful
 
 
-def test_aisd_labels_become_lesion_and_background(capsys: pytest.CaptureFixture[str]) -> None:
+def test_aisd_labels_become_lesion_and_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     picture_patients(Path("src"), (1, 2, 3, 4, 5))
     cohort = imported("src", "dst", "--spacing-mm", "5", "0.5", "0.4")
-    lesions = [int(read_patient(patient, Path("dst"))[1].sum()) for patient in cohort.patients]
-    assert lesions == [16, 16, 16, 0, 16]
+    assert cohort.has_ignored
+    masks = [read_patient(patient, Path("dst"), has_ignored=True)[1] for patient in cohort.patients]
+    assert [int((mask == Label.LESION).sum()) for mask in masks] == [16, 16, 16, 0, 16]
+    assert [int((mask == Label.IGNORED).sum()) for mask in masks] == [0, 0, 0, 16, 0]
     assert cohort.window is None
     assert {patient.spacing_mm for patient in cohort.patients} == {(5.0, 0.5, 0.4)}
-    assert "4 (unsure) becomes background" in capsys.readouterr().out
+    assert "4 (unsure) is ignored" in capsys.readouterr().out
 
 
 def test_official_test_patients_are_those_of_the_list() -> None:
@@ -359,22 +362,10 @@ def test_killed_between_two_steps_it_goes_on() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60, env=environment)
     assert killed.returncode == 9
+    assert "was imported, but not to the end" in refusal(lambda: open_cohort(Path("dst"), Path("cache")))
     (Path("dst/images/.patient_0003.1.partial")).mkdir()
     assert len(imported("src", "dst").patients) == 3
     assert not list(Path("dst").rglob("*.partial"))
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    if made.returncode:
-        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_full_disk_leaves_whole_patients_and_goes_on_later(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
-"""One run that meets with a read-only folder and with the death of Ray's servers: it says so, and goes on.
+"""A run that meets with a read-only folder, the death of Ray's servers, a full disk: it says so, and goes on.
 
-The tests go through the life of the run in order. tests/search/execution kills workers and nodes.
+But for the full disk, the tests go through the life of one run in order. tests/search/execution kills workers
+and nodes.
 """
 
 import os
@@ -11,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from test_command import execute, search, wait_for_new_epoch
+from the_command import answer, execute, kill, search, start, wait_for_new_epoch
 
 pytestmark = pytest.mark.timeout(400)
 TRIALS = 3
@@ -69,7 +71,7 @@ def same(trial: FrozenTrial) -> tuple[object, ...]:
 def refused_where_read_only(folder: Path, place: Path) -> None:
     before = contents(place)
     with read_only(folder):
-        done = execute(COMMAND, place)
+        done = answer(COMMAND, place)
     assert done.returncode == 2, done.stderr
     assert "cannot be written (Read-only file system); make it writable" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -77,9 +79,7 @@ def refused_where_read_only(folder: Path, place: Path) -> None:
 
 
 def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
-    process = subprocess.Popen(
-        COMMAND, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start(COMMAND, place)
     try:
         wait_for_new_epoch(process, run)
         finished = [trial for trial in study(run) if trial.state.is_finished()]
@@ -87,9 +87,7 @@ def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
         os.kill(children(process.pid)[server], signal.SIGKILL)
         _, errors = process.communicate(timeout=LAST_S)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kill(process)
     assert process.returncode == 1
     assert f"Ray's {server} was ended by SIGKILL" in errors
     assert "then the same command goes on" in errors
@@ -130,3 +128,34 @@ def test_the_same_command_goes_on_and_loses_nothing(place: Path, run: Path) -> N
         if was.state.is_finished():
             assert same(now) == same(was)
     assert (run / "evaluation.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 34 MiB: room for the study and the slices, and none for a checkpoint beside the spare room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=34m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(place: Path, small_disk: Path) -> None:
+    command = search(2, "--set", "confirm.top=0", "--results", str(small_disk / "results"))
+    stopped = execute(command, place)
+    assert stopped.returncode == 1, stopped.stderr
+    assert "No space left on device" in stopped.stderr
+    assert "make room, then the same command goes on" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    run = small_disk / "results" / "lcnn-cpu"
+    assert not list(run.rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    done = execute(command, place)
+    assert done.returncode == 0, done.stderr
+    trials = pd.read_csv(run / "trials.csv")
+    assert list(trials.number) == [0, 1]
+    assert set(trials.outcome) <= {"completed", "pruned"}

@@ -1,15 +1,13 @@
-"""The command as a user runs it: real processes, real Ray, a small synthetic cohort.
+"""The command as a user runs it: real processes, real Ray, a small synthetic cohort. Refusals need no process.
 
 The tests of this file go through the life of one run, in order: dry run, interruption, resumption, the finished
 run, a changed search, more trials, a retrained trial.
 """
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,19 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from the_command import answer, execute, kill, recorded_epochs, search, start, wait_for_new_epoch
 
-ROOT = Path(__file__).parents[2]
-SMALL = (
-    "cohort.phantom.patients=14",
-    "cohort.phantom.pixel_mm=4.0",
-    "cohort.image_size=48",
-    "model.width=4",
-    "train.epochs=2",
-    "train.stacks_per_epoch=32",
-    "scheduler.grace=1",
-    "resources.trials_at_once=2",
-    "exports=[torch]",  # ONNX takes thrice as long; tests/lcnn/test_export.py has both
-)
 RUN_FILES = (
     "spec.yaml",
     "environment.json",
@@ -59,6 +46,8 @@ RUN_FILES = (
     "tensorboard/final/0/events.out.tfevents.lcnn",
 )
 pytestmark = pytest.mark.timeout(400)
+GONE_S = 30.0
+"""Longest time that a dashboard may outlive its command."""
 
 
 @pytest.fixture(scope="module")
@@ -72,52 +61,16 @@ def run(place: Path) -> Path:
     return place / "results" / "lcnn-cpu"
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "run_search.py"), *arguments]
-
-
-def search(trials: int | str, *more: str, dashboard: bool = False) -> list[str]:
-    settings = [part for text in SMALL for part in ("--set", text)]
-    settings += [] if dashboard else ["--no-dashboard"]  # it takes seconds
-    space = str(ROOT / "spaces" / "lcnn.yaml")
-    return command("--space", space, "--profile", "cpu", "--trials", str(trials), *settings, *more)
-
-
-def execute(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, cwd=place, capture_output=True, text=True, timeout=350, check=False)
-
-
-def recorded_epochs(run: Path) -> int:
-    if not (run / "study.db").exists():
-        return 0
-    with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as study:
-        try:
-            return int(study.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0
-
-
-def wait_for_new_epoch(process: subprocess.Popen[str], run: Path) -> None:
-    deadline, before = time.monotonic() + 200, recorded_epochs(run)
-    while recorded_epochs(run) == before:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no epoch was recorded"
-        time.sleep(0.2)
-
-
 @pytest.fixture
-def started(place: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        search(4), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def started(place: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """The search; with Ray's dashboard where the parameter says so."""
+    process = start(search(4, dashboard=getattr(request, "param", False)), place)
     yield process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill(process)
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path) -> None:
-    done = execute(search(4, "--dry-run"), place)
+    done = answer(search(4, "--dry-run"), place)
     assert done.returncode == 0, done.stderr
     for word in ("is valid", "synthetic", "optim.lr: 0.0001 to 0.01, logarithmic", "4 trials", "in all"):
         assert word in done.stdout
@@ -136,12 +89,36 @@ def test_a_stopped_search_says_how_to_go_on(
     assert "Traceback" not in output + errors
 
 
-def test_a_search_killed_without_a_word_keeps_its_epochs(
-    place: Path, run: Path, started: subprocess.Popen[str]
+def descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def is_of_dashboard(pid: int) -> bool:
+    """Whether the process is there and serves the dashboard; of a zombie no command is known."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+    return "dashboard/dashboard.py" in line or line.startswith("ray-dashboard-")
+
+
+@pytest.mark.parametrize("started", [True], indirect=True, ids=["with-dashboard"])
+def test_a_search_killed_without_a_word_keeps_its_epochs_and_leaves_no_dashboard(
+    run: Path, started: subprocess.Popen[str]
 ) -> None:
+    """Ray's agents, which it starts without a dashboard too, take up to a minute; they are not looked at here."""
     wait_for_new_epoch(started, run)
     before = recorded_epochs(run)
+    serving = {pid for pid in descendants(started.pid) if is_of_dashboard(pid)}
+    assert len(serving) > 5
     started.kill()
+    deadline = time.monotonic() + GONE_S
+    while left := [pid for pid in serving if is_of_dashboard(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
     started.communicate(timeout=90)  # Ray's processes hold the pipes until they notice
     assert started.returncode == -signal.SIGKILL
     assert recorded_epochs(run) >= before
@@ -149,14 +126,13 @@ def test_a_search_killed_without_a_word_keeps_its_epochs(
 
 def test_the_same_command_resumes_and_finishes(place: Path, run: Path) -> None:
     before = recorded_epochs(run)
-    done = execute(search(4, dashboard=True), place)
+    done = execute(search(4), place)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert before > 0
     assert "resumed" in done.stdout
     for word in (
         "SYNTHETIC",
-        "Ray dashboard: http://127.0.0.1:",
         "4 of 4 trials done" if "4 of 4" in done.stdout else "4 trials",
         "Winner: trial",
         "surface Dice at 5 mm",
@@ -200,7 +176,7 @@ def test_a_finished_run_shows_its_result_without_doing_it_again(place: Path, run
     before = {
         path: path.stat().st_mtime_ns for path in (run / "evaluation.json", run / "model" / "weights.safetensors")
     }
-    done = execute(search(4), place)
+    done = answer(search(4), place)
     assert done.returncode == 0, done.stderr
     assert "is finished" in done.stdout
     assert "Winner: trial" in done.stdout
@@ -222,7 +198,7 @@ def test_changed_pixels_are_refused(place: Path) -> None:
         size = image.size
     Image.new("L", size, 7).save(picture)
     try:
-        done = execute(search(5), place)
+        done = answer(search(5), place)
     finally:
         picture.write_bytes(original)
     assert done.returncode == 2
@@ -249,7 +225,7 @@ def test_a_tampered_run_is_refused_in_one_line(place: Path, run: Path, name: str
     original = (run / name).read_text(encoding="utf-8")
     (run / name).write_text(tamper(original), encoding="utf-8")
     try:
-        done = execute(search(trials), place)
+        done = answer(search(trials), place)
     finally:
         (run / name).write_text(original, encoding="utf-8")
     assert done.returncode == 2
@@ -258,8 +234,10 @@ def test_a_tampered_run_is_refused_in_one_line(place: Path, run: Path, name: str
 
 
 def test_more_trials_extend_a_finished_run(place: Path, run: Path) -> None:
-    done = execute(search("+1"), place)
+    done = execute(search("+1", dashboard=True), place)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     assert len(pd.read_csv(run / "trials.csv")) == 5
     assert "trial slots busy" in done.stdout
 
@@ -275,7 +253,7 @@ def test_the_best_are_confirmed_with_other_seeds_before_one_wins(run: Path) -> N
 
 
 def test_a_trial_replays_bit_for_bit(place: Path, run: Path) -> None:
-    done = execute(command("--replay", str(run), "--trial", "0"), place)
+    done = execute(["--replay", str(run), "--trial", "0"], place)
     assert done.returncode == 0, done.stderr
     assert "all 2 epochs are identical to the record" in done.stdout
     assert json.loads((run / "replays" / "0.json").read_text(encoding="utf-8"))["is_identical"] is True
@@ -287,14 +265,14 @@ def test_a_replay_of_a_falsified_record_is_told(place: Path, run: Path) -> None:
             "UPDATE trial_intermediate_values SET intermediate_value = 0.123 WHERE step = 2 AND trial_id = "
             "(SELECT trial_id FROM trials WHERE number = 0)"
         )
-    done = execute(command("--replay", str(run), "--trial", "0"), place)
+    done = answer(["--replay", str(run), "--trial", "0"], place)
     assert done.returncode == 1
     assert "epoch 2: recorded 0.123000" in done.stdout
     assert "differs from its record" in done.stderr
 
 
 def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> None:
-    done = execute(command("--retrain", str(run), "--trial", "1"), place)
+    done = execute(["--retrain", str(run), "--trial", "1"], place)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((run / "final" / "1" / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["trial"] == 1
@@ -303,6 +281,6 @@ def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> N
 
 
 def test_retraining_a_trial_that_does_not_exist_is_refused(place: Path, run: Path) -> None:
-    done = execute(command("--retrain", str(run), "--trial", "99"), place)
+    done = execute(["--retrain", str(run), "--trial", "99"], place)
     assert done.returncode == 2
     assert "--trial 99: not a finished trial" in done.stderr

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_command import ROOT, command, execute
+from the_command import SPACE, answer, execute
 
 BAD = {
     "no arguments": ([], "required"),
@@ -12,30 +12,37 @@ BAD = {
     "replay without a trial": (["--replay", "a"], "--replay needs --trial N"),
     "trials that are no number": (["--space", "a", "--trials", "many"], "--trials: many is not a number"),
     "an extension by nothing": (["--space", "a", "--trials", "+0"], "+0 adds nothing"),
-    "an extension of no run": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--hours", "+1"], "no run to extend"),
+    "an extension of no run": (["--space", SPACE, "--hours", "+1"], "no run to extend"),
     "missing file": (["--space", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
     "no run": (["--retrain", "nowhere"], "nowhere: not a run folder"),
-    "missing cohort": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--set", "cohort.root=typo"], "cohort.root: typo"),
+    "missing cohort": (["--space", SPACE, "--set", "cohort.root=typo"], "cohort.root: typo"),
     "missing cohort, dry": (
-        ["--space", str(ROOT / "spaces/lcnn.yaml"), "--set", "cohort.root=typo", "--dry-run"],
+        ["--space", SPACE, "--set", "cohort.root=typo", "--dry-run"],
         "cohort.root: typo",
     ),
-    "impossible budget": (["--space", str(ROOT / "spaces/lcnn.yaml"), "--hours", "0"], "budget.hours"),
+    "impossible budget": (["--space", SPACE, "--hours", "0"], "budget.hours"),
 }
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.replace(" ", "-"))
 def test_bad_input_ends_with_exit_code_2_and_no_traceback(tmp_path: Path, case: str) -> None:
     arguments, words = BAD[case]
-    done = execute(command(*arguments), tmp_path)
+    done = answer(arguments, tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
+def test_a_process_ends_in_the_same_way(tmp_path: Path) -> None:
+    arguments, _ = BAD["missing cohort"]
+    done, told = execute(arguments, tmp_path), answer(arguments, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (told.returncode, told.stdout, told.stderr)
+    assert done.returncode == 2
+
+
 def test_help_teaches(tmp_path: Path) -> None:
-    done = execute(command("--help"), tmp_path)
+    done = execute(["--help"], tmp_path)
     assert done.returncode == 0
     for word in ("examples:", "exit codes", "--dry-run", "cohort.root=DATA"):
         assert word in done.stdout

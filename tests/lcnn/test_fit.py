@@ -245,7 +245,7 @@ def test_what_the_network_sees_is_what_the_loss_compares_with(make_config, data,
     forward, loss = LCNN.forward, lcnn.fit.lcnn_loss
     monkeypatch.setattr(LCNN, "forward", lambda model, grey: (seen.append(grey), forward(model, grey))[1])
     monkeypatch.setattr(
-        lcnn.fit, "lcnn_loss", lambda prediction, lesion, c: (compared.append(lesion), loss(prediction, lesion, c))[1]
+        lcnn.fit, "lcnn_loss", lambda says, lesion, *rest: (compared.append(lesion), loss(says, lesion, *rest))[1]
     )
     config = make_config({"augment": {"flip": 0.5, "rotation_deg": 60.0, "shift": 0.2, "scale": (0.8, 1.5)}})
     drain(fit(config, dataclasses.replace(data, val=()), epochs=2))

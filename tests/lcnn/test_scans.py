@@ -128,7 +128,7 @@ def test_alike_series_are_asked_for_by_number(model, tmp_path, capsys):
     for number in (1, 2):
         write_series(tmp_path / "ct" / str(number), series=number)
     assert run_predict(model, tmp_path / "ct", tmp_path / "out") == 2
-    assert "choose one by --series NUMBER: 1: axial" in capsys.readouterr().err
+    assert "choose by --series: 1: axial" in capsys.readouterr().err
     assert run_predict(model, tmp_path / "ct", tmp_path / "out", "--series", "2") == 0
     assert "series 2: axial" in capsys.readouterr().out
 
@@ -182,6 +182,15 @@ def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
     assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.notna().all()
     scan = find_patients(slices, Told(hu_offset=1024))[0].open(None)
     assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
+    write_pictures(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    assert run_predict(model, tmp_path / "in", tmp_path / "file" / "out") == 2
+    errors = capsys.readouterr().err
+    assert "Not a directory; see to that, then the same command goes on" in errors
+    assert errors.count("\n") == 1
 
 
 TOLD_IN_VAIN = {

@@ -1,8 +1,8 @@
 "use strict";
 // Sorting of tables, and the viewer of the test patients. All text goes in as text, never as markup.
 
-const COLOURS = { true: "#56b4e9", predicted: "#e69f00", both: "#009e73" };
-const TRUE = 1, PREDICTED = 2;
+const COLOURS = { true: "#56b4e9", predicted: "#e69f00", both: "#009e73", ignored: "#969696" };
+const IGNORED = 1, TRUE = 2, PREDICTED = 4;
 
 // --- tables ---------------------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ async function loadSlice(slice, side) {
   context.drawImage(mask, 0, 0);
   const pixels = context.getImageData(0, 0, side, side).data;
   const bits = new Uint8Array(side * side);
-  for (let i = 0; i < bits.length; i++) bits[i] = pixels[4 * i] >> 6;
+  for (let i = 0; i < bits.length; i++) bits[i] = pixels[4 * i] >> 5;
   return { picture, bits, side };
 }
 
@@ -106,6 +106,14 @@ function strokeOutline(context, slice, zoom, isInside, colour) {
   context.stroke(tracedOutline(slice.bits, slice.side, zoom, isInside));
 }
 
+function drawIgnored(context, slice, zoom) {
+  context.fillStyle = hatching(context, COLOURS.ignored);
+  context.fill(filledArea(slice.bits, slice.side, zoom, (bit) => bit & IGNORED));
+  context.lineWidth = 1.5;
+  context.strokeStyle = COLOURS.ignored;
+  context.stroke(tracedOutline(slice.bits, slice.side, zoom, (bit) => bit & IGNORED));
+}
+
 const DRAW = {
   picture: () => {},
   true: (context, slice, zoom) => strokeOutline(context, slice, zoom, (bit) => bit & TRUE, COLOURS.true),
@@ -131,6 +139,7 @@ function drawSlice(canvas, slice, what, size) {
   canvas.width = canvas.height = slice.side * zoom;
   const context = canvas.getContext("2d");
   context.drawImage(slice.picture, 0, 0, canvas.width, canvas.height);
+  if (what !== "picture") drawIgnored(context, slice, zoom);
   DRAW[what](context, slice, zoom);
 }
 

@@ -155,8 +155,13 @@ def make_evidence(
     return Evidence(**given)
 
 
-def keep_pictures(folder: Path, names: Sequence[str], *, slices: int = 6, side: int = 40) -> Path:
-    """Slices of these patients: a head with a true and a predicted square in the middle slices."""
+def keep_pictures(
+    folder: Path, names: Sequence[str], *, slices: int = 6, side: int = 40, has_ignored: bool = False
+) -> Path:
+    """Slices of these patients: a head with a true and a predicted square in the middle slices.
+
+    What is ignored lies to the right of the true square, within the predicted one.
+    """
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side] - side / 2
     head = (rows**2 + columns**2 < (0.46 * side) ** 2) * 90 + 10
@@ -165,5 +170,9 @@ def keep_pictures(folder: Path, names: Sequence[str], *, slices: int = 6, side: 
         true, predicted = np.zeros((2, slices, side, side), dtype=bool)
         true[2:4, 12:20, 12:20] = True
         predicted[2:5, 15:24, 14:22] = True
-        write_slices(folder, Case(score_patient(name, predicted, true, None), image, true, predicted))
+        ignored = np.zeros_like(true)
+        ignored[2:4, 12:24, 20:28] = True
+        unsure = ignored if has_ignored else None
+        result = score_patient(name, predicted, true, None, unsure)
+        write_slices(folder, Case(result, image, true, predicted, unsure))
     return folder

@@ -37,6 +37,16 @@ def test_with_room_for_all_every_slice_is_there_and_masks_are_exact(kept):
         assert np.abs(pixels(picture.picture).astype(int) - grey).mean() < 8  # lossy
 
 
+def test_what_is_ignored_is_a_bit_of_its_own_and_counts_for_nothing(tmp_path):
+    kept = read_slices_of(keep_pictures(tmp_path, "a", has_ignored=True) / "a.png")
+    (viewing,) = viewings([kept])
+    picture, ignored = viewing.pictures[2], kept.ignored_NSS[2]
+    assert viewing.has_ignored
+    assert np.array_equal(pixels(picture.mask) >> 5 & 1, ignored)
+    assert np.array_equal(pixels(picture.mask) >> 6 & 1, kept.true_NSS[2])
+    assert picture.predicted == (kept.predicted_NSS[2] & ~ignored).sum() < kept.predicted_NSS[2].sum()
+
+
 def test_where_room_is_short_every_patients_lesion_comes_first(kept):
     every = viewings(kept)
     lesions = sum(

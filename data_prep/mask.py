@@ -1,0 +1,70 @@
+"""What a mask says of a pixel, in arrays and as the grey values of its file."""
+
+from collections.abc import Collection
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Label(IntEnum):
+    """What a pixel is."""
+
+    BACKGROUND = 0
+    LESION = 1
+    IGNORED = 2
+    """Nobody knows: it is neither learnt nor scored."""
+
+
+IGNORED_GREY = 128
+"""In a file, between background (0) and lesion (255)."""
+GREY_OF = np.array([0, 255, IGNORED_GREY], dtype=np.uint8)
+"""Grey values of the labels, in their order."""
+
+
+def labelled(lesion: NDArray[np.bool_], ignored: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Labels of these pixels; what is both lesion and ignored is ignored, for it is not sure."""
+    labels = lesion.astype(np.uint8)
+    if ignored is not None:
+        labels[ignored] = Label.IGNORED
+    return labels
+
+
+def lesion_in(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels are lesion."""
+    # As a plain number: compared with the enum, numpy casts every pixel, in fifteen times the time.
+    return labels == int(Label.LESION)
+
+
+def ignored_in(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels are neither learnt nor scored."""
+    return labels == int(Label.IGNORED)
+
+
+def to_grey(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels as they are written to a file."""
+    return GREY_OF[labels]
+
+
+def from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels of a file's grey values, of which `is_mask` holds."""
+    return labelled(grey > 0, grey == IGNORED_GREY)
+
+
+def is_mask(values: Collection[int], *, has_ignored: bool) -> bool:
+    """Whether a file of these grey values is a mask: 0 and 255, or 0 and 1.
+
+    Args:
+        values: the grey values that occur.
+        has_ignored: whether the cohort says that its masks hold 128 beside 0 and 255.
+    """
+    found = set(values)
+    return found <= {0, 1} or found <= {0, 255} | ({IGNORED_GREY} if has_ignored else set())
+
+
+def expected_values(values: Collection[int], *, has_ignored: bool) -> str:
+    """What to say of a file that is no mask: which values one holds, and what may be meant by these."""
+    if has_ignored:
+        return "a mask of this cohort holds 0, 255 and, for what is ignored, 128, or 0 and 1"
+    remedy = "; is 128 to be ignored, `python -m data_prep index --ignored` says so"
+    return "a mask holds 0 and 255, or 0 and 1" + (remedy if is_mask(values, has_ignored=True) else "")
