@@ -4,6 +4,7 @@ The bone is the border; where it has holes (skull base, craniectomy), an erosion
 them, the largest part is the brain, and a dilation gives back what the erosion took: the morphology of Brummer et al.,
 "Automatic detection of brain contours in MRI data sets" (IEEE Trans. Med. Imaging 12, 1993), with bone in place of
 their intensity threshold. No slice needs a closed ring of bone, so a missing piece adds scalp, and loses no brain.
+Bleeding at the skull that is as bright as bone loses its rim, and all of a layer that is wide and thin.
 
 Legend: Z slices, H rows, W columns (native); h rows, w columns, coarse.
 """
