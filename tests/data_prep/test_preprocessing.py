@@ -106,6 +106,13 @@ def test_bleeding_as_bright_as_bone_stays_where_it_touches_the_skull(upright: Dr
     assert found_space(image_ZHW)[bleeding_ZHW].mean() > 0.6
 
 
+def test_an_infarct_that_the_window_made_black_stays(upright: DrawnHead) -> None:
+    image_ZHW = upright.image_ZHW.copy()
+    infarct_ZHW = upright.brain_ZHW & (np.arange(SHAPE[2]) < 48) & (np.arange(SHAPE[1]) < 60)[:, None]
+    image_ZHW[infarct_ZHW] = 0
+    assert found_space(image_ZHW)[infarct_ZHW].mean() > 0.99
+
+
 def test_a_missing_piece_of_the_skull_loses_no_brain(upright: DrawnHead) -> None:
     image_ZHW = upright.image_ZHW.copy()
     removed_ZHW = (image_ZHW == 255) & (np.arange(SHAPE[2]) > 75)
