@@ -171,31 +171,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _execute(options: argparse.Namespace, display: "Display") -> None:
+    if options.retrain:
+        from search.retrain import retrain  # noqa: PLC0415
+
+        retrain(options.retrain, options.trial, options.results, display)
+    elif options.replay:
+        from search.replay import replay  # noqa: PLC0415
+
+        replay(options.replay, options.trial, options.results, display)
+    else:
+        _search(options, display)
+
+
+def _search(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
-    from search import plan, replay, retrain, runner, wandb_sync  # noqa: PLC0415
-    from search.execution.dashboard import RayView  # noqa: PLC0415
     from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
 
-    if options.retrain:
-        retrain.retrain(options.retrain, options.trial, options.results, display)
-        return
-    if options.replay:
-        replay.replay(options.replay, options.trial, options.results, display)
-        return
+    # The space first: who wrote it wrongly need not wait for Ray.
     overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
+
+    from search import plan, runner, wandb_sync  # noqa: PLC0415
+    from search.execution.dashboard import RayView  # noqa: PLC0415
+
     if options.dry_run:
         plan.dry_run(spec, str(options.space), options.results, display)
         return
     wandb_mode = wandb_sync.chosen_mode(options.wandb)
-    extension = Extension(options.more_trials, options.more_hours)
     runner.run_search(
         spec,
         str(options.space),
         options.results,
         display,
-        extension=extension,
+        extension=Extension(options.more_trials, options.more_hours),
         warm_start=options.warm_start,
         address=options.address,
         view=RayView(dashboard=not options.no_dashboard, verbose=options.verbose),

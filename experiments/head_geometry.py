@@ -147,14 +147,14 @@ def found_again(
 
 def round_trip(
     image_ZHW: NDArray[np.uint8],
-    mask_ZHW: NDArray[np.bool_],
+    lesion_ZHW: NDArray[np.bool_],
     picture: PictureConfig,
     spacing_mm: tuple[float, float, float] | None,
 ) -> float:
     """Dice of a mask with itself after the way to the network's pictures and back."""
     framing = frame(image_ZHW, picture, spacing_mm)
-    share_ZSS = framing.shares(mask_ZHW).astype(np.float32) / np.float32(255)
-    return count(framing.to_native(share_ZSS) >= 0.5, mask_ZHW).dice
+    share_ZSS = framing.shares(lesion_ZHW).astype(np.float32) / np.float32(255)
+    return count(framing.to_native(share_ZSS) >= 0.5, lesion_ZHW).dice
 
 
 def measure_cohort(
