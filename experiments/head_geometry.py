@@ -39,6 +39,7 @@ from data_prep.store import read_patient
 from experiments.preprocessing import PREPARATIONS
 from experiments.study import CACHE, PHANTOM
 from lcnn.metrics import count
+from lcnn.settings_file import validate
 
 LARGEST_TURN = np.array([10.0, 5.0, 6.0])
 """Yaw and roll in degrees and shift in mm by which volumes are turned at most, to be found again."""
@@ -158,6 +159,23 @@ def round_trip(
     return count(framing.to_native(share_ZSS) >= 0.5, lesion_ZHW).dice
 
 
+def measure_cohort(
+    cohort: Cohort, root: Path, picture: PictureConfig, patients: int | None, jobs: int
+) -> list[PatientGeometry]:
+    """Figures of some or all patients, true poses where the cohort's folder holds them."""
+    truths: dict[str, PatientRecord] = {}
+    if cohort.synthetic and (root / TRUTH).exists():
+        records = json.loads((root / TRUTH).read_text(encoding="utf-8"))["patients"]
+        truths = {record["patient"]: PatientRecord.model_validate(record) for record in records}
+    total = len(cohort.patients)
+    chosen = np.linspace(0, total, min(patients or total, total), endpoint=False).astype(int)
+    found: list[PatientGeometry] = Parallel(n_jobs=jobs)(
+        delayed(measure)(patient, root, cohort, truths.get(patient.id), picture, seed)
+        for seed, patient in ((int(index), cohort.patients[index]) for index in chosen)
+    )
+    return found
+
+
 def report(cohort: Cohort, found: Sequence[PatientGeometry], side: int) -> None:
     """Print what came out."""
     lesion, slices = sum(p.lesion_pixels for p in found), sum(p.slices for p in found)
@@ -206,31 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.cohort == "phantom" and not (root / MANIFEST).exists():
             build_phantom_cohort(root, PHANTOM, options.jobs)
         cohort = open_cohort(root, cache_folder(root, CACHE))
-        found = measure_cohort(
-            cohort, root, PictureConfig(image_size=options.image_size), options.patients, options.jobs
-        )
+        picture = validate(PictureConfig, {"image_size": options.image_size}, "--image-size")
+        found = measure_cohort(cohort, root, picture, options.patients, options.jobs)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     report(cohort, found, options.image_size)
     return 0
-
-
-def measure_cohort(
-    cohort: Cohort, root: Path, picture: PictureConfig, patients: int | None, jobs: int
-) -> list[PatientGeometry]:
-    """Figures of some or all patients, true poses where the cohort's folder holds them."""
-    truths: dict[str, PatientRecord] = {}
-    if cohort.synthetic and (root / TRUTH).exists():
-        records = json.loads((root / TRUTH).read_text(encoding="utf-8"))["patients"]
-        truths = {record["patient"]: PatientRecord.model_validate(record) for record in records}
-    total = len(cohort.patients)
-    chosen = np.linspace(0, total, min(patients or total, total), endpoint=False).astype(int)
-    found: list[PatientGeometry] = Parallel(n_jobs=jobs)(
-        delayed(measure)(patient, root, cohort, truths.get(patient.id), picture, seed)
-        for seed, patient in ((int(index), cohort.patients[index]) for index in chosen)
-    )
-    return found
 
 
 if __name__ == "__main__":

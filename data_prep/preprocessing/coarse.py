@@ -1,6 +1,6 @@
 """A volume at a coarse resolution, where shapes are found quickly, and masks back at the full one.
 
-Legend: Z slices, H rows, W columns (native); h rows, w columns, coarse; z slices, where they are averaged too.
+Legend: Z slices, H rows, W columns (native); h rows, w columns, coarse.
 """
 
 import numpy as np
@@ -21,6 +21,8 @@ SPAN_MM = 150.0
 """Assumed height of all slices together, where no spacing is known and they are not too few for it."""
 THICK_MM = 10.0
 """Assumed distance of slices at most."""
+IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
+"""Neighbours within a slice that share a side."""
 
 
 def voxel_size(image_ZHW: NDArray[np.uint8], spacing_mm: Spacing | None) -> Spacing:
@@ -83,7 +85,3 @@ def largest_part(mask_ZHW: Mask) -> Mask:
     sizes = np.bincount(labels_ZHW.ravel())
     sizes[0] = 0
     return np.asarray(labels_ZHW == np.argmax(sizes))
-
-
-IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
-"""Neighbours within a slice that share a side."""

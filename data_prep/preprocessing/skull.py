@@ -4,6 +4,7 @@ The bone is the border; where it has holes (skull base, craniectomy), an erosion
 them, the largest part is the brain, and a dilation gives back what the erosion took: the morphology of Brummer et al.,
 "Automatic detection of brain contours in MRI data sets" (IEEE Trans. Med. Imaging 12, 1993), with bone in place of
 their intensity threshold. No slice needs a closed ring of bone, so a missing piece adds scalp, and loses no brain.
+Bleeding at the skull that is as bright as bone loses its rim, and all of a layer that is wide and thin.
 
 Legend: Z slices, H rows, W columns (native); h rows, w columns, coarse.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.preprocessing.coarse import (
+    IN_PLANE,
     Mask,
     Spacing,
     disc,
@@ -29,7 +31,7 @@ BONE_GREY = 250
 """Grey value of 255 from which a pixel is bone: saturated in every window, but for losses of compression."""
 BONE_SHARE = 0.4
 """Share of a coarse pixel that is bone, from which it is border."""
-DARK_GREY = 8
+DARK_GREY = 2
 """Grey value of 255 below which a coarse pixel is air or fat, through which nothing is connected."""
 NECK_MM = 6.0
 """Half the width of the connections that are cut: nerves and vessels through the skull base, the scalp."""
@@ -53,15 +55,30 @@ def intracranial_mask(image_ZHW: NDArray[np.uint8], head_ZHW: Mask, voxel_mm: Sp
     head_Zhw = shrink(head_ZHW * np.uint8(255), factor) > 127
     bone_Zhw = shrink((image_ZHW >= BONE_GREY) * np.uint8(255), factor) >= BONE_SHARE * 255
     soft_Zhw = head_Zhw & ~bone_Zhw
-    neck = disc(NECK_MM, voxel_mm, factor)
+    neck, wider = (disc(radius, voxel_mm, factor) for radius in (NECK_MM, NECK_MM + 1.0))
     dense_Zhw = soft_Zhw & (shrink(image_ZHW, factor) >= DARK_GREY)
     core_Zhw = largest_part(ndimage.binary_erosion(dense_Zhw, neck))
-    inner_Zhw = ndimage.binary_dilation(core_Zhw, disc(NECK_MM + 1.0, voxel_mm, factor)) & soft_Zhw
+    inner_Zhw = ndimage.binary_dilation(core_Zhw, wider) & soft_Zhw
+    inner_Zhw |= _enclosed(bone_Zhw, inner_Zhw, neck, wider)
     pixel_mm = voxel_mm[1] * factor, voxel_mm[2] * factor
     space_Zhw = filled(np.stack([_without_dents(inner_hw, pixel_mm) for inner_hw in inner_Zhw])) & head_Zhw
     if space_Zhw.sum() <= LEAST_SHARE * head_Zhw.sum():
         return head_ZHW
     return _without_rim_of_bone(space_Zhw, image_ZHW, voxel_mm, factor)
+
+
+def _enclosed(bone_Zhw: Mask, inner_Zhw: Mask, neck: Mask, wider: Mask) -> Mask:
+    """What bone encloses in a slice and is mostly found: fluid and infarcts there that the window made black.
+
+    Narrow connections are cut here too, or the sinuses would come with them.
+    """
+    soft_Zhw = filled(bone_Zhw) & ~bone_Zhw
+    labels_Zhw, _ = ndimage.label(ndimage.binary_erosion(soft_Zhw, neck), structure=IN_PLANE)
+    sizes = np.bincount(labels_Zhw.ravel())
+    found = np.bincount(labels_Zhw[inner_Zhw], minlength=len(sizes))
+    is_mostly_found = 2 * found > sizes
+    is_mostly_found[0] = False
+    return ndimage.binary_dilation(is_mostly_found[labels_Zhw], wider) & soft_Zhw
 
 
 def _without_dents(inner_hw: Mask, pixel_mm: tuple[float, float]) -> Mask:

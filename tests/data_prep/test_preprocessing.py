@@ -106,6 +106,13 @@ def test_bleeding_as_bright_as_bone_stays_where_it_touches_the_skull(upright: Dr
     assert found_space(image_ZHW)[bleeding_ZHW].mean() > 0.6
 
 
+def test_an_infarct_that_the_window_made_black_stays(upright: DrawnHead) -> None:
+    image_ZHW = upright.image_ZHW.copy()
+    infarct_ZHW = upright.brain_ZHW & (np.arange(SHAPE[2]) < 48) & (np.arange(SHAPE[1]) < 60)[:, None]
+    image_ZHW[infarct_ZHW] = 0
+    assert found_space(image_ZHW)[infarct_ZHW].mean() > 0.99
+
+
 def test_a_missing_piece_of_the_skull_loses_no_brain(upright: DrawnHead) -> None:
     image_ZHW = upright.image_ZHW.copy()
     removed_ZHW = (image_ZHW == 255) & (np.arange(SHAPE[2]) > 75)
@@ -216,15 +223,15 @@ TILTED = MirrorPlane(18.0, 6.0, 8.0)
 def test_a_prepared_head_is_upright_stripped_and_its_lesion_comes_back(crop: str) -> None:
     head = draw_head(TILTED)
     arc(head.image_ZHW)
-    lesion_ZHW = np.zeros(SHAPE, dtype=np.uint8)
-    lesion_ZHW[5:10, 40:60, 40:58] = 1
+    lesion_ZHW = np.zeros(SHAPE, dtype=np.bool_)
+    lesion_ZHW[5:10, 40:60, 40:58] = True
     framing = frame(head.image_ZHW, PREPARED.model_copy(update={"crop": crop}), VOXEL_MM)
     seen_ZSS = framing.images(head.image_ZHW).astype(float)
     assert np.abs(seen_ZSS[4:11] - seen_ZSS[4:11, :, ::-1]).mean() < 6
     assert (seen_ZSS[4:11] > 200).mean() < 0.02
     back_ZHW = framing.to_native(framing.shares(lesion_ZHW).astype(np.float32) / 255) >= 0.5
     assert back_ZHW.shape == SHAPE
-    assert 2 * (back_ZHW & (lesion_ZHW > 0)).sum() / (back_ZHW.sum() + lesion_ZHW.sum()) > 0.85
+    assert 2 * (back_ZHW & lesion_ZHW).sum() / (back_ZHW.sum() + lesion_ZHW.sum()) > 0.85
 
 
 def test_each_part_can_be_had_alone() -> None:

@@ -24,9 +24,9 @@ TINY = ("cohort.image_size=32", "model.width=4", "model.levels=2", "model.window
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six synthetic heads at 4 mm a pixel."""
+    """Five synthetic heads at 4 mm a pixel."""
     root = tmp_path_factory.mktemp("phantom") / "cohort"
-    build_phantom_cohort(root, PhantomConfig(patients=6, pixel_mm=4.0, slice_mm=10.0), 1)
+    build_phantom_cohort(root, PhantomConfig(patients=5, pixel_mm=4.0, slice_mm=10.0), 1)
     return root
 
 
