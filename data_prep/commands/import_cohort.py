@@ -52,10 +52,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMAT_NAMES, help="where the folder holds files of several")
     parser.add_argument("--image-pattern", metavar="GLOB", help="names of scans, such as '*_ncct.nii.gz'")
     parser.add_argument("--mask-pattern", metavar="GLOB", help="names of masks, such as '*_lesion.nii.gz'")
-    parser.add_argument("--lesion-labels", type=int, nargs="+", metavar="VALUE",
+    parser.add_argument("--lesion-labels", type=_labels, metavar="VALUE[,VALUE...]",
                         help="values of a mask (DICOM-SEG: segments) that are lesion, if several")  # fmt: skip
-    parser.add_argument("--ignore-labels", type=int, nargs="*", metavar="VALUE",
-                        help="those that are neither learnt nor scored (AISD: 4; without a value none)")  # fmt: skip
+    parser.add_argument("--ignore-labels", type=_labels_or_none, metavar="VALUE[,VALUE...]|none",
+                        help="those that are neither learnt nor scored (default: none, of AISD 4)")  # fmt: skip
     parser.add_argument("--series", metavar="NUMBER|FILE",
                         help="the DICOM series to take, where several fit (--dry-run lists them); for several "
                              "patients a CSV file: a patient's name in SRC and a number a line")  # fmt: skip
@@ -79,6 +79,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_jobs_option(parser)
     parser.add_argument("--dry-run", action="store_true",
                         help="say what was found and what would be taken, and write nothing but --ids")  # fmt: skip
+
+
+def _labels(text: str) -> frozenset[int]:
+    try:
+        return frozenset(int(value) for value in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers, divided by commas, are labels") from error
+
+
+def _labels_or_none(text: str) -> frozenset[int]:
+    return frozenset() if text == "none" else _labels(text)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -150,7 +161,7 @@ def _check(options: argparse.Namespace) -> None:
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
-    shared = set(options.lesion_labels or ()) & set(options.ignore_labels or ())
+    shared = (options.lesion_labels or set()) & (options.ignore_labels or set())
     if shared:
         raise InputError(f"--ignore-labels {min(shared)}: is named by --lesion-labels too; leave it out of one")
     if options.ids and folder in _resolved(options.ids).parents:
@@ -213,14 +224,12 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
         raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
     if source.kind == Kind.DICOM and options.hu_offset is not None:
         raise InputError(f"--hu-offset {options.hu_offset}: {source.kind} files tell theirs; leave it out")
-    lesion = frozenset(options.lesion_labels) if options.lesion_labels else None
-    ignored = None if options.ignore_labels is None else frozenset(options.ignore_labels)
     return ImportSettings(
         root=options.folder,
         windows=chosen_windows(options),
         keeps_hu=options.depth == 16,
         spacing_mm=spacing_of(options.spacing_mm),
-        reading=ReadOptions(options.hu_offset, lesion, ignored),
+        reading=ReadOptions(options.hu_offset, options.lesion_labels, options.ignore_labels),
     )
 
 

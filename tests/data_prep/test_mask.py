@@ -130,16 +130,16 @@ def test_nifti_labels_are_ignored_as_told(tmp_path: Path) -> None:
     assert cohort.has_ignored
     mask_ZHW = read_patient(cohort.patients[0], tmp_path / "dst", has_ignored=True)[1]
     assert [(mask_ZHW == label).sum() for label in (Label.LESION, Label.IGNORED)] == [12, 12]
-    assert main(["import", *place, "--lesion-labels", "1", "7"]) == 0
+    assert main(["import", *place, "--lesion-labels", "1,7"]) == 0
     assert not open_cohort(tmp_path / "dst", tmp_path / "cache").has_ignored
 
 
 def test_a_label_is_lesion_or_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture_patients(tmp_path / "src", (1, 4))
     place = [str(tmp_path / "src"), str(tmp_path / "dst"), "--jobs", "1"]
-    assert main(["import", *place, "--lesion-labels", "1", "4", "--ignore-labels", "4"]) == 2
+    assert main(["import", *place, "--lesion-labels", "1,4", "--ignore-labels", "4"]) == 2
     assert "--ignore-labels 4: is named by --lesion-labels too" in capsys.readouterr().err
-    for chosen in (["--lesion-labels", "1", "4"], ["--ignore-labels"]):
+    for chosen in (["--lesion-labels", "1,4"], ["--ignore-labels", "none"]):
         assert main(["import", *place, *chosen]) == 0
         assert not open_cohort(tmp_path / "dst", tmp_path / "cache").has_ignored
 
