@@ -21,9 +21,10 @@ from types import ModuleType
 
 from pydantic import ValidationError
 
+from data_prep.answering import answering
 from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
-from data_prep.errors import InputError, disk_line
+from data_prep.errors import InputError
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
@@ -101,20 +102,13 @@ def index_folder(options: argparse.Namespace) -> None:
     print(f"{options.folder / MANIFEST}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)
     own = {"phantom": build_phantom, "index": index_folder}
-    try:
-        return (own.get(options.command) or COMMANDS[options.command][0].run)(options) or 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {disk_line(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
-    return 2
+    code: int = (own.get(options.command) or COMMANDS[options.command][0].run)(options) or 0
+    return code
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_prep.answering import answering
 from data_prep.cohort import MANIFEST
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
@@ -122,6 +123,7 @@ def measure(config: PhantomConfig, root: Path, cache: Path, *, steps: int, seed:
     return errors
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the errors; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,15 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, stacks and augmentation (default 0)")
     parser.add_argument("--patients", type=int, default=60, help="phantom patients (default 60)")
     options = parser.parse_args(arguments)
-    try:
-        if options.steps < 1 or options.patients < 10:
-            raise InputError("--steps must be at least 1, --patients at least 10")
-        root = CACHE / f"phantom-alignment-{options.patients}"
-        config = PhantomConfig(patients=options.patients, pixel_mm=2.0)
-        whole, alone = measure(config, root, CACHE, steps=options.steps, seed=options.seed, jobs=2)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.steps < 1 or options.patients < 10:
+        raise InputError("--steps must be at least 1, --patients at least 10")
+    root = CACHE / f"phantom-alignment-{options.patients}"
+    config = PhantomConfig(patients=options.patients, pixel_mm=2.0)
+    whole, alone = measure(config, root, CACHE, steps=options.steps, seed=options.seed, jobs=2)
     print(f"phantom (synthetic), {options.patients} patients, {options.steps} steps: mean absolute error in degrees")
     print(f"doing nothing                 {whole.nothing:.2f}")
     print(f"overview of the volume        {whole.stack:.2f} a stack, {whole.volume:.2f} a volume")

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from data_prep.answering import answering
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from experiments.curve_chart import Curve, Panel, chart
@@ -185,17 +186,14 @@ def title_of(records: Sequence[SearchRecord], found: Sequence[str]) -> str:
     return f"Searches compared: {cohort}, profile {first['profile'] or 'none'}, {first['epochs']} epochs{forced}"
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, of searches or W&B sweeps")
     options.add_argument("--force", action="store_true", help="compare what is not comparable, and say so")
     options.add_argument("--out", type=Path, default=Path("results/comparison"), metavar="DIR")
-    try:
-        _run(options.parse_args(arguments))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _run(options.parse_args(arguments))
     return 0
 
 

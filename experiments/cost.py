@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.errors import InputError
+from data_prep.answering import answering
 from lcnn.config import TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
@@ -77,6 +77,7 @@ def count_cost(config: TrainConfig, image_size: int, *, mixed: bool, windows: in
     return Cost(parameters, counter.get_total_flops() / 1e9, parameters * BYTES_A_WEIGHT / 1e9, activations / 1e9)
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,12 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tflops", type=float, default=30.0, help="TFLOP/s assumed to be achieved (default 30)")
     parser.add_argument("--fp32", action="store_true", help="count without mixed precision")
     options = parser.parse_args(arguments)
-    try:
-        spec = load_spec(options.space, Overrides(options.profile, tuple(options.set)), has_gpu=False)
-        _print_table(spec, options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    spec = load_spec(options.space, Overrides(options.profile, tuple(options.set)), has_gpu=False)
+    _print_table(spec, options)
     return 0
 
 

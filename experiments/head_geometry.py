@@ -21,6 +21,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from data_prep.answering import answering
 from data_prep.cohort import MANIFEST, Cohort, Patient, open_cohort
 from data_prep.compiled import cache_folder
 from data_prep.errors import InputError
@@ -209,6 +210,7 @@ def _poses(poses: Sequence[NDArray[np.float64] | None]) -> str:
     )
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,18 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=160, help="pixels of the network's pictures (default 160)")
     parser.add_argument("--jobs", type=int, default=2, help="patients side by side (default 2)")
     options = parser.parse_args(arguments)
-    try:
-        if options.jobs < 1 or (options.patients is not None and options.patients < 1):
-            raise InputError("--jobs and --patients must be above 0")
-        root = CACHE / "phantom-study" if options.cohort == "phantom" else Path(options.cohort)
-        if options.cohort == "phantom" and not (root / MANIFEST).exists():
-            build_phantom_cohort(root, PHANTOM, options.jobs)
-        cohort = open_cohort(root, cache_folder(root, CACHE))
-        picture = validate(PictureConfig, {"image_size": options.image_size}, "--image-size")
-        found = measure_cohort(cohort, root, picture, options.patients, options.jobs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.jobs < 1 or (options.patients is not None and options.patients < 1):
+        raise InputError("--jobs and --patients must be above 0")
+    root = CACHE / "phantom-study" if options.cohort == "phantom" else Path(options.cohort)
+    if options.cohort == "phantom" and not (root / MANIFEST).exists():
+        build_phantom_cohort(root, PHANTOM, options.jobs)
+    cohort = open_cohort(root, cache_folder(root, CACHE))
+    picture = validate(PictureConfig, {"image_size": options.image_size}, "--image-size")
+    found = measure_cohort(cohort, root, picture, options.patients, options.jobs)
     report(cohort, found, options.image_size)
     return 0
 

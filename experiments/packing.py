@@ -24,6 +24,7 @@ from typing import Any
 import ray
 import torch
 
+from data_prep.answering import answering
 from data_prep.errors import InputError, last_line
 from data_prep.files import write_text_atomically
 from data_prep.jobs import available_cores
@@ -128,6 +129,7 @@ def weigh(spec: Spec, device: str, windows: int) -> tuple[Card, Weight]:
         return card, scale(Shape.of(spec.defaults, spec.cohort.image_size, windows))
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,9 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size = (f"cohort.image_size={GPU_IMAGE_SIZE}",) if options.profile == "gpu" else ()
         spec = load_spec(options.space, Overrides(options.profile, (*size, *options.set)), has_gpu=True)
         _run(spec, options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except RunFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_prep.answering import answering
 from data_prep.cohort import open_cohort
 from data_prep.cohort_check import check_cohort
 from data_prep.compiled import compile_cohort
@@ -121,6 +122,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,15 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.work:
         _work_alone(options.work[0], Path(options.work[1]), Path(options.work[2]))
         return 0
-    try:
-        if min(options.patients) < 1:
-            raise InputError(f"--patients {min(options.patients)}: at least one is needed")
-        figures = {name: _show_speed(options.cohort) for name in SECTIONS[:1] if name in options.only}
-        if "memory" in options.only:
-            figures["memory"] = _show_memory(options.patients)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if min(options.patients) < 1:
+        raise InputError(f"--patients {min(options.patients)}: at least one is needed")
+    figures = {name: _show_speed(options.cohort) for name in SECTIONS[:1] if name in options.only}
+    if "memory" in options.only:
+        figures["memory"] = _show_memory(options.patients)
     if options.out:
         write_text_atomically(options.out, json.dumps({"cores": available_cores(), **figures}, indent=1) + "\n")
     return 0

@@ -43,6 +43,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from data_prep.answering import answering
 from data_prep.errors import InputError, first_line
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
@@ -367,6 +368,7 @@ def cost_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {"count": len(ordered), **{name: 1e3 * value for name, value in figures.items()}}
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -384,11 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the figures here too")
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _run(options)
     return 0
 
 

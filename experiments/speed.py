@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_prep.answering import answering
 from data_prep.cohort import MANIFEST
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.errors import InputError, first_line
@@ -522,6 +523,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -539,15 +541,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("results/.cache"), help="where cohorts are built, compiled")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     options = parser.parse_args(arguments)
-    try:
-        if options.rounds < 1:
-            raise InputError(f"--rounds: {options.rounds}; give at least 1")
-        settings = (f"cohort.phantom.patients={options.patients}", *options.set)
-        spec = load_spec(options.space, Overrides(options.profile, settings), has_gpu=torch.cuda.is_available())
-        _run(Setup(spec, torch.device(this_machine(spec.resources).device), options))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.rounds < 1:
+        raise InputError(f"--rounds: {options.rounds}; give at least 1")
+    settings = (f"cohort.phantom.patients={options.patients}", *options.set)
+    spec = load_spec(options.space, Overrides(options.profile, settings), has_gpu=torch.cuda.is_available())
+    _run(Setup(spec, torch.device(this_machine(spec.resources).device), options))
     return 0
 
 

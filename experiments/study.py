@@ -24,6 +24,7 @@ import torch
 from joblib import Parallel, delayed
 from torch import nn
 
+from data_prep.answering import answering
 from data_prep.cohort import MANIFEST, Cohort
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
@@ -296,6 +297,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
+@answering
 def run_study(kind: str, contenders: Sequence[Contender], options: argparse.Namespace) -> int:
     """Run a whole study and print what came out; the exit code.
 
@@ -318,9 +320,6 @@ def run_study(kind: str, contenders: Sequence[Contender], options: argparse.Name
         summary = compare(list(zip(jobs, tables, strict=True)))
         write_text_atomically(study.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         report(study, planned, summary, options.seeds)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except RunFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_prep.answering import answering
 from data_prep.cohort import open_cohort, spacing_of
 from data_prep.compiled import cache_folder, compile_cohort
-from data_prep.errors import InputError, disk_line
+from data_prep.errors import InputError
 from data_prep.pixels import pixels_of
 from data_prep.split import SplitConfig, lock_split, training_normalisation
 from data_prep.window import WINDOWS, in_words
@@ -247,21 +248,12 @@ def device(options: argparse.Namespace) -> str:
     return str(options.device)
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)
-    try:
-        commands = {"train": train, "evaluate": evaluate_cohort, "predict": predict, "export": export}
-        return commands[options.command](options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {disk_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
+    commands = {"train": train, "evaluate": evaluate_cohort, "predict": predict, "export": export}
+    return commands[options.command](options)
 
 
 if __name__ == "__main__":

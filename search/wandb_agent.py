@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import InputError
+from data_prep.answering import answering
 from data_prep.files import write_text_atomically
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
@@ -39,6 +39,7 @@ RECORD = "trial.json"
 """In a trial's folder: what it was, and how it ended."""
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,14 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        overrides = Overrides(options.profile, tuple(options.set))
-        spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-        space = SearchSpace(spec.search, spec.defaults, str(options.space))
-        run_trial(spec, space, options.results)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    overrides = Overrides(options.profile, tuple(options.set))
+    spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
+    space = SearchSpace(spec.search, spec.defaults, str(options.space))
+    run_trial(spec, space, options.results)
     return 0
 
 

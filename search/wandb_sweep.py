@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
-from data_prep.errors import InputError
+from data_prep.answering import answering
 from data_prep.files import write_text_atomically
 from search.space import SearchSpace
 from search.spec import Overrides, load_spec
 from search.tracking.sweep import sweep_text
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,21 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
     options = parser.parse_args(arguments)
-    try:
-        overrides = Overrides(options.profile, tuple(options.set))
-        spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-        space = SearchSpace(spec.search, spec.defaults, str(options.space))
-        # By its name, and not as auto: agents may run on other machines.
-        changes = ["--profile", spec.profile] if spec.profile else []
-        changes += [part for change in options.set for part in ("--set", change)]
-        text = sweep_text(spec, space, options.space, changes)
-        if options.out is None:
-            sys.stdout.write(text)
-        else:
-            write_text_atomically(options.out, text)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    overrides = Overrides(options.profile, tuple(options.set))
+    spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
+    space = SearchSpace(spec.search, spec.defaults, str(options.space))
+    # By its name, and not as auto: agents may run on other machines.
+    changes = ["--profile", spec.profile] if spec.profile else []
+    changes += [part for change in options.set for part in ("--set", change)]
+    text = sweep_text(spec, space, options.space, changes)
+    if options.out is None:
+        sys.stdout.write(text)
+    else:
+        write_text_atomically(options.out, text)
     return 0
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_prep.answering import answering
 from data_prep.errors import InputError, first_line
 from data_prep.split import read_split
 from search.display import Display
@@ -133,6 +134,7 @@ def report(synced: Synced, run: RunFolder, mode: Mode) -> str:
     return done + sending
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,14 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     display = Display()
-    try:
-        mode = chosen_mode(options.mode) or Mode.OFFLINE
-        patience = Patience(options.stall, total_s=float("inf"))
-        run = RunFolder(options.run)
-        synced = sync_run(run, mode, pictures_of_patients=not options.no_pictures, patience=patience)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    mode = chosen_mode(options.mode) or Mode.OFFLINE
+    patience = Patience(options.stall, total_s=float("inf"))
+    run = RunFolder(options.run)
+    synced = sync_run(run, mode, pictures_of_patients=not options.no_pictures, patience=patience)
     display.say(report(synced, run, mode))
     return 0 if synced.fault is None else 1
 

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.errors import InputError
+from data_prep.answering import answering
 from search.report.page import write_report
 from search.run_folder import RunFolder
 from search.runner import open_ledger
 from search.space import SearchSpace
 
 
+@answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(
@@ -24,12 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, like results/lcnn-cpu")
     run = RunFolder(parser.parse_args(arguments).run)
-    try:
-        spec = run.read_spec()
-        write_report(run, open_ledger(run, spec, SearchSpace(spec.search, spec.defaults, str(run.spec))))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    spec = run.read_spec()
+    write_report(run, open_ledger(run, spec, SearchSpace(spec.search, spec.defaults, str(run.spec))))
     print(run.report)
     return 0
 

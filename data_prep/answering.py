@@ -1,0 +1,36 @@
+"""How a command ends when something is wrong: one line on standard error, and an exit code."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from data_prep.errors import InputError, disk_line
+
+P = ParamSpec("P")
+STOPPED = "Stopped. What is done is kept; the same command goes on from there."
+
+
+def answering(main: Callable[P, int | None]) -> Callable[P, int]:
+    """A command's main function, which then answers bad input and broken disks by exit code 2, and Ctrl-C by 130.
+
+    Other exceptions are faults of ours, and keep their traceback.
+    """
+
+    @functools.wraps(main)
+    def answered(*arguments: P.args, **options: P.kwargs) -> int:
+        try:
+            return main(*arguments, **options) or 0
+        except InputError as error:
+            return _end(2, f"error: {error}")
+        except OSError as error:
+            return _end(2, f"error: {disk_line(error)}")
+        except KeyboardInterrupt:
+            return _end(130, STOPPED)
+
+    return answered
+
+
+def _end(code: int, text: str) -> int:
+    sys.stderr.write(f"{text}\n")
+    return code
