@@ -179,17 +179,26 @@ def open_cohort(root: Path, cache: Path) -> Cohort:
     Raises:
         InputError: the layout is broken, the files are not those of the manifest, or their import was not finished.
     """
-    if (root / NOTES).is_dir() and not (root / MANIFEST).exists():
-        raise InputError(
-            f"{root}: was imported, but not to the end, for {MANIFEST} is missing; import it again, or accept what is "
-            f"there by: python -m data_prep index {root}"
-        )
+    refuse_unfinished(root)
     for manifest in (root / MANIFEST, cache / MANIFEST):
         if manifest.exists():
             return _verify(root, manifest)
     cohort = scan_cohort(root)
     write_manifest(cohort, cache)
     return cohort
+
+
+def refuse_unfinished(root: Path) -> None:
+    """See that a cohort that was imported is whole.
+
+    Raises:
+        InputError: it has no manifest, which an import writes last.
+    """
+    if (root / NOTES).is_dir() and not (root / MANIFEST).exists():
+        raise InputError(
+            f"{root}: was imported, but not to the end, for {MANIFEST} is missing; import it again, or accept what is "
+            f"there by: python -m data_prep index {root}"
+        )
 
 
 def check_patients(cohort: Cohort, root: Path, names: Iterable[str]) -> None:

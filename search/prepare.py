@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout, read_manifest
+from data_prep.cohort import LAYOUT_REMEDY, MANIFEST, has_layout, read_manifest, refuse_unfinished
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.errors import InputError
@@ -102,10 +102,11 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
 
     Raises:
         InputError: there is no cohort and the file does not ask for a synthetic one, or the folder holds
-            something that is no cohort.
+            something that is no cohort, or one whose import was not finished.
     """
     root = Path(config.root).expanduser()
     if has_layout(root):
+        refuse_unfinished(root)
         return CohortPlace(root, is_phantom=False)
     others = [f for f in root.iterdir() if not f.name.startswith((PHANTOM_PREFIX, "."))] if root.is_dir() else []
     # Whoever changed the folder means that folder: a typing error must not end in synthetic results.

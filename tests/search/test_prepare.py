@@ -46,6 +46,13 @@ def test_a_folder_of_the_layout_is_the_user_s_whatever_its_name() -> None:
     assert place == (Path("phantom-mine"), False)
 
 
+def test_a_half_made_import_is_refused() -> None:
+    Path("half/images").mkdir(parents=True)
+    Path("half/.import").mkdir()
+    with pytest.raises(InputError, match="half: was imported, but not to the end"):
+        find_cohort(CohortConfig(root="half"))
+
+
 def test_windows_are_counted_before_anything_is_compiled() -> None:
     write_cohort(Path("mine"))
     assert window_count(CohortConfig(root="mine")) == 1
