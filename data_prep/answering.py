@@ -1,6 +1,7 @@
 """How a command ends when something is wrong: one line on standard error, and an exit code."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -23,6 +24,10 @@ def answering(main: Callable[P, int | None]) -> Callable[P, int]:
             return main(*arguments, **options) or 0
         except InputError as error:
             return _end(2, f"error: {error}")
+        except BrokenPipeError:
+            # Whoever read our output has gone, as `head` does; Python must not fail on flushing the rest.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except OSError as error:
             return _end(2, f"error: {disk_line(error)}")
         except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from data_prep.cohort import (
     natural_key,
     part_folder,
     read_manifest,
+    refuse_unfinished,
     scan_cohort,
 )
 from data_prep.contact_sheet import Tile, draw_tile
@@ -61,8 +62,9 @@ def list_patients(root: Path) -> list[PatientFiles]:
     """Every patient with a folder of images or of masks, in order.
 
     Raises:
-        InputError: ``root`` is no cohort, or its manifest is none.
+        InputError: ``root`` is no cohort, its manifest is none, or its import was not finished.
     """
+    refuse_unfinished(root)
     images, masks = part_folder(root, IMAGE_FOLDERS), part_folder(root, MASK_FOLDERS)
     manifest = root / MANIFEST
     known = read_manifest(manifest) if manifest.exists() else None

@@ -20,6 +20,7 @@ from data_prep.cohort import write_manifest as write_cohort
 from data_prep.errors import InputError
 from data_prep.files import replacing, write_png, write_text_atomically
 from data_prep.findings import Finding, Fix
+from data_prep.mask import MIDDLE
 from data_prep.pixels import pixels_of
 from data_prep.sources.pictures import DEEP_MODES
 from data_prep.store import read_slices
@@ -91,7 +92,7 @@ def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -
     for file in changed:
         pixels = _pixels(file, keeps_colours=has_colours and file.parent == images)
         if file.parent == masks and file.name in binary:
-            pixels = (pixels > 127) * np.uint8(255)
+            pixels = (pixels >= MIDDLE) * np.uint8(255)
         _rewrite(file, np.rot90(pixels, 2) if is_turned else pixels)
     (backup / UNFINISHED).unlink()
     return len(changed)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.cohort import NOTES, Spacing
 from data_prep.errors import InputError
 from data_prep.files import LOCK, png_bytes, replacing_folder, write_text_atomically
-from data_prep.mask import ignored_in, to_grey
+from data_prep.mask import ignored_in, lesion_in, to_grey
 from data_prep.sources.case import Case
 from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
@@ -70,6 +70,7 @@ class Note(BaseModel):
     """What the scan's values leave open; see `data_prep.sources.checks`."""
     taken: str | None = None
     """As of a `Reading`."""
+    has_lesion: bool = True
     has_ignored: bool = False
     """Whether its masks hold pixels that are ignored."""
 
@@ -106,6 +107,7 @@ def import_patient(task: Task) -> Note | Fault:
         is_windowed=volume.is_windowed,
         doubt=volume.doubt,
         taken=reading.taken,
+        has_lesion=bool(lesion_in(reading.label_ZHW).any()),
         has_ignored=bool(ignored_in(reading.label_ZHW).any()),
     )
     try:

@@ -21,6 +21,15 @@ IGNORED_GREY = 128
 GREY_OF = np.array([0, 255, IGNORED_GREY], dtype=np.uint8)
 """Grey values of the labels, in their order."""
 
+FIRM = 64
+"""Mask values this near to 0 or 255 are taken for them, as JPEG and resizing blur masks."""
+MIDDLE = 128
+"""Grey value from which a pixel of a blurred mask is lesion."""
+MOST_UNSURE = 1 / 3
+"""Largest share of a mask's pixels above 0 that may lie between, for the mask to be made binary unasked."""
+LABELS = 4
+"""A mask of so few values, 0 included, may be one of labels, and only a person knows what they mean."""
+
 
 def labelled(lesion: NDArray[np.bool_], ignored: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """Labels of these pixels; what is both lesion and ignored is ignored, for it is not sure."""
@@ -68,3 +77,15 @@ def expected_values(values: Collection[int], *, has_ignored: bool) -> str:
         return "a mask of this cohort holds 0, 255 and, for what is ignored, 128, or 0 and 1"
     remedy = "; is 128 to be ignored, `python -m data_prep index --ignored` says so"
     return "a mask holds 0 and 255, or 0 and 1" + (remedy if is_mask(values, has_ignored=True) else "")
+
+
+def is_blurred(counts_256: NDArray[np.int64]) -> bool:
+    """Whether a mask's values are two, blurred, as JPEG or resizing leaves them, so that splitting them at 128 is safe.
+
+    Args:
+        counts_256: pixels of each grey value.
+    """
+    if np.count_nonzero(counts_256) <= LABELS or not counts_256[256 - FIRM :].any():
+        return False
+    unsure = int(counts_256[FIRM : 256 - FIRM].sum())
+    return unsure <= MOST_UNSURE * int(counts_256[FIRM:].sum())

@@ -17,7 +17,7 @@ from data_prep.cohort import slice_files
 from data_prep.duplicates import BRIGHT
 from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
-from data_prep.mask import IGNORED_GREY, expected_values, is_mask
+from data_prep.mask import IGNORED_GREY, expected_values, is_blurred, is_mask
 from data_prep.orientation import (
     LIKELY_REVERSED,
     SURE_REVERSED,
@@ -38,12 +38,6 @@ IMPLAUSIBLE_MM = {"slice": (0.3, 12.0), "row": (0.15, 2.0), "column": (0.15, 2.0
 """Ranges that head CT keeps within, thumbnails of it included."""
 OUTSIDE_WARNING, OUTSIDE_ERROR = 0.05, 0.5
 """Shares of a patient's lesion outside the head."""
-FIRM = 64
-"""Mask values this near to 0 or 255 are taken for them, as JPEG and resizing blur masks."""
-MOST_UNSURE = 1 / 3
-"""Largest share of a mask's pixels above 0 that may lie between, for the mask to be made binary unasked."""
-LABELS = 4
-"""A mask of so few values, 0 included, may be one of labels, and only a person knows what they mean."""
 
 
 @dataclass(frozen=True)
@@ -218,18 +212,6 @@ def _check_values(file: Path, mask_HW: NDArray[np.uint8], has_ignored: bool, fin
         findings.error(Kind.NOT_BINARY, f"values {shown}, blurred; --fix splits them at 128", file.name, Fix.BINARISE)
     else:
         findings.error(Kind.NOT_BINARY, f"values {shown}: labels? write the lesion as 255, the rest as 0", file.name)
-
-
-def is_blurred(counts_256: NDArray[np.int64]) -> bool:
-    """Whether a mask's values are two, blurred, as JPEG or resizing leaves them, so that splitting them at 128 is safe.
-
-    Args:
-        counts_256: pixels of each grey value.
-    """
-    if np.count_nonzero(counts_256) <= LABELS or not counts_256[256 - FIRM :].any():
-        return False
-    unsure = int(counts_256[FIRM : 256 - FIRM].sum())
-    return unsure <= MOST_UNSURE * int(counts_256[FIRM:].sum())
 
 
 def _fitting(mask: NDArray[np.uint8] | None, shape: tuple[int, ...], has_ignored: bool) -> NDArray[np.bool_] | None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.cohort import NOTES
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case
 
 REGISTER = "ids.json"
 
@@ -52,12 +52,12 @@ def patient_id(number: int) -> str:
     return f"patient_{number:04d}"
 
 
-def own_name(case: Case, source: Path) -> str:
+def own_name(case: Case) -> str:
     """What a patient goes by from one import to the next.
 
-    Names of DICOM patients depend on which others lie in their folder, so theirs is the place of their first file.
+    DICOM files name their patient, wherever they lie; others go by the names of their files and folders.
     """
-    return case.images[0].relative_to(source).as_posix() if case.kind is Kind.DICOM else case.name
+    return case.identity or case.name
 
 
 def register_of(root: Path, source: Path) -> Register:

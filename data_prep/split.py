@@ -102,7 +102,7 @@ def _check_parts(parts: Mapping[Part, Sequence[str]], volumes: Mapping[str, floa
         lesions = sum(volumes[name] > 0 for name in members)
         if not lesions:
             raise InputError(
-                f"{store.folder.name}: the {part} part would hold {len(members)} patients and no lesion "
+                f"cohort.split: the {part} part would hold {len(members)} patients and no lesion "
                 f"({len(volumes)} patients in all); add patients, or change cohort.split"
             )
 

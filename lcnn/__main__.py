@@ -25,11 +25,11 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.answering import answering
-from data_prep.cohort import open_cohort, spacing_of
+from data_prep.cohort import Cohort, open_cohort, spacing_of
 from data_prep.compiled import cache_folder, compile_cohort
 from data_prep.errors import InputError
 from data_prep.pixels import pixels_of
-from data_prep.split import SplitConfig, lock_split, training_normalisation
+from data_prep.split import SplitConfig, lock_split, read_split, training_normalisation
 from data_prep.window import WINDOWS, in_words
 from data_prep.window_options import window_names
 from lcnn.config import FORMATS, TrainingConfig
@@ -139,6 +139,12 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
     cohort = open_cohort(options.data, cache_folder(options.data, options.cache))
     if line := other_window(model, {cohort.name: pixels_for(model, pixels_of(cohort), cohort.name)}):
         print(line, flush=True)
+    if known := trained_on(find_model(options.model), cohort):
+        print(
+            f"WARNING: {len(known)} of the {len(cohort.patients)} patients trained or validated this model, {known[0]} "
+            "the first; figures over them say nothing of new patients",
+            flush=True,
+        )
     results: list[PatientResult] = []
     for patient in cohort.patients:
         results += evaluate(model, cohort, options.data, [patient.id])
@@ -161,6 +167,25 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
     return 0
 
 
+def trained_on(model: Path, cohort: Cohort) -> list[str]:
+    """Patients of a cohort who trained or validated a model, as far as the split beside it tells."""
+    file = model.resolve().parent / "split.json"
+    if not file.is_file():
+        return []
+    split = read_split(file)
+    return sorted((*split.train, *split.val)) if split.cohort_hash == cohort.hash else []
+
+
+def refuse_own_input(source: Path, out: Path) -> None:
+    """See that masks are not written among the scans, where the next run would take them for patients.
+
+    Raises:
+        InputError: they would be.
+    """
+    if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(f"--out {out}: lies in the input, among the scans; name a folder elsewhere")
+
+
 def predict(options: argparse.Namespace) -> int:
     """The ``predict`` command.
 
@@ -169,6 +194,7 @@ def predict(options: argparse.Namespace) -> int:
     """
     model = load_model(options.model, device(options))
     told = Told(options.series, options.hu_offset, spacing_of(options.spacing_mm))
+    refuse_own_input(options.input, options.out)
     patients = find_patients(options.input, told)
     if options.window:
         named = in_named_windows(model, options.window)

@@ -4,7 +4,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +128,7 @@ class _Plan:
 
 
 def _plan(options: argparse.Namespace, cases: Sequence[Case], settings: ImportSettings) -> _Plan:
-    names = [own_name(case, options.scans) for case in cases]
+    names = [own_name(case) for case in cases]
     register = register_of(options.folder, options.scans).with_names(names)
     ids = {register.id_of(name): case for name, case in zip(names, cases, strict=True)}
     return _Plan(register, ids, _official_test(options.test_list, ids), settings)
@@ -140,14 +140,14 @@ def _tell(options: argparse.Namespace, source: Source, cases: Sequence[Case], pl
 
 
 def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None:
+    if options.ids:  # first, for it says who the patients are of which a fault is told
+        _write_ids(options.ids, plan.ids)
     notes = _import(plan, lost, options.jobs)
     cohort = _describe(options, plan.settings, notes, plan.official)
     try:
         write_manifest(cohort, options.folder)
     except OSError as error:
         raise InputError(unwritable(options.folder, error)) from error
-    if options.ids:
-        _write_ids(options.ids, plan.ids)
     doubts = [(patient, note.doubt) for patient, note in notes.items() if note.doubt]
     if doubts:
         print(f"warning: {len(doubts)} patients to look at; {doubts[0][0]}: {doubts[0][1]}")
@@ -161,6 +161,9 @@ def _check(options: argparse.Namespace) -> None:
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
+    for option, labels in (("lesion", options.lesion_labels), ("ignore", options.ignore_labels)):
+        if 0 in (labels or ()):
+            raise InputError(f"--{option}-labels 0: is the background of masks; leave it out")
     shared = (options.lesion_labels or set()) & (options.ignore_labels or set())
     if shared:
         raise InputError(f"--ignore-labels {min(shared)}: is named by --lesion-labels too; leave it out of one")
@@ -209,7 +212,10 @@ def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...
     chosen = []
     for number, name in enumerate((line.strip() for line in lines), start=1):
         if name and name not in by_name:
-            raise InputError(f"--test-list {path}: line {number} is no patient that is imported; correct or remove it")
+            raise InputError(
+                f"--test-list {path}: line {number} is no patient that is imported; correct it "
+                "(--dry-run --ids FILE writes the names), or remove it"
+            )
         if name:
             chosen.append(by_name[name])
     if not chosen or len(set(chosen)) == len(ids):
@@ -329,9 +335,23 @@ def _import(plan: _Plan, lost: Sequence[str], jobs: int) -> dict[str, Note]:
         if note.taken:
             print(f"{patient}: {note.taken}")
     _refuse(faults, lost, len(ids))
+    _refuse_idle_labels(plan.settings.reading, notes.values())
     if len({note.is_windowed for note in notes.values()}) > 1:
         raise InputError(f"{root}: grey values and HU are mixed in the source; import them apart")
     return notes
+
+
+def _refuse_idle_labels(told: ReadOptions, notes: Collection[Note]) -> None:
+    """See that labels that a person named are in the masks: a typing error must not make a cohort without lesions.
+
+    Raises:
+        InputError: they are in none.
+    """
+    if (told.lesion_labels or told.ignored_labels) and not any(note.has_lesion for note in notes):
+        raise InputError("--lesion-labels, --ignore-labels: so told, no mask holds a lesion; correct them")
+    if told.ignored_labels and not any(note.has_ignored for note in notes):
+        shown = ",".join(map(str, sorted(told.ignored_labels)))
+        raise InputError(f"--ignore-labels {shown}: is in no mask; correct it, or leave it out")
 
 
 def _describe(

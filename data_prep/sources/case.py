@@ -1,6 +1,6 @@
 """A patient as found in a source, before anything of it is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Case:
     kind: Kind
     series: int | None = None
     """Number of the DICOM series that a person chose; None chooses by rule."""
+    identity: str | None = field(default=None, repr=False)
+    """Whom the files themselves name, an identifier: not to be printed. None where they name nobody."""
 
     @property
     def images(self) -> tuple[Path, ...]:

@@ -50,16 +50,21 @@ def check_finite(path: Path, values: NDArray[Any]) -> None:
     bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
     if bad:
         raise InputError(
-            f"{path}: {bad} of {np.size(values)} voxels are NaN or infinite; replace them by air (-1000 HU) where they "
-            "are padding, or the file"
+            f"{path}: {bad} of {np.size(values)} voxels are NaN or infinite; replace padding by air "
+            "(-1000 HU), in masks by 0, or replace the file"
         )
 
 
-def check_hu(path: Path, values_hu: NDArray[np.float32]) -> str | None:
+def check_hu(path: Path, values_hu: NDArray[np.float32], hu_offset: int | None = None) -> str | None:
     """See that values can be HU, by their range and by what lies in the middle of the scan, where brain is.
 
     Brain is within 100 HU of 0. A scan that lost its rescale intercept has it near 1024, whatever lies around the head,
     and a scan that was cut to the brain has it right, so neither is taken for the other.
+
+    Args:
+        path: the file, for messages.
+        values_hu: its values, without ``hu_offset``.
+        hu_offset: what a person said was added to them; None where nothing was said.
 
     Returns:
         What cannot be told and a person should see to; None where there is air around the head.
@@ -79,6 +84,11 @@ def check_hu(path: Path, values_hu: NDArray[np.float32]) -> str | None:
             "intercept; say by --hu-offset what was added to the HU (mostly 1024, else 1000)"
         )
     is_off_centre = middle_hu < BRAIN[0] and _share(values_hu, BRAIN) > LEAST_BRAIN
+    if not BRAIN[0] <= middle_hu <= BRAIN[1] and hu_offset:
+        raise InputError(
+            f"{path}: {middle_hu:.0f} in its middle without the {hu_offset} of --hu-offset, where brain has 0 to "
+            "100 HU; leave the option out for scans that hold HU, or say what was added"
+        )
     if not BRAIN[0] <= middle_hu <= BRAIN[1] and not is_off_centre:
         raise InputError(
             f"{path}: {middle_hu:.0f} in its middle, where brain has 0 to 100 HU; say by --hu-offset what was added to "

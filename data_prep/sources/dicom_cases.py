@@ -1,5 +1,6 @@
 """DICOM patients to be imported: the head CT of each, with its mask, a DICOM-SEG or a NIfTI file."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
         by_person[study.person].append(study)
     patients = list(by_person.values())
     masks = _masks(root, patterns, patients)
-    names = [several[0].place.relative_to(root).as_posix() for several in patients]
+    names = [_folder(several).relative_to(root).as_posix() for several in patients]
     shared = {name for name, count in Counter(names).items() if count > 1}
     cases = [
         Case(
@@ -54,10 +55,16 @@ def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
             image=tuple(file for study in several for file in study.files),
             mask=own or None,
             kind=Kind.DICOM,
+            identity=several[0].identity,
         )
         for name, several, own in zip(names, patients, masks, strict=True)
     ]
     return DicomCases(cases, studies.lost)
+
+
+def _folder(studies: Sequence[Study]) -> Path:
+    """The folder of all of a patient's files."""
+    return Path(os.path.commonpath([file.parent for study in studies for file in study.files]))
 
 
 def _masks(root: Path, patterns: Patterns, patients: Sequence[Sequence[Study]]) -> list[tuple[Path, ...]]:

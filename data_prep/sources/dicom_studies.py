@@ -30,6 +30,8 @@ class Study:
     """Its DICOM-SEG files."""
     person: int
     """Number of the patient; studies of one patient share it."""
+    identity: str = field(repr=False)
+    """Whom the headers name, or the study where they name nobody: not to be printed."""
 
     @property
     def place(self) -> Path:
@@ -94,7 +96,9 @@ def find_studies(path: Path, jobs: int = 1) -> Studies:
         raise InputError(first or f"{path}: no CT pictures in DICOM files; give the folder of a CT study")
     lost = _give_back(damaged, found)
     people = {person: number for number, person in enumerate(dict.fromkeys(one.person for one in found), start=1)}
-    return Studies(tuple(Study(tuple(one.pictures), tuple(one.masks), people[one.person]) for one in found), lost)
+    return Studies(
+        tuple(Study(tuple(one.pictures), tuple(one.masks), people[one.person], one.person) for one in found), lost
+    )
 
 
 def processes_for(files: int, jobs: int) -> int:

@@ -30,7 +30,7 @@ def labels_of(
     _refuse_fractions(path, values)
     if lesion is None:
         beside = np.setdiff1d(values, [0, *ignored])
-        if len(beside) > 1:
+        if len(beside) > 1 or (beside < 0).any():
             shown = ", ".join(f"{value:g}" for value in beside[:6])
             raise InputError(
                 f"{path}: mask values {shown} beside 0; say which are lesion by --lesion-labels, and by "

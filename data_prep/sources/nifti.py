@@ -63,7 +63,7 @@ def read_nifti(path: Path, hu_offset: int | None = None) -> Volume:
     """
     values, grid = _read(path)
     values -= np.float32(hu_offset or 0)
-    doubt = check_hu(path, values)
+    doubt = check_hu(path, values, hu_offset)
     canonical_ZHW = np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32)
     return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt=doubt)
 

@@ -55,7 +55,7 @@ def read_npz(files: Sequence[Path], hu_offset: int | None = None) -> Volume:
     if is_windowed:
         return Volume(values_ZHW, is_windowed=True, grid=None)
     values_ZHW -= np.float32(hu_offset or 0)
-    return Volume(values_ZHW, is_windowed=False, grid=None, doubt=check_hu(files[0], values_ZHW))
+    return Volume(values_ZHW, is_windowed=False, grid=None, doubt=check_hu(files[0], values_ZHW, hu_offset))
 
 
 def read_npz_mask(

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_prep.cohort import SLICE_SUFFIXES
 from data_prep.errors import InputError, first_line
+from data_prep.mask import MIDDLE, is_blurred, labelled
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
@@ -60,7 +61,7 @@ def read_picture_files(files: Sequence[Path], hu_offset: int | None = None) -> V
         return Volume(values_ZHW, is_windowed=True, grid=None)
     check_finite(files[0], values_ZHW)
     values_ZHW -= np.float32(hu_offset or 0)
-    return Volume(values_ZHW, is_windowed=False, grid=None, doubt=check_hu(files[0], values_ZHW))
+    return Volume(values_ZHW, is_windowed=False, grid=None, doubt=check_hu(files[0], values_ZHW, hu_offset))
 
 
 def read_picture_masks(
@@ -70,6 +71,8 @@ def read_picture_masks(
     ignored: Collection[int] = (),
 ) -> NDArray[np.uint8]:
     """The masks of the slices as `Label`, (Z, H, W); a slice without a mask holds 0.
+
+    Blurred ones, as JPEG leaves them, are split in the middle.
 
     Args:
         masks: the mask of each slice.
@@ -87,7 +90,21 @@ def read_picture_masks(
                 size = f"{shape_ZHW[2]}x{shape_ZHW[1]}"
                 raise InputError(f"{file}: {_size(values_HW)} pixels, but its slice has {size}; export both alike")
             values_ZHW[z] = values_HW
-    return labels_of(next((file for file in masks if file), Path()), values_ZHW, lesion, ignored)
+    first = next((file for file in masks if file), Path())
+    if not is_smeared(values_ZHW):
+        return labels_of(first, values_ZHW, lesion, ignored)
+    if ignored or not {255}.issuperset(lesion or ()):
+        raise InputError(
+            f"{first}: values are blurred, as JPEG leaves them, so labels cannot be told apart; export masks as PNG"
+        )
+    return labelled(values_ZHW >= MIDDLE)
+
+
+def is_smeared(values_ZHW: NDArray[np.float32]) -> bool:
+    """Whether a patient's masks are of lesion and background, blurred."""
+    if values_ZHW.min() < 0 or values_ZHW.max() > 255:
+        return False
+    return is_blurred(np.bincount(values_ZHW.astype(np.uint8).ravel(), minlength=256))
 
 
 def read_pixels(path: Path) -> NDArray[Any]:

@@ -16,14 +16,14 @@ from data_prep.errors import InputError
 
 MASK_TEXT = """
 mask masks msk seg segs segmentation segmentations label labels labelstr labelsts lesion lesions roi rois gt groundtruth
-annotation annotations manual
+annotation annotations manual dseg
 """
 IMAGE_TEXT = """
 image images imagestr imagests img imgs ct ncct nect scan scans head volume vol slice slices anat derivatives desc space
 """
 MASK_WORDS = frozenset(MASK_TEXT.split())
 IMAGE_WORDS = frozenset(IMAGE_TEXT.split())
-BIDS_SUBJECT = re.compile(r"(?<![^/_])(sub-[^/_.]+)")
+BIDS_SUBJECT = "sub-"
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,18 @@ def telling(name: str, untelling: frozenset[str] = frozenset()) -> str:
 
 
 def subject(relative: PurePosixPath) -> str | None:
-    """The subject in a BIDS name (``sub-01``): all sessions of a patient are one patient."""
-    found = BIDS_SUBJECT.search(str(relative))
-    return found.group(1) if found else None
+    """The subject in a BIDS name (``sub-01``): all sessions of a patient are one patient.
+
+    That of a folder is its whole name, and a file's name has one only where BIDS would write it so, with nothing but
+    key-value pairs and a word for image or mask behind it: of ``sub-O_Brien`` half would name somebody else too.
+    """
+    for folder in relative.parts[:-1]:
+        if folder.startswith(BIDS_SUBJECT):
+            return folder
+    label, *rest = bare_stem(relative.name).split("_")
+    suffix = rest[-1:] if rest and "-" not in rest[-1] else []
+    is_bids = label.startswith(BIDS_SUBJECT) and all("-" in part for part in rest[: len(rest) - len(suffix)])
+    return label if is_bids and not any(map(telling, suffix)) else None
 
 
 def listed(files: Iterator[Found] | Sequence[Found], most: int = 3) -> str:

@@ -18,8 +18,8 @@ from data_prep.cohort import open_cohort, scan_cohort, write_manifest
 from data_prep.cohort_check import CohortReport, check_cohort
 from data_prep.findings import Kind, Severity
 from data_prep.fixes import BACKUP, apply_fixes, undo_unfinished
+from data_prep.mask import is_blurred
 from data_prep.orientation import AREA_PROFILE, find_turns, is_shuffled, mean_pictures, upward_score
-from data_prep.patient_check import is_blurred
 from data_prep.window import HU_OFFSET, KeptHu, Window
 
 SIDE, SLICES, PATIENTS = 96, 12, "abcdef"

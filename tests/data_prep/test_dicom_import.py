@@ -98,10 +98,10 @@ def two_patients(folder):
 
 def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
     two_patients(tmp_path)
-    (tmp_path / "chosen.csv").write_text("\ndoe/1, 2\n", encoding="utf-8")
+    (tmp_path / "chosen.csv").write_text("\ndoe, 2\n", encoding="utf-8")
     assert run(tmp_path, "--missing-masks", "empty", "--dry-run", "--ids", str(tmp_path / "ids.csv")) == 2
     assert (tmp_path / "ids.csv").read_text(encoding="utf-8").split() == [
-        "id,source", "patient_0001,doe/1", "patient_0002,roe",
+        "id,source", "patient_0001,doe", "patient_0002,roe",
     ]  # fmt: skip
     told = capsys.readouterr()
     roe = "patient_0002: series 1: axial, 8 slices, soft kernel, 5 mm (of 2); gantry tilt of 10.0 degrees corrected"
@@ -114,7 +114,7 @@ def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
         assert "patient_0001: series 2: axial, 8 slices, soft kernel, 5 mm (of 2)\n" in told
         assert f"{roe}\n" in told
         assert "marker" not in told.lower()
-    (tmp_path / "chosen.csv").write_text("doe/1,1", encoding="utf-8")
+    (tmp_path / "chosen.csv").write_text("doe,1", encoding="utf-8")
     assert run(tmp_path, "--missing-masks", "empty", "--series", str(tmp_path / "chosen.csv")) == 0
     assert "patient_0001: series 1: axial" in capsys.readouterr().out
     write_series(tmp_path / "alone", series=3, count=8)
@@ -126,7 +126,7 @@ def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [("2", "one number is for one patient, not 2"), ("doe/1 2", "line 1 is not a patient's name, a comma and"),
-     ("doe/1,two", "line 1 is not"), ("doe,2", "line 1 is no patient that is imported"),
+     ("doe/1,two", "line 1 is not"), ("dot,2", "line 1 is no patient that is imported"),
      ("roe,1\nroe,2", "line 2 names a patient again"), (None, "neither a number nor a file")],
 )  # fmt: skip
 def test_a_choice_that_fits_nobody_is_refused(chosen, words, tmp_path, capsys):
@@ -136,6 +136,20 @@ def test_a_choice_that_fits_nobody_is_refused(chosen, words, tmp_path, capsys):
         file.write_text(chosen, encoding="utf-8")
     assert run(tmp_path, "--missing-masks", "empty", "--series", chosen if chosen == "2" else str(file)) == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_id_stays_with_its_patient_when_another_series_comes_first(tmp_path, capsys):
+    two_patients(tmp_path)
+    chosen = tmp_path / "chosen.csv"
+    chosen.write_text("doe,1", encoding="utf-8")
+    options = ("--missing-masks", "empty", "--series", str(chosen))
+    assert run(tmp_path, *options) == 0
+    write_series(tmp_path / "in" / "doe" / "0", count=8, study=1, series=9)
+    (tmp_path / "in" / "doe").rename(tmp_path / "in" / "zoe")
+    chosen.write_text("zoe,1", encoding="utf-8")
+    assert run(tmp_path, *options) == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["patient_0001", "patient_0002"]
+    assert "removed" not in capsys.readouterr().out
 
 
 # Damaged files.

@@ -121,7 +121,7 @@ LOST = {
     "older intercept": (lambda hu: hu + 1000, [], "say by --hu-offset what was added to the HU (mostly 1024"),
     "intercept of a cut-out brain": (lambda hu: cut_out(hu) + 1024 * (hu > -500), [], "lost their rescale intercept"),
     "another offset": (lambda hu: hu + 8192, [], "82"),
-    "offset that was none": (lambda hu: hu, ["--hu-offset", "1024"], "or export the scan in HU"),
+    "offset that was none": (lambda hu: hu, ["--hu-offset", "1024"], "leave the option out"),
 }
 KEPT = {
     "as it should be": (lambda hu: hu, [], False),
@@ -171,6 +171,38 @@ def test_aisd_labels_become_lesion_and_ignored(capsys: pytest.CaptureFixture[str
     assert cohort.window is None
     assert {patient.spacing_mm for patient in cohort.patients} == {(5.0, 0.5, 0.4)}
     assert "4 (unsure) is ignored" in capsys.readouterr().out
+
+
+def test_masks_that_jpeg_blurred_are_split_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    lesion_HW = np.zeros((64, 64), dtype=np.uint8)
+    lesion_HW[20:40, 25:45] = 255
+    for name in "ab":
+        Path(f"src/masks/{name}").mkdir(parents=True)
+        for z in range(3):
+            save_png(Path(f"src/images/{name}/{z}.png"), grey_slice(z, 64))
+            Image.fromarray(lesion_HW).save(f"src/masks/{name}/{z}.jpg", quality=60)
+    assert run("src", "other", "--ignore-labels", "128") == 2
+    assert "0.jpg: values are blurred, as JPEG leaves them, so labels cannot be told apart" in capsys.readouterr().err
+    cohort = imported("src", "dst")
+    mask_ZHW = read_patient(cohort.patients[0], Path("dst"))[1]
+    assert np.array_equal(mask_ZHW == Label.LESION, np.stack([lesion_HW > 0] * 3))
+
+
+IDLE = {
+    "a label that is in no mask": (["--lesion-labels", "7"], "so told, no mask holds a lesion"),
+    "all lesion ignored": (["--ignore-labels", "1"], "so told, no mask holds a lesion"),
+    "an ignored label that is in no mask": (["--ignore-labels", "300"], "--ignore-labels 300: is in no mask"),
+    "the background as lesion": (["--lesion-labels", "0,1"], "--lesion-labels 0: is the background"),
+    "the background ignored": (["--ignore-labels", "0"], "--ignore-labels 0: is the background"),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_labels_that_nothing_holds_are_refused(capsys: pytest.CaptureFixture[str], case: str) -> None:
+    options, words = IDLE[case]
+    nifti_patients(Path("src"), 2)
+    assert words in fault_of(capsys, "src", "dst", *options)
+    assert not Path("dst", "cohort.json").exists()
 
 
 def test_official_test_patients_are_those_of_the_list() -> None:
@@ -311,9 +343,10 @@ def test_ids_stay_with_their_patients_when_the_source_changes(capsys: pytest.Cap
     assert "Doe" not in Path("dst", NOTES, REGISTER).read_text()
 
 
-def test_a_dicom_patient_goes_by_its_first_file_as_neighbours_change_its_name() -> None:
-    case = Case("flat/2", (Path("src/flat/b1"), Path("src/flat/b2")), None, Kind.DICOM)
-    assert own_name(case, Path("src")) == "flat/b1"
+def test_a_dicom_patient_goes_by_whom_its_files_name() -> None:
+    case = Case("flat/2", (Path("src/flat/b1"), Path("src/flat/b2")), None, Kind.DICOM, identity="PID-7")
+    assert own_name(case) == "PID-7"
+    assert "PID-7" not in repr(case)
 
 
 SPOILT = {

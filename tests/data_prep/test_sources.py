@@ -133,6 +133,14 @@ LAYOUTS = {
     "folders": [("p1/ct.nii.gz", "p1/lesion.nii.gz"), ("p2/ct.nii.gz", "p2/lesion.nii.gz")],
     "folders, other names": [("p1/axial7.nii", "p1/seg_final.nii"), ("p2/axial9.nii", "p2/seg_first.nii")],
     "flat": [("p1.nii.gz", "p1_mask.nii.gz"), ("p2.nii.gz", "p2_mask.nii.gz")],
+    "names that only begin like BIDS": [
+        ("sub-O_Brien/O_Brien_ct.nii.gz", "sub-O_Brien/O_Brien_lesion.nii.gz"),
+        ("sub-O_Neill/O_Neill_ct.nii.gz", "sub-O_Neill/O_Neill_lesion.nii.gz"),
+    ],
+    "flat, with such names": [
+        ("sub-stroke_01_ct.nii.gz", "sub-stroke_01_mask.nii.gz"),
+        ("sub-stroke_02_ct.nii.gz", "sub-stroke_02_mask.nii.gz"),
+    ],
     "two trees": [("site/CT/p1.nii", "site/GT/p1_gt.nii"), ("site/CT/p2.nii", "site/GT/p2_gt.nii")],
 }
 

@@ -75,7 +75,9 @@ def test_evaluate_scores_every_patient_and_keeps_the_figures(trained, larger_coh
     assert list(patients.patient) == [f"p{n}" for n in range(12)]
     assert evaluation["models"]["model"]["dice"]["mean"] == pytest.approx(patients.dice.mean(), abs=1e-5)
     assert (trained / "scores" / "overlays" / "median.png").exists()
-    assert "dice" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "dice" in said
+    assert "of the 12 patients trained or validated this model" in said
 
 
 @pytest.mark.parametrize(("given", "names"), [("", 12), ("images/p3", 1), ("images/p3/1.png", 1)])
@@ -116,6 +118,10 @@ BAD = {
     "unknown device": (
         ["predict", "--model", "MODEL", "--input", "DATA", "--out", "o", "--device", "tpu"],
         "--device tpu: choose",
+    ),
+    "masks among the scans": (
+        ["predict", "--model", "MODEL", "--input", "DATA", "--out", "DATA"],
+        "lies in the input, among the scans",
     ),
     "no threads": (["predict", "--model", "MODEL", "--input", "DATA", "--out", "o", "--threads", "0"], "--threads 0"),
     "nothing to export": (["export", "--model", "nowhere", "--out", "o"], "nowhere: no model there"),
