@@ -179,13 +179,23 @@ def open_cohort(root: Path, cache: Path) -> Cohort:
     Raises:
         InputError: the layout is broken, the files are not those of the manifest, or their import was not finished.
     """
-    refuse_unfinished(root)
-    for manifest in (root / MANIFEST, cache / MANIFEST):
-        if manifest.exists():
-            return _verify(root, manifest)
-    cohort = scan_cohort(root)
-    write_manifest(cohort, cache)
+    cohort = read_cohort(root, cache)
+    if not any((folder / MANIFEST).exists() for folder in (root, cache)):
+        write_manifest(cohort, cache)
     return cohort
+
+
+def read_cohort(root: Path, cache: Path | None = None) -> Cohort:
+    """The cohort under ``root``, checked against its manifest, or one that ``cache`` holds; nothing is written.
+
+    Raises:
+        InputError: as `open_cohort`.
+    """
+    refuse_unfinished(root)
+    for folder in (root, cache):
+        if folder and (manifest := folder / MANIFEST).exists():
+            return _verify(root, manifest)
+    return scan_cohort(root)
 
 
 def refuse_unfinished(root: Path) -> None:

@@ -28,10 +28,9 @@ from data_prep.orientation import (
 )
 from data_prep.pixels import GREY, Pixels
 from data_prep.signatures import signatures, telling_slices
+from data_prep.sources.checks import LEAST_SIDE
 from data_prep.store import read_slices
 
-SMALLEST_SIDE = 32
-"""Pixels; smaller pictures are thumbnails or damage."""
 BLANK_HEAD = 0.002
 """A slice with less head than this share of the picture is blank."""
 IMPLAUSIBLE_MM = {"slice": (0.3, 12.0), "row": (0.15, 2.0), "column": (0.15, 2.0)}
@@ -98,7 +97,7 @@ def check_patient(files: PatientFiles) -> PatientReport:
     image_ZHW = np.stack(list(pictures.values()))
     pictures.clear()
     names = tuple(images[stem].name for stem in images)
-    if min(image_ZHW.shape[1:]) < SMALLEST_SIDE:
+    if min(image_ZHW.shape[1:]) < LEAST_SIDE:
         findings.error(Kind.TOO_SMALL, f"{image_ZHW.shape[2]}x{image_ZHW.shape[1]} pixels; export at full size")
         return PatientReport(files.id, findings.all())
     masks_Z = [_fitting(lesions.get(stem), image_ZHW.shape[1:], files.has_ignored) for stem in images]

@@ -35,6 +35,7 @@ from data_prep.mask import expected_values, from_grey, ignored_in, is_mask, lesi
 from data_prep.picture import PictureConfig
 from data_prep.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.preprocessing.midline import Alignment
+from data_prep.sources.checks import check_shape
 from data_prep.window import Window
 
 FORMAT = 2
@@ -291,9 +292,10 @@ def read_patient(
         has_ignored: whether masks hold 128 as well, as the cohort says.
 
     Raises:
-        InputError: a file cannot be decoded, sizes differ, or a mask holds other values.
+        InputError: a file cannot be decoded, is too small for a slice, sizes differ, or a mask holds other values.
     """
     image_ZKHW = read_windows([root / name for name in patient.images], pixels)
+    check_shape(root / patient.images[0], image_ZKHW[:, 0].shape)
     masks = [_read_mask(root / name, has_ignored=has_ignored) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
         _check_size(root / name, mask, image_ZKHW.shape[2:], root / patient.images[0])

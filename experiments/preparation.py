@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.answering import answering
-from data_prep.cohort import open_cohort
+from data_prep.cohort import read_cohort
 from data_prep.cohort_check import check_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
@@ -69,7 +69,7 @@ def _check(root: Path, cache: Path, jobs: int, size: int) -> None:
 
 
 def _measure(root: Path, cache: Path, jobs: int, size: int) -> None:
-    cohort = open_cohort(root, cache)
+    cohort = read_cohort(root)
     tasks = [(root, patient, pixels_of(cohort), cohort.has_ignored) for patient in cohort.patients]
     row_of_all([counts for _, counts in in_processes(count_patient, tasks, jobs=jobs, what="measuring")])
 
@@ -79,8 +79,7 @@ WORK: Mapping[str, Callable[[Path, Path, int, int], None]] = {"compile": _compil
 
 def measure_speed(root: Path) -> dict[str, float]:
     """Seconds for every thousand slices of the cohort at ``root``, for each kind of work."""
-    with tempfile.TemporaryDirectory() as cache:
-        slices = open_cohort(root, Path(cache)).slice_count
+    slices = read_cohort(root).slice_count
     seconds = {}
     for name, work in WORK.items():
         with tempfile.TemporaryDirectory() as cache:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from data_prep.cohort import IMAGE_FOLDERS
+from data_prep.cohort import MANIFEST, Cohort, read_cohort
+from data_prep.compiled import cache_folder
 from lcnn.config import TrainConfig
 from search.display import Display
 from search.execution.measuring import recalled_slots
 from search.placement.rehearsal import Rehearsal
 from search.placement.resources import Slots, is_placed_by_memory, this_machine
-from search.prepare import find_cohort, window_count
+from search.prepare import CACHE, CohortPlace, find_cohort, window_count
 from search.run_folder import check_spec, run_folder
 from search.space import SearchSpace
 from search.spec import ResourcesConfig, Spec
@@ -123,23 +124,31 @@ def describe_slots(config: ResourcesConfig, slots: Slots) -> str:
 
 
 def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
-    """Validate, show the plan and estimate its time; nothing is written."""
-    space = SearchSpace(spec.search, spec.defaults, where)
+    """Validate, show the plan and estimate its time; nothing is written.
+
+    Of the cohort's files all but their pixels is looked at, for decoding them is most of a first run's preparation.
+
+    Raises:
+        InputError: something that the search would refuse.
+    """
+    space = spec.space(where)
     run = run_folder(results, spec)
     exists = check_spec(run, spec)
     slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
     trials = planned_trials(spec, space)
-    root, is_phantom = find_cohort(spec.cohort)
-    window_count(spec.cohort)  # refuses windows that the cohort does not hold, before anything is said
+    place = find_cohort(spec.cohort)
+    # Both refuse, before anything is said: windows that the cohort does not hold, slices without masks and the like.
+    window_count(spec.cohort)
+    cohort = _cohort_at(place, results)
     display.say(
         f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.root}"
         + (" (exists, would be resumed)" if exists else "")
     )
-    display.say(f"Cohort: {root}{' (synthetic, built on the first run)' if is_phantom else ''}")
+    display.say(f"Cohort: {describe_cohort(place, cohort)}")
     display.say("Searched:")
     for line in describe_space(space):
         display.say(f"  {line}")
-    load, source = workload(spec, root)
+    load, source = workload(spec, cohort)
     time_s = estimate_time(spec, trials, slots, load)
     steps = f"{time_s.trial_steps:.1f} of {spec.steps} {spec.step_unit}"
     every_point = ", every point there is" if trials < spec.budget.trials else ""
@@ -157,15 +166,32 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     display.say(f"  in all     {minutes(time_s.total_s)}")
 
 
-def workload(spec: Spec, root: Path) -> tuple[Workload, str]:
+def _cohort_at(place: CohortPlace, results: Path) -> Cohort | None:
+    """The cohort as it lies there; None where it is the synthetic one and was not built yet."""
+    if place.is_phantom and not (place.root / MANIFEST).exists():
+        return None
+    return read_cohort(place.root, cache_folder(place.root, results / CACHE))
+
+
+def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:
+    """Where the cohort is, what is known of it, and what is not yet."""
+    if cohort is None:
+        return f"{place.root} (synthetic, built on the first run)"
+    size = f"{place.root}, {len(cohort.patients)} patients, {cohort.slice_count} slices"
+    if place.is_phantom:
+        return f"{size} (synthetic)"
+    return f"{size}; pixels are read by the first run, or now by: python -m data_prep check {place.root}"
+
+
+def workload(spec: Spec, cohort: Cohort | None) -> tuple[Workload, str]:
     """Stacks and validation slices of an epoch, and where the figures come from."""
-    slices, source = _slice_count(spec, root)
+    slices, source = _slice_count(spec, cohort)
     # A quarter of the slices of a stroke cohort hold lesion, give or take; exact once the cohort is compiled.
     stacks = round(slices * spec.cohort.split.train * 0.25 / max(spec.train.lesion_share, 0.05))
     return Workload(spec.train.stacks_per_epoch or stacks, round(slices * spec.cohort.split.val)), source
 
 
-def _slice_count(spec: Spec, root: Path) -> tuple[int, str]:
-    if root.is_dir():
-        return sum(1 for name in IMAGE_FOLDERS for _ in (root / name).glob("*/*.*")), "from its file names"
+def _slice_count(spec: Spec, cohort: Cohort | None) -> tuple[int, str]:
+    if cohort is not None:
+        return cohort.slice_count, "from its slices"
     return 27 * spec.cohort.phantom.patients, "expected"

@@ -22,6 +22,8 @@ from search.run_folder import RunFolder
 from search.spec import CohortConfig
 
 PHANTOM_PREFIX = "phantom-"
+CACHE = ".cache"
+"""Folder below the results where compiled cohorts are kept for all runs."""
 Progress = Callable[[str, int, int], None]
 """Told of a piece of work, how much of it is done, and how much there is."""
 

@@ -18,7 +18,6 @@ from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder, describe_environment, read_environment
 from search.runner import open_ledger, prepare_cohort, trial_context
-from search.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord, settings_of
 from search.words import short_params
 
@@ -65,7 +64,7 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
     """
     run = RunFolder(run_root)
     spec = run.read_spec()
-    space = SearchSpace(spec.search, spec.defaults, str(run.spec))
+    space = spec.space(run.spec)
     with run.locked():
         trial = _trial(open_ledger(run, spec, space), run, number)
         display.say(f"Replaying trial {number} for {len(trial.curve)} epochs: {short_params(trial.params)}")

@@ -12,7 +12,6 @@ from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder
 from search.runner import open_ledger, prepare_cohort, read_evaluation, trial_context
-from search.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord
 from search.winner.final import final_job, fold_epochs, test_models
 from search.winner.finalists import train
@@ -34,7 +33,7 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
     """
     run = RunFolder(run_root)
     spec = run.read_spec()
-    space = SearchSpace(spec.search, spec.defaults, str(run.spec))
+    space = spec.space(run.spec)
     with run.locked():
         run.check_test_openings()
         display.log_to(run.root / "run.log")

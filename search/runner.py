@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
 from data_prep.split import training_normalisation
+from data_prep.window import in_words
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.model import build_model
 from search.display import Display
@@ -23,7 +24,7 @@ from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots, this_machine
-from search.prepare import Prepared, find_cohort, prepare, window_count
+from search.prepare import CACHE, Prepared, find_cohort, prepare, window_count
 from search.report.page import write_report
 from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
 from search.space import SearchSpace
@@ -38,8 +39,6 @@ from search.winner.confirm import Confirmed, confirmation_summary, validation_di
 from search.winner.final import FinalJob, export_winner, overtuning, test_models
 from search.winner.finalists import finalists, train_winner
 
-CACHE = ".cache"
-"""Folder below the results where compiled cohorts are kept for all runs."""
 EVALUATION_FORMAT = 2
 """Rises whenever evaluation.json gets figures that the summary cannot do without."""
 
@@ -72,7 +71,7 @@ def run_search(
         RunFailed: no trial gave a value, or the study's database broke off.
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
-    space = SearchSpace(spec.search, spec.defaults, where)
+    space = spec.space(where)
     windows = window_count(spec.cohort)
     # Settings that no trial could build a network from are refused here, not by every trial.
     build_model(spec.defaults, usual_normalisation(windows))
@@ -351,6 +350,7 @@ def test_winner(
         "cohort": cohort.name,
         "cohort_hash": cohort.hash,
         "synthetic": cohort.synthetic,
+        "windows": in_words(prepared.data.store.windows),
         "profile": spec.profile,
         "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         "winner": jobs["winner"].number,

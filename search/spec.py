@@ -18,6 +18,7 @@ from data_prep.picture import PictureConfig
 from data_prep.split import SplitConfig
 from lcnn.config import FORMATS, Format, Settings, TrainConfig
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
+from search.space import SearchSpace
 
 
 class CohortConfig(PictureConfig):
@@ -161,6 +162,17 @@ class Spec(TrainConfig):
     def defaults(self) -> TrainConfig:
         """The file's own settings as a training configuration: trial 0."""
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
+
+    def space(self, where: Path | str) -> SearchSpace:
+        """The searched ranges over the defaults.
+
+        Args:
+            where: names the file in messages.
+
+        Raises:
+            InputError: a range that is wrong; see `SearchSpace`.
+        """
+        return SearchSpace(self.search, self.defaults, str(where))
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from lcnn.outcome import Outcome
 from search.display import Display
 from search.execution.trial import start_training
 from search.placement.resources import this_machine
-from search.prepare import prepare
+from search.prepare import CACHE, prepare
 from search.run_folder import RunFolder, check_spec, run_folder, write_spec
-from search.runner import CACHE, trial_context
+from search.runner import trial_context
 from search.space import Params, SearchSpace
 from search.spec import Overrides, Spec, load_spec
 from search.tracking.mode import project
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     overrides = Overrides(options.profile, tuple(options.set))
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-    space = SearchSpace(spec.search, spec.defaults, str(options.space))
+    space = spec.space(options.space)
     run_trial(spec, space, options.results)
     return 0
 

@@ -18,7 +18,6 @@ import torch
 
 from data_prep.answering import answering
 from data_prep.files import write_text_atomically
-from search.space import SearchSpace
 from search.spec import Overrides, load_spec
 from search.tracking.sweep import sweep_text
 
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     overrides = Overrides(options.profile, tuple(options.set))
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-    space = SearchSpace(spec.search, spec.defaults, str(options.space))
+    space = spec.space(options.space)
     # By its name, and not as auto: agents may run on other machines.
     changes = ["--profile", spec.profile] if spec.profile else []
     changes += [part for change in options.set for part in ("--set", change)]

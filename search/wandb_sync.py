@@ -82,7 +82,7 @@ def sync_run(run: RunFolder, mode: Mode, *, pictures_of_patients: bool, patience
         InputError: no run, or a damaged one, or another command is working on it.
     """
     spec = run.read_spec()
-    space = SearchSpace(spec.search, spec.defaults, str(run.spec))
+    space = spec.space(run.spec)
     with run.locked():
         ledger = open_ledger(run, spec, space)
         runs = list(tracked(run, spec, ledger, space, pictures_of_patients=pictures_of_patients))

@@ -1,13 +1,12 @@
 """``stats``: grey values for normalisation, lesion volumes and slices of a cohort, as a table, a CSV file and plots."""
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.cohort import open_cohort
+from data_prep.cohort import read_cohort
 from data_prep.files import write_text_atomically
 from data_prep.histograms import Histogram, Series, in_digits, to_svg
 from data_prep.jobs import add_jobs_option, check_jobs
@@ -33,8 +32,7 @@ def run(options: argparse.Namespace) -> None:
     """
     check_jobs(options.jobs)
     root, out = options.folder, options.out or Path("results") / f"stats-{options.folder.resolve().name}"
-    with tempfile.TemporaryDirectory() as cache:
-        cohort = open_cohort(root, Path(cache))
+    cohort = read_cohort(root)
     pixels = pixels_of(cohort)
     tasks = [(root, patient, pixels, cohort.has_ignored) for patient in cohort.patients]
     patients = [counts for _, counts in in_processes(count_patient, tasks, jobs=options.jobs, what="measuring")]

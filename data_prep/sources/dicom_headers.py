@@ -28,13 +28,14 @@ from pydicom.tag import BaseTag, Tag
 
 from data_prep.cohort import natural_key
 from data_prep.errors import InputError
+from data_prep.sources.checks import LEAST_SIDE
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings that promise DICOM: such a file without its mark is a fault, any other is passed over."""
 CT_CLASSES = (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 SEG_CLASSES = (uid.SegmentationStorage, uid.UID("1.2.840.10008.5.1.4.1.1.66.7"))
 """Segmentations of bits or shares, and label maps."""
-SIDES_PX = (16, 4096)
+SIDES_PX = (LEAST_SIDE, 4096)
 SPACINGS_MM = (0.05, 5.0)
 POSITION_LIMIT_MM = 1e5
 OTHER_PARTS = re.compile("CHEST|THORAX|ABDOMEN|PELVIS|LUNG|HEART|LIVER|KIDNEY|KNEE|SHOULDER|[CTL]SPINE|EXTREMITY")

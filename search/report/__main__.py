@@ -12,7 +12,6 @@ from data_prep.answering import answering
 from search.report.page import write_report
 from search.run_folder import RunFolder
 from search.runner import open_ledger
-from search.space import SearchSpace
 
 
 @answering
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, like results/lcnn-cpu")
     run = RunFolder(parser.parse_args(arguments).run)
     spec = run.read_spec()
-    write_report(run, open_ledger(run, spec, SearchSpace(spec.search, spec.defaults, str(run.spec))))
+    write_report(run, open_ledger(run, spec, spec.space(run.spec)))
     print(run.report)
     return 0
 

@@ -29,7 +29,6 @@ from search.report.pictures import Viewing, viewings
 from search.report.settings_figures import importance_figure, parallel_figure, slices_figure
 from search.report.words import amount, counted, number
 from search.run_folder import RunFolder
-from search.space import SearchSpace
 from search.study.ledger import Ledger
 from search.words import minutes
 
@@ -53,7 +52,7 @@ def write_report(run: RunFolder, ledger: Ledger) -> None:
         InputError: the run is not tested yet, or one of its files is damaged.
     """
     spec = run.read_spec()
-    space = SearchSpace(spec.search, spec.defaults, str(run.spec))
+    space = spec.space(run.spec)
     write_text_atomically(run.report, render(read_evidence(run, ledger, space)))
 
 
@@ -198,6 +197,7 @@ def making(evidence: Evidence) -> list[tuple[str, str]]:
         ("Scheduler", _scheduler(evidence)),
         ("Training", f"at most {spec.train.epochs} epochs, batch {spec.train.batch_size}, seed {spec.train.seed}"),
         ("Patients", f"{parts}; split by patient, seed {spec.cohort.split.seed}"),
+        ("Slices", _slices(evidence)),
         ("Cohort hash", made.cohort_hash),
         ("Commit", str(last.get("commit") or "unknown")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in last.get("packages", {}).items())),
@@ -215,6 +215,21 @@ def _scheduler(evidence: Evidence) -> str:
     if scheduler.name == "none":
         return "none: every trial ran to its end"
     return f"{scheduler.name}, grace {counted(scheduler.grace, 'epoch')}, reduction {scheduler.reduction}"
+
+
+def _slices(evidence: Evidence) -> str:
+    """How slices come to the network; runs of earlier versions have not noted their windows."""
+    cohort = evidence.provenance.spec.cohort
+    done = {
+        "cropped to the head": cohort.crop == "head",
+        "couch removed": cohort.remove_couch,
+        "skull stripped": cohort.strip_skull,
+        "midline aligned": cohort.align_midline,
+    }
+    parts = [f"{cohort.image_size} pixels", *(words for words, is_done in done.items() if is_done)]
+    if windows := evidence.evaluation.get("windows"):
+        parts.append(f"seen in {windows}")
+    return ", ".join(parts)
 
 
 def _machine(sitting: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ def read_warm_start(source: str, space: SearchSpace, most: int = BEST) -> WarmSt
         if spec.storage.study is None and not run.study.exists():
             raise InputError(f"{source}: holds no study ({run.study.name}); give a run that has searched")
         url, name = spec.storage.study or run.study_url, ""
-        there = SearchSpace(spec.search, spec.defaults, str(run.spec))
+        there = spec.space(run.spec)
     best = _best_trials(source, url, name, most)
     points: list[Params] = []
     refused: list[str] = []

@@ -106,6 +106,12 @@ def crop(root: Path) -> None:
         change(root / part / "b" / "4.png", lambda pixels: pixels[:50])
 
 
+def shrink(root: Path) -> None:
+    for part in ("images", "masks"):
+        for file in (root / part / "b").iterdir():
+            change(file, lambda pixels: pixels[::8, ::8])
+
+
 def empty_patient(root: Path) -> None:
     for part in ("images", "masks"):
         shutil.rmtree(root / part / "b")
@@ -197,6 +203,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], Kind, Severity, str]] = {
     "twice": (lambda r: shutil.copy(r / IMAGE, r / "images/b/4.tif"), Kind.UNREADABLE, Severity.ERROR, ""),
     "size of mask": (lambda r: change(r / MASK, lambda m: m[:50]), Kind.SIZES_DIFFER, Severity.ERROR, "5.png"),
     "size of both": (crop, Kind.SIZES_DIFFER, Severity.ERROR, ""),
+    "thumbnails": (shrink, Kind.TOO_SMALL, Severity.ERROR, ""),
     "labels": (lambda r: change(r / MASK, lambda m: m // 255 * 2), Kind.NOT_BINARY, Severity.ERROR, "5.png"),
     "lesion outside": (move_lesion, Kind.LESION_OUTSIDE, Severity.ERROR, ""),
     "repeated": (lambda r: shutil.copy(r / IMAGE, r / "images/b/5.png"), Kind.DUPLICATE, Severity.WARNING, "4.png"),

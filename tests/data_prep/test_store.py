@@ -376,6 +376,16 @@ def test_bad_slice_names_the_file_and_the_remedy(
         compiled(root)
 
 
+def test_pictures_too_small_for_a_head_are_refused(
+    write_cohort: Build, compiled: Compile, write_picture: Callable
+) -> None:
+    root = write_cohort(patients=("p1",))
+    for part in ("images", "masks"):
+        write_picture(root / part / "p2" / "1.png", np.full((1, 1), 255, dtype=np.uint8))
+    message = refusal(lambda: compiled(root))
+    assert message.startswith(f"{root / 'images/p2/1.png'}: 1 x 1 x 1 voxels; a slice has at least 16 x 16")
+
+
 def test_patients_may_differ_in_size_and_need_not_be_square(
     write_cohort: Build, compiled: Compile, write_picture: Callable
 ) -> None:

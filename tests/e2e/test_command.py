@@ -162,6 +162,7 @@ def test_the_evaluation_is_of_test_patients_only_and_was_opened_once(run: Path) 
     assert set(patients.patient) == set(split["test"])
     assert not set(split["test"]) & {*split["train"], *split["val"]}
     assert evaluation["synthetic"] is True
+    assert evaluation["windows"] == "brain (level 40 HU, width 80 HU)"
     assert evaluation["patients"] == {part: len(split[part]) for part in ("train", "val", "test")}
     winner = patients[patients.model == "winner"]
     assert evaluation["models"]["winner"]["dice"]["mean"] == pytest.approx(winner.dice.mean())

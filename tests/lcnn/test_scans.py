@@ -188,6 +188,15 @@ def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
     assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
 
 
+def test_pictures_too_small_for_a_head_are_refused(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((8, 40), np.uint8)).save(tmp_path / "in" / "s.png")
+    assert run_predict(model, tmp_path / "in", tmp_path / "out") == 2
+    refused = capsys.readouterr().err
+    assert "s.png: 1 x 8 x 40 voxels; a slice has at least 16 x 16" in refused
+    assert refused.count("\n") == 1
+
+
 def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
     write_pictures(tmp_path / "in")
     (tmp_path / "file").write_text("")

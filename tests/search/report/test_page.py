@@ -11,7 +11,8 @@ from evidence_cases import EVIL, PATIENTS, evaluation, keep_pictures, make_evide
 from lcnn.outcome import Outcome
 from search.report import importance
 from search.report.evidence import Label
-from search.report.page import cell_text, failures_table, patients_table, render, sort_key
+from search.report.page import cell_text, failures_table, making, patients_table, render, sort_key
+from search.spec import validate_spec
 
 LOADING = {"src", "href", "srcset", "poster", "action", "data", "xlink:href"}
 VOID = {"meta", "input", "br", "link", "img"}
@@ -120,6 +121,17 @@ def test_patients_come_with_their_units_and_only_what_was_measured():
 def test_slices_that_leak_between_the_parts_are_warned_of():
     assert "3 pairs of slices look alike" in render(make_evidence([trial(0)], evaluation(near_duplicates=3)))
     assert "look alike" not in render(make_evidence([trial(0)]))
+
+
+def test_the_page_says_how_slices_come_to_the_network():
+    made = make_evidence([trial(0)], evaluation(windows="brain (level 40 HU, width 80 HU)"))
+    assert dict(making(made))["Slices"] == "512 pixels, cropped to the head, seen in brain (level 40 HU, width 80 HU)"
+    cohort = {"crop": "none", "strip_skull": True, "align_midline": True, "image_size": 96}
+    spec = validate_spec({"cohort": cohort, "scheduler": {"grace": 1}}, "test")
+    other = dataclasses.replace(
+        made, provenance=dataclasses.replace(made.provenance, spec=spec), evaluation=evaluation()
+    )
+    assert dict(making(other))["Slices"] == "96 pixels, skull stripped, midline aligned"
 
 
 def test_failures_are_listed_with_their_reasons():
