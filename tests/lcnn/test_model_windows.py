@@ -238,21 +238,32 @@ def test_evaluating_in_another_window_warns(cohorts, make_config, normalisation,
 # The bundle
 
 
+@pytest.fixture(params=[2, 3], ids=["two windows", "three windows"])
+def bundled(model, make_config, request):
+    """A model that sees two of the windows, and the one that was trained on three."""
+    if request.param == 3:
+        return model
+    half = Normalisation(mean=NORMALISATION.mean[:2], std=NORMALISATION.std[:2])
+    config = make_config()
+    return TrainedModel(build_model(config, half).eval(), config, PICTURE, (BRAIN, STROKE))
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_monai_reads_the_windows_as_we_do(model, colour, tmp_path):
-    write_bundle(tmp_path / "bundle", LogitNetwork(model.net).eval(), model_settings(model), {})
+def test_monai_reads_the_windows_as_we_do(bundled, colour, tmp_path):
+    write_bundle(tmp_path / "bundle", LogitNetwork(bundled.net).eval(), model_settings(bundled), {})
     parser = ConfigParser()
     parser.read_config(tmp_path / "bundle" / "configs" / "inference.json")
     parser["dataset_dir"] = str(colour.root)
     parser["device"] = "cpu"
     items = parser.get_parsed_content("dataset")
-    network, inferer = LogitNetwork(model.net).eval(), parser.get_parsed_content("inferer")
+    network, inferer = LogitNetwork(bundled.net).eval(), parser.get_parsed_content("inferer")
+    pixels = pixels_of(colour.cohort).seen_in(bundled.windows)
     for item, patient in zip(items, colour.cohort.patients, strict=True):
-        image_ZKHW, _ = read_patient(patient, colour.root, pixels_of(colour.cohort))
+        image_ZKHW, _ = read_patient(patient, colour.root, pixels)
         assert np.array_equal(item["image"].numpy(), image_ZKHW.swapaxes(0, 1))
         found = inferer(item["image"][None], network)
         assert found.shape == (1, 1, 4, SIDE, SIDE)
-        assert np.allclose(found[0, 0].numpy(), predict_volume(model, image_ZKHW), atol=1e-6)
+        assert np.allclose(found[0, 0].numpy(), predict_volume(bundled, image_ZKHW), atol=1e-6)
 
 
 def test_a_bundle_names_every_channel(model):
