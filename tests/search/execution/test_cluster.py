@@ -145,12 +145,16 @@ class OnLocalDisk(type(Path())):  # type: ignore[misc]
         return b"here"
 
 
+HEAD: dict[str, object] = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "dashboard_port": None}
+"""Of a head node without trials. Its dashboard's usual port, which it would try alone, another test's Ray may hold."""
+
+
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A head that runs no trials, and two nodes with one core and one GPU on paper each."""
     # Nodes are given up after two seconds instead of half a minute.
     fast = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "_system_config": fast})
+    made = Cluster(initialize_head=True, head_node_args=HEAD | {"_system_config": fast})
     try:
         for _ in range(2):
             made.add_node(num_cpus=1, num_gpus=1)
@@ -228,7 +232,7 @@ def test_a_search_loses_nothing_with_a_node(
 @pytest.fixture
 def uneven_cluster() -> Iterator[Cluster]:
     """A head that runs no trials, and two nodes without GPUs, one of which lends twice the memory of the other."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+    made = Cluster(initialize_head=True, head_node_args=HEAD)
     try:
         for share in (2, 1):
             made.add_node(num_cpus=3, num_gpus=0, memory=share * SMALL_NODE)
