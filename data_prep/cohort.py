@@ -180,7 +180,7 @@ def open_cohort(root: Path, cache: Path) -> Cohort:
         InputError: the layout is broken, the files are not those of the manifest, or their import was not finished.
     """
     cohort = read_cohort(root, cache)
-    if not any((folder / MANIFEST).exists() for folder in (root, cache)):
+    if not _find_manifest(root, cache):
         write_manifest(cohort, cache)
     return cohort
 
@@ -192,10 +192,14 @@ def read_cohort(root: Path, cache: Path | None = None) -> Cohort:
         InputError: as `open_cohort`.
     """
     refuse_unfinished(root)
-    for folder in (root, cache):
-        if folder and (manifest := folder / MANIFEST).exists():
-            return _verify(root, manifest)
-    return scan_cohort(root)
+    manifest = _find_manifest(root, cache)
+    return _verify(root, manifest) if manifest else scan_cohort(root)
+
+
+def _find_manifest(root: Path, cache: Path | None) -> Path | None:
+    """The cohort's own manifest, else the one that was made for it."""
+    manifests = (folder / MANIFEST for folder in (root, cache) if folder)
+    return next((manifest for manifest in manifests if manifest.exists()), None)
 
 
 def refuse_unfinished(root: Path) -> None:

@@ -30,7 +30,7 @@ from data_prep.framing import to_native
 from data_prep.head import Box
 from data_prep.pixels import pixels_of
 from data_prep.split import PARTS, Part, Split
-from data_prep.store import StoredPatient, read_slices
+from data_prep.store import StoredPatient, read_slice
 
 SIDE = 48
 SHADING = 3.0
@@ -156,7 +156,7 @@ def _pair(
         theirs[0].id,
         other_file.name,
         round(correlation, 4),
-        identical=np.array_equal(read_slices([file], pixels), read_slices([other_file], pixels)),
+        identical=np.array_equal(read_slice(file, pixels), read_slice(other_file, pixels)),
     )
 
 

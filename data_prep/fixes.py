@@ -23,7 +23,7 @@ from data_prep.findings import Finding, Fix
 from data_prep.mask import MIDDLE
 from data_prep.pixels import pixels_of
 from data_prep.sources.pictures import DEEP_MODES
-from data_prep.store import read_slices
+from data_prep.store import read_slice
 
 BACKUP = ".before-fix"
 UNFINISHED = "unfinished"
@@ -110,7 +110,7 @@ def _pixels(file: Path, *, keeps_colours: bool) -> NDArray[Any]:
         if keeps_colours and picture.mode == "RGB":
             return np.asarray(picture)
         if picture.mode not in DEEP_MODES:
-            return read_slices([file])[0]
+            return read_slice(file)
         pixels_HW = np.asarray(picture)
     if pixels_HW.min() < 0 or pixels_HW.max() > np.iinfo(np.uint16).max:
         raise InputError(f"{file}: values beyond 16 bits, which no PNG holds; turn it by hand")

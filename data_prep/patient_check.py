@@ -29,7 +29,7 @@ from data_prep.orientation import (
 from data_prep.pixels import GREY, Pixels
 from data_prep.signatures import signatures, telling_slices
 from data_prep.sources.checks import LEAST_SIDE
-from data_prep.store import read_slices
+from data_prep.store import read_slice
 
 BLANK_HEAD = 0.002
 """A slice with less head than this share of the picture is blank."""
@@ -181,7 +181,7 @@ def _read(files: Mapping[str, Path], findings: _Findings, pixels: Pixels) -> dic
     read = {}
     for stem, file in files.items():
         try:
-            read[stem] = read_slices([file], pixels)[0]
+            read[stem] = read_slice(file, pixels)
         except InputError as error:
             findings.error(Kind.UNREADABLE, _without_path(error, file), file.name)
     return read

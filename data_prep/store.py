@@ -295,7 +295,6 @@ def read_patient(
         InputError: a file cannot be decoded, is too small for a slice, sizes differ, or a mask holds other values.
     """
     image_ZKHW = read_windows([root / name for name in patient.images], pixels)
-    check_shape(root / patient.images[0], image_ZKHW[:, 0].shape)
     masks = [_read_mask(root / name, has_ignored=has_ignored) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
         _check_size(root / name, mask, image_ZKHW.shape[2:], root / patient.images[0])
@@ -306,17 +305,22 @@ def read_windows(files: Sequence[Path], pixels: Pixels = GREY) -> NDArray[np.uin
     """A patient's slices as grey values, uint8 (Z, K, H, W).
 
     Raises:
-        InputError: a file cannot be decoded, or sizes differ.
+        InputError: a file cannot be decoded, is too small for a slice, or sizes differ.
     """
     slices = [_read_grey(file, pixels) for file in files]
     for file, array in zip(files, slices, strict=True):
         _check_size(file, array[0], slices[0].shape[1:], files[0])
+    check_shape(files[0], (len(slices), *slices[0].shape[1:]))
     return np.stack(slices)
 
 
-def read_slices(files: Sequence[Path], pixels: Pixels = GREY) -> NDArray[np.uint8]:
-    """The same in the first window alone, uint8 (Z, H, W)."""
-    return read_windows(files, pixels)[:, 0]
+def read_slice(file: Path, pixels: Pixels = GREY) -> NDArray[np.uint8]:
+    """One slice or mask in the first window, uint8 (H, W), whatever its size.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    return _read_grey(file, pixels)[0]
 
 
 def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], first: Path) -> None:
@@ -336,7 +340,7 @@ def _read_grey(path: Path, pixels: Pixels = GREY) -> NDArray[np.uint8]:
 
 
 def _read_mask(path: Path, *, has_ignored: bool) -> NDArray[np.uint8]:
-    grey = _read_grey(path)[0]
+    grey = read_slice(path)
     # np.unique sorts: ten times as slow.
     values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
     if not is_mask(values, has_ignored=has_ignored):

@@ -26,7 +26,6 @@ from data_prep.cohort import MANIFEST, Spacing, read_manifest, voxel_ml
 from data_prep.errors import InputError
 from data_prep.files import replacing, write_png
 from data_prep.pixels import GREY, Pixels, pixels_of
-from data_prep.sources.checks import check_shape
 from data_prep.sources.dicom import open_files
 from data_prep.sources.dicom_seg import Author, write_seg
 from data_prep.sources.dicom_studies import Study, find_studies, is_dicom
@@ -177,9 +176,7 @@ def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Pa
 
     def open_(seen: Pixels) -> Scan:
         if told.hu_offset is None:
-            image_ZKHW = read_windows(files, seen)
-            check_shape(files[0], image_ZKHW[:, 0].shape)
-            return Scan(image_ZKHW, stems, spacing_mm, write)
+            return Scan(read_windows(files, seen), stems, spacing_mm, write)
         values = read_picture_files(files, told.hu_offset)
         if not values.is_windowed:
             return Scan(_in_windows(values, seen), stems, spacing_mm, write, values.doubt, _assumed(seen))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.cohort import MANIFEST, Cohort, read_cohort
+from data_prep.cohort import Cohort, read_cohort
 from data_prep.compiled import cache_folder
 from lcnn.config import TrainConfig
 from search.display import Display
@@ -139,7 +139,7 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     place = find_cohort(spec.cohort)
     # Both refuse, before anything is said: windows that the cohort does not hold, slices without masks and the like.
     window_count(spec.cohort)
-    cohort = _cohort_at(place, results)
+    cohort = read_cohort(place.root, cache_folder(place.root, results / CACHE)) if place.is_there else None
     display.say(
         f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.root}"
         + (" (exists, would be resumed)" if exists else "")
@@ -166,15 +166,8 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     display.say(f"  in all     {minutes(time_s.total_s)}")
 
 
-def _cohort_at(place: CohortPlace, results: Path) -> Cohort | None:
-    """The cohort as it lies there; None where it is the synthetic one and was not built yet."""
-    if place.is_phantom and not (place.root / MANIFEST).exists():
-        return None
-    return read_cohort(place.root, cache_folder(place.root, results / CACHE))
-
-
 def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:
-    """Where the cohort is, what is known of it, and what is not yet."""
+    """Where the cohort is, what is known of it, and what is not yet; None is the synthetic one, still to be built."""
     if cohort is None:
         return f"{place.root} (synthetic, built on the first run)"
     size = f"{place.root}, {len(cohort.patients)} patients, {cohort.slice_count} slices"

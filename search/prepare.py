@@ -47,12 +47,12 @@ def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Prog
     Raises:
         InputError: no cohort, a broken one, or one that is not the run's.
     """
-    root, is_phantom = find_cohort(config)
-    if is_phantom and not (root / MANIFEST).exists():
+    place = find_cohort(config)
+    if not place.is_there:
         jobs = available_cores()
-        build_phantom_cohort(root, config.phantom, jobs, lambda i, n: on_progress("building the phantom", i, n))
+        build_phantom_cohort(place.root, config.phantom, jobs, lambda i, n: on_progress("building the phantom", i, n))
     data = compile_cohort(
-        root,
+        place.root,
         cache,
         config.picture,
         on_patient=lambda i, n: on_progress("compiling slices", i, n),
@@ -97,6 +97,11 @@ class CohortPlace(NamedTuple):
     root: Path
     is_phantom: bool
     """Whether it is the synthetic cohort that stands in for missing data; then it may not exist yet."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it need not be built; a user's is there."""
+        return not self.is_phantom or (self.root / MANIFEST).exists()
 
 
 def find_cohort(config: CohortConfig) -> CohortPlace:

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny_cohort import SIDE, TINY, write_cohort
 
 from data_prep.errors import InputError
-from lcnn.config import ModelConfig, TrainConfig
+from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.display import Display
 from search.placement.memory import MemoryPlan, Shape
@@ -94,17 +93,12 @@ def test_a_dry_run_looks_at_the_cohort_and_says_what_it_did_not_look_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "mine"
-    for part in ("images", "masks"):
-        for patient in "abc":
-            (root / part / patient).mkdir(parents=True)
-            for n in range(2):
-                Image.fromarray(np.full((32, 32), 255 * n, np.uint8)).save(root / part / patient / f"{n}.png")
-    model = ModelConfig(width=8, levels=3, global_backbone="resnext14_4x2d")
-    spec = Spec(search=ENDLESS, model=model, cohort=CohortConfig(root=str(root), image_size=32))
+    write_cohort(root)
+    spec = Spec(**dict(TINY), search=ENDLESS, cohort=CohortConfig(root=str(root), image_size=SIDE))
     before = sorted(tmp_path.rglob("*"))
     dry_run(spec, "file", tmp_path / "results", Display())
     told = capsys.readouterr().out
-    assert f"{root}, 3 patients, 6 slices; pixels are read by the first run" in told
+    assert f"{root}, 3 patients, 12 slices; pixels are read by the first run" in told
     assert sorted(tmp_path.rglob("*")) == before
     (root / "masks" / "b" / "1.png").unlink()
     with pytest.raises(InputError, match=r"b/1\.png: no mask"):
