@@ -186,7 +186,7 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
 def _search(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
-    from search.spec import Extension, Overrides, load_spec  # noqa: PLC0415
+    from search.spec import Extension, Overrides, command_line_limits, load_spec  # noqa: PLC0415
 
     # The space first: who wrote it wrongly need not wait for Ray.
     overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
@@ -204,7 +204,7 @@ def _search(options: argparse.Namespace, display: "Display") -> None:
         str(options.space),
         options.results,
         display,
-        extension=Extension(options.more_trials, options.more_hours),
+        extension=Extension(options.more_trials, options.more_hours, command_line_limits(overrides)),
         warm_start=options.warm_start,
         address=options.address,
         view=RayView(dashboard=not options.no_dashboard, verbose=options.verbose),

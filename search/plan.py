@@ -10,6 +10,7 @@ import torch
 
 from data_prep.cohort import Cohort, read_cohort
 from data_prep.compiled import cache_folder
+from data_prep.wording import counted
 from lcnn.config import TrainConfig
 from search.display import Display
 from search.execution.measuring import recalled_slots
@@ -84,8 +85,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def estimate_time(spec: Spec, trials: int, slots: Slots, load: Workload) -> TimeEstimate:
+def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload) -> TimeEstimate:
     """Time of search and final trainings, had all trials the defaults' cost and ASHA its usual course.
+
+    Infinite where only a plateau ends a search without a number of trials.
 
     A search over T costs more than this where larger T are drawn often; the estimate names the order.
     """
@@ -94,13 +97,18 @@ def estimate_time(spec: Spec, trials: int, slots: Slots, load: Workload) -> Time
     epoch_s = math.ceil(steps) * step_s + math.ceil(val_batches) * val_s
     per_trial = expected_epochs(spec.scheduler, spec.steps)
     # Trial 0 runs to its end whatever the scheduler says.
-    trial_steps = spec.steps + (trials - 1) * per_trial
+    trial_steps = min(
+        spec.steps + (math.inf if trials is None else trials - 1) * per_trial, spec.budget.epochs or math.inf
+    )
     trainings = max(1, spec.folds.count)
     search_s = trial_steps * trainings * spec.train.epochs / spec.steps * epoch_s / slots.at_once
     if spec.budget.hours is not None:
         search_s = min(search_s, spec.budget.hours * 3600)
+    if spec.budget.gpu_hours is not None and slots.gpus:
+        search_s = min(search_s, spec.budget.gpu_hours * 3600 / slots.gpus)
     # The best and, where they are not among them, the defaults.
-    confirmed = min(spec.confirm.top + 1, trials) * spec.confirm.seeds * trainings if spec.confirm.top else 0
+    candidates = min(spec.confirm.top + 1, trials or math.inf) if spec.confirm.top else 0
+    confirmed = candidates * spec.confirm.seeds * trainings
     rounds = math.ceil(confirmed / slots.at_once)
     confirm_s = rounds * spec.train.epochs * epoch_s
     final_s = 2 * spec.train.epochs * epoch_s / min(2, slots.at_once)
@@ -151,8 +159,9 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
     load, source = workload(spec, cohort)
     time_s = estimate_time(spec, trials, slots, load)
     steps = f"{time_s.trial_steps:.1f} of {spec.steps} {spec.step_unit}"
-    every_point = ", every point there is" if trials < spec.budget.trials else ""
-    display.say(f"Budget: {trials} trials{every_point}; a trial runs about {steps} under {spec.scheduler.name}")
+    every_point = ", every point there is" if trials != spec.budget.trials else ""
+    most = "no limit of trials" if trials is None else counted(trials, "trial")
+    display.say(f"Budget: {most}{every_point}; a trial runs about {steps} under {spec.scheduler.name}")
     display.say(f"Trials: {describe_slots(spec.resources, slots)}")
     display.say("Time, estimated from steps that were timed just now:")
     display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")

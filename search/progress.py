@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from data_prep.wording import counted
+from lcnn.outcome import Outcome
 from search.display import Display
 from search.study.conductor import Event
 from search.study.ledger import TrialRecord
@@ -15,7 +17,7 @@ class SearchProgress:
 
     Args:
         display: where to.
-        trials: trials of the whole search.
+        trials: trials of the whole search; None where their number is no limit.
         finished: trials that earlier sittings finished.
         best: best value so far.
         slots: trials that run at once.
@@ -28,7 +30,7 @@ class SearchProgress:
         self,
         display: Display,
         *,
-        trials: int,
+        trials: int | None,
         finished: int,
         best: float | None,
         slots: int,
@@ -50,7 +52,7 @@ class SearchProgress:
         self._best = max((value for value in (self._best, trial.best) if value is not None), default=None)
         if event.kind == "finished":
             self._running.pop(trial.number, None)
-            self._done += 1
+            self._done += trial.outcome != Outcome.CRASHED  # which costs no trial of the budget
             self._display.row(trial_line(trial, self._unit))
         else:
             self._running[trial.number] = trial
@@ -62,11 +64,17 @@ class SearchProgress:
     def _status(self) -> str:
         best = "none yet" if self._best is None else f"{self._best:.3f}"
         busy = min(1.0, len(self._running) / self._slots)
-        done = f"{self._done} of {self._trials} trials done"
+        done = f"{self._progress_in_words()} done"
         return f"{done}, best Dice {best}, slots busy {busy:.0%}, {self._time_left()}"
 
+    def _progress_in_words(self) -> str:
+        if self._trials is None:
+            return counted(self._done, "trial")
+        # A budget that was lowered may be less than what earlier sittings began.
+        return f"{self._done} of {counted(max(self._trials, self._done + len(self._running)), 'trial')}"
+
     def _time_left(self) -> str:
-        if not self._steps_seen:
+        if not self._steps_seen or self._trials is None:
             return "time left unknown"
         pace_s = (time.monotonic() - self._started) / self._steps_seen
         waiting = max(0, self._trials - self._done - len(self._running))

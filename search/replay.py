@@ -9,6 +9,7 @@ from typing import Any
 
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
+from data_prep.wording import counted
 from lcnn.outcome import Outcome
 from search.display import Display
 from search.errors import RunFailed
@@ -67,7 +68,7 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
     space = spec.space(run.spec)
     with run.locked():
         trial = _trial(open_ledger(run, spec, space), run, number)
-        display.say(f"Replaying trial {number} for {len(trial.curve)} epochs: {short_params(trial.params)}")
+        display.say(f"Replaying trial {number} for {counted(len(trial.curve), 'epoch')}: {short_params(trial.params)}")
         prepared = prepare_cohort(spec, run, results, display)
         slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
         # From the start, not from what an interrupted replay left: that is what is to be shown.
@@ -138,7 +139,8 @@ def report(found: Replay, epochs: int) -> Sequence[str]:
         f"  not as in the run: {name} was {before}, is {after}" for name, (before, after) in found.environment.items()
     ]
     if found.is_identical:
-        return [*lines, f"Trial {found.trial}: all {epochs} epochs are identical to the record, bit for bit"]
+        all_of_them = f"all {epochs} epochs are" if epochs > 1 else "its epoch is"
+        return [*lines, f"Trial {found.trial}: {all_of_them} identical to the record, bit for bit"]
     if found.outcome_recorded != found.outcome_replayed:
         lines.append(f"  it ended {found.outcome_replayed}, where the record says {found.outcome_recorded}")
     for difference in found.epochs:

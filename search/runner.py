@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from data_prep.errors import InputError, first_line
 from data_prep.split import training_normalisation
 from data_prep.window import in_words
+from data_prep.wording import counted
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.model import build_model
 from search.display import Display
@@ -30,6 +31,8 @@ from search.run_folder import RunFolder, check_spec, run_folder, write_environme
 from search.space import SearchSpace
 from search.spec import Extension, Spec
 from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, study_place
+from search.study.budget import Limit, Tally
+from search.study.extension import NO_POINT_LEFT, extended_budget
 from search.study.ledger import Ledger
 from search.study.pareto import cost_of, front_summary
 from search.study.warm_start import WarmStart, read_warm_start
@@ -87,7 +90,7 @@ def run_search(
             if extension:
                 spec = extended(spec, run, ledger, extension, display)
             if is_finished(spec, run, ledger):
-                show_finished(run, ledger, display)
+                show_finished(spec, run, ledger, display)
                 return
         if address is not None:
             check_address(address)
@@ -177,37 +180,48 @@ def write_trials(run: RunFolder, spec: Spec, ledger: Ledger) -> None:
         write_front(run.pareto, trials, cost)
 
 
-def show_finished(run: RunFolder, ledger: Ledger, display: Display) -> None:
+def show_finished(spec: Spec, run: RunFolder, ledger: Ledger, display: Display) -> None:
     """The result of a run that has nothing left to do."""
-    display.say(f"{run.root} is finished; nothing is run again. {how_to_extend(ledger)}")
+    limit = limit_reached(spec, ledger)
+    display.say(f"{run.root} is finished ({limit}); nothing is run again. {how_to_extend(limit, ledger)}")
     if not run.report.exists():
         write_tensorboard(run, ledger.trials())
     write_report(run, ledger)
     display.say(closing_summary(run, ledger))
 
 
-def how_to_extend(ledger: Ledger) -> str:
-    """What to do where a finished search is not enough."""
+def how_to_extend(limit: Limit | None, ledger: Ledger) -> str:
+    """What to do where a finished search is not enough.
+
+    Args:
+        limit: what ended it.
+        ledger: its study.
+    """
     if ledger.is_exhausted():
-        return "Every point of its space was run; to search on, widen its ranges and give it a new --name"
-    return f"To extend it: --trials +{len(ledger)} or --hours +1"
+        return NO_POINT_LEFT.capitalize()
+    target = "; with it --set budget.target=null, or a higher one" if limit == Limit.TARGET else ""
+    return f"To extend it: --trials +{len(ledger)} or --hours +1{target}"
 
 
 def extended(spec: Spec, run: RunFolder, ledger: Ledger, extension: Extension, display: Display) -> Spec:
     """The spec with the budget that a finished run gets; an unfinished run goes on to the budget that it has.
 
     So the same command can be given again after an interruption without extending the run twice.
+
+    Raises:
+        InputError: the run has reached its target, or run every point of its space.
     """
-    kept = spec.model_copy(update={"budget": run.read_spec().budget})
-    if not is_finished(kept, run, ledger):
+    before = spec.model_copy(update={"budget": run.read_spec().budget})
+    kept = before.budget.model_copy(update={limit: getattr(spec.budget, limit) for limit in extension.limits})
+    if not is_finished(before, run, ledger):
         display.say("The run is unfinished, so it goes on to the budget it has; an extension is for a finished run")
-        return kept
-    changes: dict[str, Any] = {}
-    if extension.trials:
-        changes["trials"] = ledger.counted() + extension.trials
-    if extension.hours:
-        changes["hours"] = ledger.search_seconds / 3600 + extension.hours
-    return spec.model_copy(update={"budget": kept.budget.model_copy(update=changes)})
+        return spec.model_copy(update={"budget": kept})
+    budget, lifted = extended_budget(
+        kept, extension, Tally(ledger.trials()), ledger.search_seconds, exhausted=ledger.is_exhausted()
+    )
+    for line in lifted:
+        display.say(f"Extended: {line}")
+    return spec.model_copy(update={"budget": budget})
 
 
 def is_finished(spec: Spec, run: RunFolder, ledger: Ledger) -> bool:
@@ -342,7 +356,7 @@ def test_winner(
 ) -> dict[str, Any]:
     """Open the test part for the winner and the defaults; the figures, and what they were measured on."""
     split, cohort = prepared.split, prepared.data.cohort
-    display.say(f"Testing on {len(split.test)} patients that no trial has read")
+    display.say(f"Testing on {counted(len(split.test), 'patient')} that no trial has read")
     reason = f"final evaluation of {', '.join(jobs)}"
     results = test_models(run, jobs, prepared, slots.device, reason=reason, out=run.root, slices=run.slices)
     return {

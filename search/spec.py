@@ -42,8 +42,8 @@ class CohortConfig(PictureConfig):
 class BudgetConfig(Settings):
     """When the search ends: whichever comes first."""
 
-    trials: int = Field(64, ge=1)
-    """Configurations to try, the defaults included."""
+    trials: int | None = Field(64, ge=1)
+    """Configurations to try, the defaults included, or no limit."""
     epochs: int | None = Field(None, ge=1)
     """Steps of all trials, or no limit: epochs, whether on one fold or several at once; folds where these are steps."""
     hours: float | None = Field(None, gt=0)
@@ -193,6 +193,8 @@ class Extension:
 
     trials: int = 0
     hours: float = 0.0
+    limits: tuple[str, ...] = ()
+    """Fields of the budget that the command line sets beside it, in place of those that the run has."""
 
     def __bool__(self) -> bool:
         return bool(self.trials or self.hours)
@@ -241,6 +243,8 @@ def validate_spec(data: Mapping[str, Any], where: str) -> Spec:
             f"{where}: scheduler.grace: {spec.scheduler.grace} {spec.step_unit} is more than the "
             f"full budget {key} = {spec.steps}; lower grace or raise {spec.step_unit}"
         )
+    if not any(getattr(spec.budget, limit) for limit in ("trials", "epochs", "hours", "gpu_hours", "plateau")):
+        raise InputError(f"{where}: budget: nothing ends the search; set budget.trials, hours, epochs or plateau")
     if spec.folds.count == 1:
         raise InputError(f"{where}: folds.count: one fold leaves nobody to train; choose 2 or more, or 0 for none")
     if spec.step_unit == "folds" and not spec.confirm.top:
@@ -273,6 +277,15 @@ def command_line_changes(overrides: Overrides) -> Iterator[tuple[str, Any]]:
     ):
         if given is not None:
             yield key, given
+
+
+def command_line_limits(overrides: Overrides) -> tuple[str, ...]:
+    """Fields of the budget that the command line sets."""
+    data: dict[str, Any] = {}
+    for key, value in command_line_changes(overrides):
+        if key.split(".")[0] == "budget":
+            set_key(data, key, value, "command line")
+    return tuple(data.get("budget", ()))
 
 
 def set_key(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:

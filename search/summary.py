@@ -11,6 +11,7 @@ import pandas as pd
 
 from data_prep.duplicates import AlikeSlices
 from data_prep.files import write_text_atomically
+from data_prep.wording import counted
 from lcnn.evaluation import comparison_text, estimate_text, find_comparison
 from lcnn.intervals import Estimate
 from search.run_folder import RunFolder
@@ -68,7 +69,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         f"Search finished: {_outcomes(trials)}.",
         *_effort(evaluation, ledger),
         f"Cohort: {evaluation['cohort']}; profile: {evaluation['profile'] or 'none'}; "
-        f"{evaluation['patients']['test']} test patients.",
+        f"{counted(evaluation['patients']['test'], 'test patient')}.",
         *_leak(evaluation["near_duplicates"], run),
         "",
         *_verdict(evaluation, winner),
@@ -100,7 +101,7 @@ def _leak(pairs: int, run: RunFolder) -> list[str]:
 
 def _outcomes(trials: list[TrialRecord]) -> str:
     counts = Counter(trial.outcome.value if trial.outcome else "unfinished" for trial in trials)
-    return f"{len(trials)} trials, " + ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    return f"{counted(len(trials), 'trial')}, " + ", ".join(f"{count} {word}" for word, count in counts.most_common())
 
 
 def _effort(evaluation: Mapping[str, Any], ledger: Ledger) -> list[str]:
@@ -114,7 +115,7 @@ def _effort(evaluation: Mapping[str, Any], ledger: Ledger) -> list[str]:
         winner = next(trial for trial in confirmation["trials"] if trial["trial"] == evaluation["winner"])
         seeds = confirmation["seeds"]
         lines.append(
-            f"Confirmed with {seeds} other seed{'s' if seeds > 1 else ''}: the winner's validation Dice was "
+            f"Confirmed with {counted(seeds, 'other seed')}: the winner's validation Dice was "
             f"{winner['search_val_dice']:.3f} in the search and is {winner['confirmed_val_dice']:.3f} "
             f"(expected regression {winner['regression']:+.3f})."
         )

@@ -1,5 +1,6 @@
 """Trials, settings and durations in words."""
 
+import math
 from collections.abc import Mapping
 
 from lcnn.outcome import Outcome
@@ -11,9 +12,11 @@ def trial_line(trial: TrialRecord, unit: str = "epochs") -> str:
     """A trial in one line: number, how good it was, after how many steps, how it ended, settings."""
     score = f"Dice {trial.best:.3f}" if trial.best is not None else "no value"
     end = trial.outcome or "unfinished"
-    if trial.outcome in (Outcome.CRASHED, Outcome.PRUNED) and trial.reason:
+    if trial.outcome not in (None, Outcome.COMPLETED) and trial.reason:
         end = f"{end} ({trial.reason})"
-    return f"trial {trial.number:>3}  {score}  {len(trial.curve):>2} {unit}  {end:<10} {short_params(trial.params)}"
+    steps = len(trial.curve)
+    noun = unit.removesuffix("s") if steps == 1 else unit
+    return f"trial {trial.number:>3}  {score}  {steps:>2} {noun:<{len(unit)}}  {end:<10} {short_params(trial.params)}"
 
 
 def short_params(params: Mapping[str, Value]) -> str:
@@ -27,6 +30,8 @@ def short_params(params: Mapping[str, Value]) -> str:
 
 def minutes(seconds: float) -> str:
     """A duration for people."""
+    if math.isinf(seconds):
+        return "without end in sight"
     if seconds < 90:
         return f"{round(seconds)} s"
     if seconds < 5400:

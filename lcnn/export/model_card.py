@@ -15,6 +15,7 @@ import yaml
 
 from data_prep.errors import InputError, first_line
 from data_prep.picture import PictureConfig
+from data_prep.wording import counted
 from lcnn.evaluation import comparison_text, estimate_text, find_comparison
 from lcnn.export.graph import TOLERANCE
 from lcnn.intervals import Estimate
@@ -199,13 +200,13 @@ def _limits(settings: ModelSettings, evidence: Evidence | None) -> Iterator[str]
     if evidence and evidence.synthetic:
         yield "- It was trained on a computed phantom and has never seen a patient."
     if evidence:
-        yield f"- {evidence.evaluation['patients']['test']} patients tested it: mind the intervals."
+        yield f"- {counted(evidence.evaluation['patients']['test'], 'patient')} tested it: mind the intervals."
 
 
 def _provenance(settings: ModelSettings, evidence: Evidence | None) -> Iterator[str]:
     if evidence:
         winner, epochs = evidence.evaluation["winner"], evidence.evaluation["epochs"]["winner"]
-        yield f"- run {evidence.run}: the settings of trial {winner}, trained for {epochs} epochs"
+        yield f"- run {evidence.run}: the settings of trial {winner}, trained for {counted(epochs, 'epoch')}"
         yield f"- cohort hash {evidence.evaluation['cohort_hash']}"
     yield f"- split hash {settings.split_hash or 'none'} (SHA-256 of the split file)"
     names = [f" in window {window.name}" for window in settings.windows] if len(settings.windows) > 1 else [""]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
+from data_prep.wording import counted
 from lcnn.outcome import Outcome
 from search.display import Display
 from search.errors import RunFailed
@@ -90,7 +91,8 @@ def _sit(
         expected_steps=partial(expected_epochs, spec.scheduler, spec.steps),
         unit=spec.step_unit,
     )
-    display.say(f"Searching: {planned} trials of at most {trial_length(spec)}, trial 0 is the defaults")
+    most = "trials" if planned is None else counted(planned, "trial")
+    display.say(f"Searching: {most} of at most {trial_length(spec)}, trial 0 is the defaults")
     stopwatch = Stopwatch(ledger, context.slots.at_once)
     keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
 
@@ -127,9 +129,9 @@ def _sit(
 def trial_length(spec: Spec) -> str:
     """What a trial that nobody stops goes through, for people."""
     if not spec.folds.count:
-        return f"{spec.train.epochs} epochs"
+        return counted(spec.train.epochs, "epoch")
     joined = "one after the other, each of" if spec.folds.use == "fidelity" else "side by side, of"
-    return f"{spec.folds.count} folds {joined} {spec.train.epochs} epochs"
+    return f"{spec.folds.count} folds {joined} {counted(spec.train.epochs, 'epoch')}"
 
 
 class Stopwatch:

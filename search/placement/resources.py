@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from data_prep.jobs import available_cores
+from data_prep.wording import counted
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement
 from search.spec import ResourcesConfig
@@ -68,7 +69,7 @@ class Slots:
         return self.memory.card_bytes if self.memory is not None and not self.gpus else None
 
     def __str__(self) -> str:
-        each = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        each = f"{counted(self.threads, 'thread')}"
         if self.memory is not None:
             return f"at most {self.at_once} at once, {each} each, {'GPUs' if self.gpus else 'memory'} shared by measure"
         if self.gpu_share:

@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from data_prep.wording import counted
 from lcnn.outcome import Outcome
 from search.report.evidence import Patient, Span
 from search.spec import SchedulerConfig
@@ -139,15 +140,15 @@ def _agreement(epoch: int, early: Sequence[float], final: Sequence[float]) -> Ra
     )
 
 
-def grace_warning(agreement: Sequence[RankAgreement], first_rung: int | None) -> str | None:
+def grace_warning(agreement: Sequence[RankAgreement], first_rung: int | None, step: str = "epoch") -> str | None:
     """What the agreement at the first rung says against the grace period; None where there is nothing to say."""
     at = next((a for a in agreement if a.epoch == first_rung), None)
     if at is None or at.trials < FEWEST_RANKED or (at.spearman is not None and at.spearman >= TOO_LOW):
         return None
     found = "no order at all" if at.spearman is None else f"a rank correlation of {at.spearman:.2f} with the end"
     return (
-        f"The grace period looks too short: after {at.epoch} epochs, where the first trials are stopped, there is "
-        f"{found}. A longer scheduler.grace stops fewer good trials."
+        f"The grace period looks too short: after {counted(at.epoch, step)}, where the first trials are stopped, there "
+        f"is {found}. A longer scheduler.grace stops fewer good trials."
     )
 
 

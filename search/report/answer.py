@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.wording import counted
+from lcnn.comparison import holm
 from lcnn.intervals import Estimate
 from search.report.evidence import ConfirmingTraining, Evidence
 from search.report.figure import (
@@ -20,10 +22,16 @@ from search.report.figure import (
 )
 from search.report.marks import Scale, Shape, covering, dot, line, short, text
 from search.report.trial_marks import DICE
-from search.report.words import counted, minus, number
+from search.report.words import minus, number
 from search.study.ledger import DEFAULTS
 from search.summary import SIGNIFICANT, Gain, gain_of
 
+P_ALONE, P_CORRECTED = "p", "p (Holm)"
+P_NOTE = (
+    "p: permutation test of the row alone, corrected where several models are compared. p (Holm): corrected for all "
+    "rows of this table. Dice was chosen beforehand to judge by, so its own p decides; the other rows describe, and "
+    "only their corrected p may be read as a finding."
+)
 METRIC_NAMES = {
     "dice": "Dice",
     "surface_dice": "surface Dice",
@@ -144,25 +152,46 @@ def _interval_row(name: str, estimate: Mapping[str, Any] | None, class_: str) ->
 
 
 def metrics_table(evidence: Evidence) -> Table:
-    """Every test metric of winner and defaults, their difference, and the corrected p-value where there is one."""
+    """Every test metric of winner and defaults, their difference, and p-values where there are some.
+
+    Each p is given as it is and, since so many are looked at together, corrected for all rows of the table.
+    """
     roles = [role for role in ("winner", "defaults") if evidence.model(role)]
     compared = evidence.compared
     has_p = any(one.p is not None for one in compared.values())
     columns = ["metric", *roles]
     columns += ["winner minus defaults"] if compared else []
-    columns += ["p (Holm)"] if has_p else []
+    columns += [P_ALONE, P_CORRECTED] if has_p else []
+    metrics = _metrics(evidence.model("winner"))
+    alone = [compared[metric].p if metric in compared else None for metric in metrics]
     rows: list[tuple[Cell, ...]] = []
-    for metric in _metrics(evidence.model("winner")):
+    for metric, *p_values in zip(metrics, alone, holm(alone), strict=True):
         one = compared.get(metric)
         row: list[Cell] = [_metric_name(metric, evidence)]
         row += [_estimate(evidence.model(role).get(metric)) for role in roles]
         row += [_estimate(one.difference) if one else None] if compared else []
-        row += [one.p if one else None] if has_p else []
+        row += p_values if has_p else []
         rows.append(tuple(row))
     for name in evidence.model("winner").get("detection", ()):
         shares = [_estimate(evidence.model(role)["detection"][name]) for role in roles]
         rows.append((f"{name}, patients", *shares, *[None] * (len(columns) - 1 - len(roles))))
-    return Table(tuple(columns), tuple(rows))
+    notes = [_pairing_note(evidence), P_NOTE if has_p else ""]
+    return Table(tuple(columns), tuple(rows), note=" ".join(filter(None, notes)) or None)
+
+
+def _pairing_note(evidence: Evidence) -> str:
+    """Of which metrics the difference is not that of the two means beside it; empty where it is of all."""
+    unequal = [
+        f"{METRIC_NAMES.get(metric, metric)} (n = {one.difference['patients']})"
+        for metric, one in evidence.compared.items()
+        if {evidence.model(role)[metric]["patients"] for role in ("winner", "defaults")} != {one.difference["patients"]}
+    ]
+    if not unequal:
+        return ""
+    return (
+        f"Not the difference of the two means beside it: {', '.join(unequal)}. A mean is over all patients for whom "
+        "that model has a value, a difference over those for whom both have one."
+    )
 
 
 def _metrics(model: Mapping[str, Any]) -> list[str]:

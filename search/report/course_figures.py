@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from functools import partial
 
+from data_prep.wording import counted
 from lcnn.outcome import Outcome
 from search.report.analysis import (
     FEWEST_RANKED,
@@ -34,7 +35,7 @@ from search.report.trial_marks import (
     trial_tip,
     whole,
 )
-from search.report.words import counted, number
+from search.report.words import number
 from search.study.ledger import DEFAULTS, TrialRecord
 from search.words import minutes
 
@@ -54,7 +55,7 @@ def progress_figure(evidence: Evidence) -> Figure:
                 f"progress-{effort}",
                 f"{title}, against {effort}",
                 description,
-                partial(_progress, course=course, shown=shown, effort=effort),
+                partial(_progress, course=course, shown=shown, effort=effort, unit=evidence.step),
             ),
         )
         for effort, course in by_effort.items()
@@ -88,7 +89,7 @@ def _progress_table(by_effort: Mapping[Effort, Sequence[Step]]) -> Table:
     )
 
 
-def _progress(width: float, course: Sequence[Step], shown: Set[int], effort: Effort) -> Body:
+def _progress(width: float, course: Sequence[Step], shown: Set[int], effort: Effort, unit: str) -> Body:
     height = 300.0 if width >= WIDE else 260.0
     values = [step.trial.best for step in course if step.trial.best is not None]
     frame = plot(width, height, (0.0, max((step.effort for step in course), default=1.0)), dice_range(values))
@@ -97,7 +98,7 @@ def _progress(width: float, course: Sequence[Step], shown: Set[int], effort: Eff
             *frame.at(step.effort, step.trial.best),
             shape_of(step.trial),
             outcome_class(step.trial),
-            tip=trial_tip(step.trial),
+            tip=trial_tip(step.trial, unit),
         )
         for step in course
         if step.trial.best is not None and step.trial.number in shown
@@ -105,9 +106,9 @@ def _progress(width: float, course: Sequence[Step], shown: Set[int], effort: Eff
     best = [frame.at(step.effort, step.best) for step in course if step.best is not None]
     if best:
         best.append((frame.x.stop, best[-1][1]))
-    unit = {Effort.TRIALS: "finished trials", Effort.EPOCHS: "epochs", Effort.SECONDS: "seconds of training"}[effort]
+    name = {Effort.TRIALS: "finished trials", Effort.EPOCHS: f"{unit}s", Effort.SECONDS: "seconds of training"}[effort]
     ticks = whole(frame.x.ticks()) if effort != Effort.SECONDS else None
-    return height, frame.grid(unit, DICE, x_ticks=ticks) + steps(best, "best") + "".join(marks)
+    return height, frame.grid(name, DICE, x_ticks=ticks) + steps(best, "best") + "".join(marks)
 
 
 def curves_figure(evidence: Evidence) -> Figure:
@@ -115,12 +116,12 @@ def curves_figure(evidence: Evidence) -> Figure:
     title = "Learning curves of all trials"
     shown = drawn(evidence)
     marked = looks(evidence.provenance.spec.scheduler, evidence.epochs)
-    description = f"{counted(len(shown), 'curve')} over at most {counted(evidence.epochs, 'epoch')}"
+    description = f"{counted(len(shown), 'curve')} over at most {counted(evidence.epochs, evidence.step)}"
     return Figure(
         key="curves",
         title=title,
-        reading="Validation Dice after every epoch, a line a trial; faded lines were stopped, and end where they were. "
-        "Dotted verticals are the epochs at which the scheduler looks.",
+        reading=f"Validation Dice after every {evidence.step}, a line a trial; faded lines were stopped, and end where "
+        f"they were. Dotted verticals are the {evidence.step}s at which the scheduler looks.",
         drawings=responsive("curves", title, description, lambda width: _curves(width, evidence, shown, marked))
         if shown
         else (),
@@ -133,7 +134,7 @@ def curves_figure(evidence: Evidence) -> Figure:
         if shown
         else (),
         table=Table(
-            ("trial", "outcome", *(f"epoch {epoch}" for epoch in range(1, evidence.epochs + 1))),
+            ("trial", "outcome", *(f"{evidence.step} {epoch}" for epoch in range(1, evidence.epochs + 1))),
             tuple(
                 (
                     trial.number,
@@ -146,7 +147,7 @@ def curves_figure(evidence: Evidence) -> Figure:
         )
         if shown
         else None,
-        note=sample_note(evidence, shown) if shown else "No trial has finished an epoch.",
+        note=sample_note(evidence, shown) if shown else f"No trial has finished its first {evidence.step}.",
     )
 
 
@@ -162,15 +163,15 @@ def _curves(width: float, evidence: Evidence, shown: Sequence[TrialRecord], mark
         class_ = f"curve {special.get(trial.number, outcome_class(trial))} {density(shown)}"
         points = [frame.at(epoch, value) for epoch, value in enumerate(trial.curve, start=1)]
         if len(points) == 1:
-            parts.append(dot(*points[0], Shape.DISC, class_, radius=2.5, tip=trial_tip(trial)))
+            parts.append(dot(*points[0], Shape.DISC, class_, radius=2.5, tip=trial_tip(trial, evidence.step)))
         else:
-            parts.append(path(points, class_, tip=trial_tip(trial)))
+            parts.append(path(points, class_, tip=trial_tip(trial, evidence.step)))
     return height, "".join(parts)
 
 
 def survival_figure(evidence: Evidence) -> Figure:
     """How many trials reached each epoch."""
-    title = "How early stopping spent the epochs"
+    title = f"How early stopping spent the {evidence.step}s"
     ran = [trial for trial in evidence.trials if trial.curve]
     levels = rungs(ran, evidence.provenance.spec.scheduler, evidence.epochs)
     reached = survival(ran, evidence.epochs)
@@ -178,24 +179,24 @@ def survival_figure(evidence: Evidence) -> Figure:
     return Figure(
         key="survival",
         title=title,
-        reading="Trials that reached each epoch. At a dotted line the scheduler looks, and the numbers say how many "
-        "came to it and how many went on.",
+        reading=f"Trials that reached each {evidence.step}. At a dotted line the scheduler looks, and the numbers say "
+        "how many came to it and how many went on.",
         drawings=responsive(
             "survival",
             title,
-            "; ".join(f"epoch {rung.epoch}: {rung.reached} came, {rung.went_on} went on" for rung in levels)
-            or f"{len(ran)} trials, no rungs",
+            "; ".join(f"{evidence.step} {rung.epoch}: {rung.reached} came, {rung.went_on} went on" for rung in levels)
+            or f"{counted(len(ran), 'trial')}, no rungs",
             lambda width: _survival(width, evidence, reached),
         )
         if ran
         else (),
-        table=Table(("epoch", "came", "went on"), tuple((r.epoch, r.reached, r.went_on) for r in levels))
+        table=Table((evidence.step, "came", "went on"), tuple((r.epoch, r.reached, r.went_on) for r in levels))
         if levels
         else None,
-        note=f"{spent} epochs were trained, {spent / full:.0%} of the {full} that the same trials would have taken to "
-        "their ends."
+        note=f"{spent} {evidence.step}s were trained, {spent / full:.0%} of the {full} that the same trials would have "
+        "taken to their ends."
         if ran
-        else "No trial has finished an epoch.",
+        else f"No trial has finished its first {evidence.step}.",
     )
 
 
@@ -214,7 +215,7 @@ def _survival(width: float, evidence: Evidence, reached: Sequence[int]) -> Body:
                 widest * 0.84,
                 frame.y.start - y,
                 "fill",
-                tip=f"epoch {epoch}: {reaching} trials",
+                tip=f"{evidence.step} {epoch}: {counted(reaching, 'trial')}",
             )
         )
     for rung in rungs(ran, evidence.provenance.spec.scheduler, evidence.epochs):
@@ -291,7 +292,11 @@ def _timeline(width: float, evidence: Evidence, resumed: Sequence[datetime]) -> 
         x, x_end = (scale((at - begin).total_seconds() / unit) for at in (stay.start, stay.end))
         y = top + pitch * stay.lane + 3
         # A bar too thin to be pointed at needs no words.
-        tip = f"{trial_tip(stay.trial)}; {minutes((stay.end - stay.start).total_seconds())}" if x_end - x > 2 else None
+        tip = (
+            f"{trial_tip(stay.trial, evidence.step)}; {minutes((stay.end - stay.start).total_seconds())}"
+            if x_end - x > 2
+            else None
+        )
         gap = min(1.0, (x_end - x) / 5)
         parts.append(bar(x + gap / 2, y, x_end - x - gap, pitch - 6, f"stay {outcome_class(stay.trial)}", tip=tip))
         # Where there is no room for both, how it ended goes before which it was: colour alone must not say it.
@@ -316,7 +321,7 @@ def _timeline(width: float, evidence: Evidence, resumed: Sequence[datetime]) -> 
 
 def agreement_figure(evidence: Evidence) -> Figure:
     """Whether early values tell the end."""
-    title = "Do early epochs tell the end?"
+    title = f"Do early {evidence.step}s tell the end?"
     agreement = rank_agreement(evidence.trials, evidence.epochs)
     marked = looks(evidence.provenance.spec.scheduler, evidence.epochs)
     completed = sum(trial.outcome == Outcome.COMPLETED for trial in evidence.trials)
@@ -325,8 +330,8 @@ def agreement_figure(evidence: Evidence) -> Figure:
     return Figure(
         key="agreement",
         title=title,
-        reading="Rank correlation (Spearman) of the trials' best values up to an epoch with their best at the end. "
-        f"At the dotted lines trials are stopped by it: below {TOO_LOW:g} the wrong ones are.",
+        reading=f"Rank correlation (Spearman) of the trials' best values up to some {evidence.step} with their best at "
+        f"the end. At the dotted lines trials are stopped by it: below {TOO_LOW:g} the wrong ones are.",
         drawings=responsive(
             "agreement",
             title,
@@ -336,7 +341,7 @@ def agreement_figure(evidence: Evidence) -> Figure:
         if enough
         else (),
         table=Table(
-            ("epoch", "rung", "Spearman", "Kendall tau-b", "completed trials"),
+            (evidence.step, "rung", "Spearman", "Kendall tau-b", "completed trials"),
             tuple((a.epoch, "yes" if a.epoch in marked else "", a.spearman, a.kendall, a.trials) for a in agreement),
         )
         if enough
@@ -346,7 +351,7 @@ def agreement_figure(evidence: Evidence) -> Figure:
         if enough
         else f"Too few trials: {completed} completed, and {FEWEST_RANKED} with different values are the fewest "
         "for a rank correlation.",
-        warning=grace_warning(agreement, marked[0] if marked else None) if enough else None,
+        warning=grace_warning(agreement, marked[0] if marked else None, evidence.step) if enough else None,
     )
 
 
@@ -359,6 +364,7 @@ def _agreement(width: float, evidence: Evidence, points: Sequence[Point], marked
     parts.append(line(frame.at(frame.x.low, TOO_LOW), frame.at(frame.x.high, TOO_LOW), "reference"))
     parts.append(path([frame.at(*point) for point in points], "best"))
     parts += [
-        dot(*frame.at(epoch, rho), Shape.DISC, "main", tip=f"epoch {epoch:g}: {rho:.2f}") for epoch, rho in points
+        dot(*frame.at(epoch, rho), Shape.DISC, "main", tip=f"{evidence.step} {epoch:g}: {rho:.2f}")
+        for epoch, rho in points
     ]
     return height, "".join(parts)

@@ -23,6 +23,8 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    note: str | None = None
+    """What must be known to read it rightly."""
 
     @property
     def shown(self) -> tuple[tuple[Cell, ...], ...]:

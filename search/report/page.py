@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from data_prep.files import write_text_atomically
+from data_prep.wording import counted
 from lcnn.evaluation import COLUMNS
 from lcnn.outcome import Outcome
 from search.report.answer import METRIC_NAMES, answer_stats, confirmation_figure, gain_figure, headline
@@ -27,7 +28,7 @@ from search.report.figure import Cell, Figure, Table
 from search.report.patient_figures import calibration_figure, pareto_figure, strata_figure, volume_figure
 from search.report.pictures import Viewing, viewings
 from search.report.settings_figures import importance_figure, parallel_figure, slices_figure
-from search.report.words import amount, counted, number
+from search.report.words import amount, number
 from search.run_folder import RunFolder
 from search.study.ledger import Ledger
 from search.words import minutes
@@ -165,7 +166,7 @@ def failures_table(evidence: Evidence) -> Table | None:
     if not failed:
         return None
     return Table(
-        ("trial", "outcome", "epochs", "reason", "settings"),
+        ("trial", "outcome", f"{evidence.step}s", "reason", "settings"),
         tuple(
             (
                 trial.number,
@@ -195,7 +196,10 @@ def making(evidence: Evidence) -> list[tuple[str, str]]:
         ("Slots busy", "" if busy is None else f"{busy:.0%}"),
         ("Sampler", f"{spec.sampler.name}, {spec.sampler.startup} random trials first, seed {spec.sampler.seed}"),
         ("Scheduler", _scheduler(evidence)),
-        ("Training", f"at most {spec.train.epochs} epochs, batch {spec.train.batch_size}, seed {spec.train.seed}"),
+        (
+            "Training",
+            f"at most {counted(spec.train.epochs, 'epoch')}, batch {spec.train.batch_size}, seed {spec.train.seed}",
+        ),
         ("Patients", f"{parts}; split by patient, seed {spec.cohort.split.seed}"),
         ("Slices", _slices(evidence)),
         ("Cohort hash", made.cohort_hash),
@@ -214,7 +218,7 @@ def _scheduler(evidence: Evidence) -> str:
     scheduler = evidence.provenance.spec.scheduler
     if scheduler.name == "none":
         return "none: every trial ran to its end"
-    return f"{scheduler.name}, grace {counted(scheduler.grace, 'epoch')}, reduction {scheduler.reduction}"
+    return f"{scheduler.name}, grace {counted(scheduler.grace, evidence.step)}, reduction {scheduler.reduction}"
 
 
 def _slices(evidence: Evidence) -> str:

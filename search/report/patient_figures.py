@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.wording import counted
 from search.report.analysis import VolumeAgreement, volume_agreement
 from search.report.evidence import Evidence, Patient
 from search.report.figure import (
@@ -19,7 +20,7 @@ from search.report.figure import (
     responsive,
 )
 from search.report.marks import Shape, bar, covering, dot, line, path, text
-from search.report.words import amount, counted, number
+from search.report.words import amount, number
 
 
 def volume_figure(evidence: Evidence) -> Figure | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from data_prep.wording import counted
 from search.report.evidence import Evidence, Parameter
 from search.report.figure import (
     WIDE,
@@ -29,7 +30,7 @@ from search.report.trial_marks import (
     shape_of,
     trial_tip,
 )
-from search.report.words import clip, counted, parameter_name
+from search.report.words import clip, parameter_name
 from search.space import Value
 from search.study.ledger import TrialRecord
 
@@ -185,7 +186,7 @@ def _strands(evidence: Evidence, shown: Sequence[TrialRecord], at: Callable[[int
         points = [at(axis, share) for axis, share in enumerate([*shares, result])]
         class_ = "winner" if trial.number == winner else outcome_class(trial)
         depth = f"depth-{min(4, int(result * 5))}"
-        parts.append(path(points, f"strand {class_} {depth} {density(shown)}", tip=trial_tip(trial)))
+        parts.append(path(points, f"strand {class_} {depth} {density(shown)}", tip=trial_tip(trial, evidence.step)))
     return "".join(parts)
 
 
@@ -270,7 +271,7 @@ def _slice(
             # Trials with the same choice stand beside each other, in order of their numbers.
             share += (trial.number % 7 - 3) / 7 * 0.5 / len(parameter.choices)
         at = frame.at(share, trial.best)
-        parts.append(dot(*at, shape_of(trial), outcome_class(trial), tip=trial_tip(trial)))
+        parts.append(dot(*at, shape_of(trial), outcome_class(trial), tip=trial_tip(trial, evidence.step)))
         if evidence.winner and trial.number == evidence.winner.number:
             parts.append(dot(*at, Shape.RING, "halo-winner", radius=8))
     return height, "".join(parts)

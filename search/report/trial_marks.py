@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from data_prep.wording import counted
 from search.report.evidence import Evidence
 from search.report.figure import LegendEntry, mark
 from search.report.marks import OUTCOME_SHAPES, Shape, covering, dot
-from search.report.words import counted
 from search.study.ledger import DEFAULTS, TrialRecord
 from search.words import short_params
 
@@ -40,10 +40,10 @@ def sample_note(evidence: Evidence, shown: Sequence[TrialRecord]) -> str | None:
     return f"{len(shown)} of {with_curve} trials are drawn: the best and an even sample of the others."
 
 
-def trial_tip(trial: TrialRecord) -> str:
-    """A trial in one line, for the pointer."""
+def trial_tip(trial: TrialRecord, step: str) -> str:
+    """A trial in one line, for the pointer; ``step`` is what its steps are called."""
     best = "no value" if trial.best is None else f"Dice {trial.best:.3f}"
-    course = f"{trial.outcome or 'unfinished'}, {best}, {counted(len(trial.curve), 'epoch')}"
+    course = f"{trial.outcome or 'unfinished'}, {best}, {counted(len(trial.curve), step)}"
     return f"Trial {trial.number}: {course}; {short_params(trial.params)}"
 
 

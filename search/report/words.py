@@ -18,11 +18,6 @@ def amount(value: float, sign: str = "") -> str:
     return minus(f"{value:{sign},.{digits}f}")
 
 
-def counted(count: int, noun: str) -> str:
-    """So many of something."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def clip(words: str, most: int) -> str:
     """Words that take at most so many letters."""
     return words if len(words) <= most else f"{words[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -27,15 +27,23 @@ class Limit(StrEnum):
         """Whether trials that run are stopped too; else they come to their own end and only nothing new starts."""
         return self not in (Limit.TRIALS, Limit.SPACE, Limit.PLATEAU)
 
+    @property
+    def key(self) -> str | None:
+        """The budget's field that sets it; None for the size of the space, which no budget sets."""
+        return None if self == Limit.SPACE else self.name.lower()
 
-def planned_trials(spec: Spec, space: SearchSpace) -> int:
-    """Trials that a search runs if nothing ends it before: those of the budget, or all points where they are fewer."""
-    values = values_within_reach(spec.sampler, space)
-    if values is None or (size := space.size(values)) >= spec.budget.trials:
-        return spec.budget.trials
+
+def planned_trials(spec: Spec, space: SearchSpace) -> int | None:
+    """Trials that a search runs if nothing ends it before: those of the budget, or all points where they are fewer.
+
+    None where neither is a limit.
+    """
+    values, most = values_within_reach(spec.sampler, space), spec.budget.trials
+    if values is None or (most is not None and space.size(values) >= most):
+        return most
     # A grid need not hold the defaults, which are trial 0 all the same.
     defaults = point_key(space.params(space.defaults))
-    return size + all(point_key(point) != defaults for point in space.points(values))
+    return space.size(values) + all(point_key(point) != defaults for point in space.points(values))
 
 
 NOTHING = (-1.0, 1)
@@ -103,7 +111,12 @@ class Tally:
 
 
 def reached(budget: BudgetConfig, tally: Tally, seconds: float, *, exhausted: bool = False) -> Limit | None:
-    """The limit that a search has come to, the sternest first; None where it may go on.
+    """The strictest limit that a search has reached; None where it may go on. See `all_reached`."""
+    return next(iter(all_reached(budget, tally, seconds, exhausted=exhausted)), None)
+
+
+def all_reached(budget: BudgetConfig, tally: Tally, seconds: float, *, exhausted: bool = False) -> list[Limit]:
+    """All limits that a search has reached, the strictest first.
 
     Args:
         budget: the limits.
@@ -117,8 +130,8 @@ def reached(budget: BudgetConfig, tally: Tally, seconds: float, *, exhausted: bo
         Limit.HOURS: budget.hours is not None and seconds >= budget.hours * 3600,
         Limit.GPU_HOURS: budget.gpu_hours is not None and tally.gpu_seconds >= budget.gpu_hours * 3600,
         Limit.EPOCHS: budget.epochs is not None and tally.epochs >= budget.epochs,
-        Limit.TRIALS: tally.counted >= budget.trials,
+        Limit.TRIALS: budget.trials is not None and tally.counted >= budget.trials,
         Limit.PLATEAU: budget.plateau is not None and best is not None and tally.since_best >= budget.plateau,
         Limit.SPACE: exhausted,
     }
-    return next((limit for limit, is_reached in limits.items() if is_reached), None)
+    return [limit for limit, is_reached in limits.items() if is_reached]

@@ -36,7 +36,9 @@ TABLES = (*study_reading.TABLES, "study_user_attributes")
 
 
 class StudyStorage(BaseStorage):
-    """One study, for Optuna and the ledger.
+    """One study, for Optuna and the ledger: the first that is created or looked up.
+
+    Other studies of the database are answered by Optuna's own storage, unhurried.
 
     Args:
         url: the database, as Optuna's RDBStorage takes it.
@@ -139,18 +141,22 @@ class StudyStorage(BaseStorage):
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """See `BaseStorage`."""
-        self._study = self._backend.create_new_study(directions, study_name)
-        return self._study
+        return self._open_first(self._backend.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
         """See `BaseStorage`."""
         self._backend.delete_study(study_id)
-        self._is_stale = True
+        if study_id == self._study:
+            self._study, self._is_stale = None, True
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """See `BaseStorage`."""
-        self._study = self._backend.get_study_id_from_name(study_name)
-        return self._study
+        return self._open_first(self._backend.get_study_id_from_name(study_name))
+
+    def _open_first(self, study_id: int) -> int:
+        if self._study is None:
+            self._study = study_id
+        return study_id
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """See `BaseStorage`."""
@@ -158,6 +164,8 @@ class StudyStorage(BaseStorage):
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            return self._backend.get_study_directions(study_id)
         if "directions" not in self._attrs:
             self._attrs["directions"] = {"all": self._backend.get_study_directions(study_id)}
         return list(self._attrs["directions"]["all"])
@@ -168,6 +176,9 @@ class StudyStorage(BaseStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            self._backend.set_study_user_attr(study_id, key, value)
+            return
         known, text = self.get_study_user_attrs(study_id), json.dumps(value)
         keys = {"study_id": study_id, "key": key}
         self._put("study_user_attributes", keys, {"value_json": text}, is_known=key in known)
@@ -176,10 +187,13 @@ class StudyStorage(BaseStorage):
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """See `BaseStorage`."""
         self._backend.set_study_system_attr(study_id, key, value)
-        self._attrs.pop("system", None)
+        if study_id == self._study:
+            self._attrs.pop("system", None)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            return self._backend.get_study_user_attrs(study_id)
         self.refresh()
         if "user" not in self._attrs:
             self._attrs["user"] = self._backend.get_study_user_attrs(study_id)
@@ -187,6 +201,8 @@ class StudyStorage(BaseStorage):
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            return self._backend.get_study_system_attrs(study_id)
         self.refresh()
         if "system" not in self._attrs:
             self._attrs["system"] = self._backend.get_study_system_attrs(study_id)
@@ -196,13 +212,23 @@ class StudyStorage(BaseStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `BaseStorage`."""
-        self._require_loaded()
+        if not self._holds(trial_id):
+            return self._backend.get_trial(trial_id)
         return self._trials[self._numbers[trial_id]]
+
+    def _holds(self, trial_id: int) -> bool:
+        """Whether the trial is of the study that is kept in memory."""
+        if self._study is None:
+            return False
+        self._require_loaded()
+        return trial_id in self._numbers
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            return self._backend.get_all_trials(study_id, deepcopy, states)
         self.refresh()
         trials = self._candidates(states)
         if states is not None:
@@ -211,10 +237,14 @@ class StudyStorage(BaseStorage):
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            return self._backend.get_trial_id_from_study_id_trial_number(study_id, trial_number)
         return self.trial(trial_number)._trial_id
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See `BaseStorage`."""
+        if study_id != self._study:
+            return self._backend.create_new_trial(study_id, template_trial)
         self.refresh()
         with self.transaction() as connection:
             if self._is_sqlite and template_trial is None:
@@ -233,7 +263,11 @@ class StudyStorage(BaseStorage):
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """See `BaseStorage`."""
+        if not self._holds(trial_id):
+            self._backend.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            return
         trial = self.get_trial(trial_id)
+        self.check_trial_is_updatable(trial_id, trial.state)
         if param_name in self._distributions:
             check_distribution_compatibility(self._distributions[param_name], distribution)
         row = {"param_value": param_value_internal, "distribution_json": distribution_to_json(distribution)}
@@ -248,6 +282,9 @@ class StudyStorage(BaseStorage):
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """See `BaseStorage`."""
+        if not self._holds(trial_id):
+            self._backend.set_trial_intermediate_value(trial_id, step, intermediate_value)
+            return
         trial = self.get_trial(trial_id)
         if math.isfinite(intermediate_value):
             row = {"intermediate_value": intermediate_value, "intermediate_value_type": "FINITE"}
@@ -260,6 +297,9 @@ class StudyStorage(BaseStorage):
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See `BaseStorage`."""
+        if not self._holds(trial_id):
+            self._backend.set_trial_user_attr(trial_id, key, value)
+            return
         trial = self.get_trial(trial_id)
         text = json.dumps(value)
         row = {"value_json": text}
@@ -268,6 +308,9 @@ class StudyStorage(BaseStorage):
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See `BaseStorage`."""
+        if not self._holds(trial_id):
+            self._backend.set_trial_system_attr(trial_id, key, value)
+            return
         trial = self.get_trial(trial_id)
         text = json.dumps(value)
         row = {"value_json": text}
@@ -276,6 +319,8 @@ class StudyStorage(BaseStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See `BaseStorage`."""
+        if not self._holds(trial_id):
+            return self._backend.set_trial_state_values(trial_id, state, values)
         trial = self.get_trial(trial_id)
         with self.transaction():
             is_set = self._backend.set_trial_state_values(trial_id, state, values)

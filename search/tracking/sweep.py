@@ -31,8 +31,9 @@ def sweep_config(spec: Spec, space: SearchSpace, space_file: Path, changes: list
         "name": f"{spec.name}-{spec.profile}" if spec.profile else spec.name,
         "method": "bayes",
         "metric": {"name": METRIC, "goal": "maximize"},
-        "run_cap": spec.budget.trials,
     }
+    if spec.budget.trials is not None:
+        config["run_cap"] = spec.budget.trials
     if spec.scheduler.name in HALVING:
         config["early_terminate"] = {
             "type": "hyperband",

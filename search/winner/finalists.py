@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from data_prep.wording import counted
 from lcnn.outcome import Outcome
 from search.display import Display
 from search.errors import RunFailed
@@ -57,7 +58,9 @@ def finalists(
     chosen = candidates(spec.confirm, ranked, space, spec.folds.count)
     trainings = [training for candidate in chosen for training in candidate.trainings]
     numbers = ", ".join(str(candidate.trial.number) for candidate in chosen)
-    display.say(f"Confirming trials {numbers} with {spec.confirm.seeds} other seeds each, at the full budget")
+    display.say(
+        f"Confirming trials {numbers} with {counted(spec.confirm.seeds, 'other seed')} each, at the full budget"
+    )
     total = sum(training.epochs for training in trainings)
     try:
         trained = run_trainings(
@@ -116,7 +119,7 @@ def train(jobs: Mapping[str, FinalJob], context: TrialContext, run: RunFolder, d
     for role, job in jobs.items():
         display.say(
             f"Training the {role} (trial {job.number}) on training and validation patients "
-            f"for {job.epochs} epochs, its best by validation"
+            f"for {counted(job.epochs, 'epoch')}, its best by validation"
         )
     total = sum(job.epochs for job in jobs.values())
     try:

@@ -121,7 +121,7 @@ def test_no_line_of_a_search_is_wider_than_the_terminal(width: int) -> None:
     shown.status("a long status " * 20)
     shown.clear()
     lines = drawn(text_of(console))
-    assert any(line.startswith("trial   1  Dice 0.000   1 epochs") for line in lines)
+    assert any(line.startswith("trial   1  Dice 0.000   1 epoch   ") for line in lines)
     assert any(line.startswith("  trial   0  epoch 2/9  Dice 0.500") for line in lines)
     assert max(map(cell_len, lines)) <= width
 
@@ -145,7 +145,7 @@ def test_without_a_terminal_a_line_is_printed_now_and_then() -> None:
     lines = text.getvalue().splitlines()
     assert lines == [
         "  0 of 4 trials done, best Dice none yet, slots busy 50%, time left unknown",
-        "trial   1  Dice 0.000   1 epochs  pruned     T=3 local=0.765 dice=0.619 alignment=0.0271 lr=0.00896",
+        "trial   1  Dice 0.000   1 epoch   pruned     T=3 local=0.765 dice=0.619 alignment=0.0271 lr=0.00896",
     ]
 
 

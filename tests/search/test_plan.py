@@ -17,7 +17,7 @@ from search.plan import describe_slots, dry_run
 from search.runner import how_to_extend
 from search.space import SearchSpace
 from search.spec import BudgetConfig, CohortConfig, ResourcesConfig, SamplerConfig, Spec
-from search.study.budget import planned_trials
+from search.study.budget import Limit, planned_trials
 from search.study.ledger import Ledger
 
 SIX: dict[str, Any] = {
@@ -76,7 +76,7 @@ def test_a_finished_search_is_extended_only_where_points_are_left(open_ledger: C
     ledger = open_ledger()
     ledger.draw_params(ledger.ask())
     ledger.finish(0, Outcome.DIVERGED)
-    assert how_to_extend(ledger) == "To extend it: --trials +1 or --hours +1"
+    assert how_to_extend(Limit.TRIALS, ledger) == "To extend it: --trials +1 or --hours +1"
 
 
 def test_a_search_without_points_left_says_to_widen_it(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_search_without_points_left_says_to_widen_it(tmp_path: Path) -> None:
     for number in range(2):
         ledger.draw_params(ledger.ask())
         ledger.finish(number, Outcome.DIVERGED)
-    assert "Every point of its space was run" in how_to_extend(ledger)
-    assert "--name" in how_to_extend(ledger)
+    assert "Every point of its space was run" in how_to_extend(Limit.SPACE, ledger)
+    assert "--name" in how_to_extend(Limit.SPACE, ledger)
 
 
 def test_a_dry_run_looks_at_the_cohort_and_says_what_it_did_not_look_at(

@@ -160,8 +160,8 @@ def test_p_values_and_overtuning_are_shown_where_they_were_measured():
     content["models"]["defaults"]["detection"] = {"sensitivity": estimate(0.8), "specificity": estimate(None)}
     table = metrics_table(make_evidence([], content))
     assert table.columns[-1] == "p (Holm)"
-    assert table.rows[0][-2:] == ("0.200 [0.100, 0.300] (n = 9)", 0.02)
-    assert table.rows[-1] == ("specificity, patients", "undefined", "undefined", None, None)
+    assert table.rows[0][-3:] == ("0.200 [0.100, 0.300] (n = 9)", 0.02, 0.02)
+    assert table.rows[-1] == ("specificity, patients", "undefined", "undefined", None, None, None)
     assert answer_stats(make_evidence([], content))[-1] == Stat("+0.100", "validation 0.700, test 0.600", "overtuning")
 
 
