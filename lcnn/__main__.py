@@ -167,10 +167,16 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
     return 0
 
 
+SPLIT_WITHIN = 4
+"""Folders of a run, from one of its checkpoints upwards: trials/4/fold-0/best.pt is the lowest."""
+
+
 def trained_on(model: Path, cohort: Cohort) -> list[str]:
-    """Patients of a cohort who trained or validated a model, as far as the split beside it tells."""
-    file = model.resolve().parent / "split.json"
-    if not file.is_file():
+    """Patients of a cohort who trained or validated a model, as far as the split that it belongs to tells."""
+    # A run's split lies beside its model, and up to four folders above its trainings' checkpoints.
+    beside = (folder / "split.json" for folder in model.resolve().parents[:SPLIT_WITHIN])
+    file = next((file for file in beside if file.is_file()), None)
+    if file is None:
         return []
     split = read_split(file)
     return sorted((*split.train, *split.val)) if split.cohort_hash == cohort.hash else []

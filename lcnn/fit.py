@@ -252,7 +252,9 @@ class _Training:
             "model": self.model.state_dict(),
         }
         dice = history[-1].val_dice
-        if dice is not None and dice == max(result.val_dice or 0.0 for result in history):
+        # The first of equal epochs is the best one, here as wherever a best epoch is named.
+        before = [result.val_dice for result in history[:-1] if result.val_dice is not None]
+        if dice is not None and dice > max(before, default=-1.0):
             save_checkpoint(folder / "best.pt", state)
         resumable = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         save_checkpoint(folder / "last.pt", {**state, **resumable})

@@ -15,6 +15,7 @@ from search.display import Display
 from search.errors import RunFailed
 from search.execution.measuring import recalled_slots
 from search.execution.trainings import Trained, Training, run_trainings
+from search.execution.trial import TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder, describe_environment, read_environment
@@ -72,9 +73,8 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
         prepared = prepare_cohort(spec, run, results, display)
         slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
         # From the start, not from what an interrupted replay left: that is what is to be shown.
-        scratch = run.replays / "work"
-        shutil.rmtree(scratch, ignore_errors=True)
-        context = replace(trial_context(spec, run, prepared, slots), folder=scratch.resolve())
+        context = replay_context(trial_context(spec, run, prepared, slots), run)
+        shutil.rmtree(context.folder, ignore_errors=True)
         training = Training(str(number), settings_of(trial, space), len(trial.curve))
         try:
             with ray_running(slots, on_death=display.failed):
@@ -83,7 +83,7 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
                 )[training.key]
         finally:
             display.clear()
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(context.folder, ignore_errors=True)
         found = compare(trial, trained, read_environment(run)[-1], describe_environment())
         path = run.replays / f"{number}.json"
         write_text_atomically(path, json.dumps({**asdict(found), "is_identical": found.is_identical}, indent=1) + "\n")
@@ -91,6 +91,11 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
         display.say(line)
     if not found.is_identical:
         raise RunFailed(f"the replay of trial {number} differs from its record; see {path}")
+
+
+def replay_context(context: TrialContext, run: RunFolder) -> TrialContext:
+    """What a replay may know: as its trial, but with a folder of its own, and no storage to go on from."""
+    return replace(context, folder=(run.replays / "work").resolve(), checkpoints=None)
 
 
 def compare(trial: TrialRecord, trained: Trained, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Replay:

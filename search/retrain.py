@@ -39,14 +39,14 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         display.log_to(run.root / "run.log")
         ledger = open_ledger(run, spec, space)
         trial = pick_trial(run, ledger, number)
-        by_fold = spec.step_unit == "folds"
-        job = final_job(trial, space, fold_epochs(run.trials / str(trial.number)) if by_fold else None)
         slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
         display.say(f"Trial {trial.number}: {short_params(trial.params)}")
         prepared = prepare_cohort(spec, run, results, display)
+        context = trial_context(spec, run, prepared, slots)
+        job = final_job(trial, space, fold_epochs(context, trial.number) if spec.step_unit == "folds" else None)
         jobs = {"trial": job}
         with ray_running(slots, on_death=display.failed):
-            outcomes = train(jobs, trial_context(spec, run, prepared, slots), run, display)
+            outcomes = train(jobs, context, run, display)
         if outcomes[job.number] != Outcome.COMPLETED:
             raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")
         reason = f"retraining of trial {job.number}"
@@ -61,16 +61,21 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
 
 
 def pick_trial(run: RunFolder, ledger: Ledger, number: int | None) -> TrialRecord:
-    """The trial to retrain.
+    """The trial to retrain: the one of that number, or the run's winner.
 
     Raises:
-        InputError: there is none of that number, or none that can be retrained.
+        InputError: there is none of that number, none that can be retrained, or no winner yet.
     """
     usable = sorted(trial.number for trial in ledger.ranking())
     if not usable:
         raise InputError(f"{run.root}: no finished trial to retrain; let the search go on first")
     if number is None:
-        number = read_evaluation(run)["winner"] if run.evaluation.exists() else ledger.ranking()[0].number
+        if not run.evaluation.exists():
+            raise InputError(
+                f"{run.root}: no winner yet, as its search has not come to the test; let the search go on, or name a "
+                f"trial (--trial {ledger.ranking()[0].number} is the best so far, unconfirmed)"
+            )
+        number = read_evaluation(run)["winner"]
     if number not in usable:
         shown = ", ".join(str(n) for n in usable[:20])
         raise InputError(f"--trial {number}: not a finished trial of {run.root}; choose from {shown}")

@@ -6,7 +6,7 @@ before the epoch is passed on, and fetches them when the training is taken up ag
 
 import os
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,14 +176,33 @@ class CheckpointStore:
         copy_files(str(file), partial, source_filesystem=LocalFileSystem(), destination_filesystem=self._files)
         self._files.move(partial, target)
 
-    def fetch(self, key: str, folder: Path) -> None:
-        """Bring all files of the training ``key`` into ``folder``; none where the storage has none.
+    def files(self, key: str) -> list[str]:
+        """Keys of all files below ``key``, at any depth.
+
+        Raises:
+            OSError: the storage does not answer.
+        """
+        found = self._files.get_file_info(
+            FileSelector(f"{self._root}/{key.rstrip('/')}", allow_not_found=True, recursive=True)
+        )
+        return [file.path.removeprefix(f"{self._root}/") for file in found if file.type == FileType.File]
+
+    def remove(self, key: str) -> None:
+        """Delete the file ``key``.
+
+        Raises:
+            OSError: the storage does not answer, or has no such file.
+        """
+        self._files.delete_file(f"{self._root}/{key}")
+
+    def fetch(self, key: str, folder: Path, names: Sequence[str] = FILES) -> None:
+        """Bring these files of the training ``key`` into ``folder``, as far as the storage has them.
 
         Raises:
             OSError: the storage does not answer.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in names:
             source = f"{self._root}/{key}/{name}"
             if self._files.get_file_info(source).type == FileType.File:
                 partial = folder / f".{name}.{os.getpid()}.partial"

@@ -94,7 +94,7 @@ def _sit(
     most = "trials" if planned is None else counted(planned, "trial")
     display.say(f"Searching: {most} of at most {trial_length(spec)}, trial 0 is the defaults")
     stopwatch = Stopwatch(ledger, context.slots.at_once)
-    keeper = CheckpointKeeper(context.folder, max(1, spec.confirm.top), records)
+    keeper = CheckpointKeeper(context, max(1, spec.confirm.top), records)
 
     def on_event(event: Event) -> None:
         stopwatch.keep()

@@ -5,7 +5,7 @@ import errno
 import gc
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from lcnn.folds import Begin, one_by_one, side_by_side
 from lcnn.outcome import Outcome
 from search.execution.trial_name import trial_name
 from search.placement.resources import Slots
-from search.storage import CheckpointStore, mirrored
+from search.storage import FILES, CheckpointStore, mirrored
 
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"
@@ -140,16 +140,16 @@ def keep_training(
     """A training in its own folder, or in a scratch folder that is mirrored to the run's storage."""
     if context.checkpoints is None:
         return begin(context.folder / key)
-    return mirrored(CheckpointStore(context.checkpoints), _stored_as(context, key), begin)
+    return mirrored(CheckpointStore(context.checkpoints), stored_as(context, key), begin)
 
 
-def fetch_training(context: TrialContext, key: str) -> None:
+def fetch_training(context: TrialContext, key: str, names: Sequence[str] = FILES) -> None:
     """Bring a training's files from the run's storage into its own folder, where there is a storage."""
     if context.checkpoints is not None:
-        CheckpointStore(context.checkpoints).fetch(_stored_as(context, key), context.folder / key)
+        CheckpointStore(context.checkpoints).fetch(stored_as(context, key), context.folder / key, names)
 
 
-def _stored_as(context: TrialContext, key: str) -> str:
+def stored_as(context: TrialContext, key: str) -> str:
     """The training's name in the storage: run, kind, key, as in the results."""
     return f"{context.folder.parent.name}/{context.folder.name}/{key}"
 

@@ -29,6 +29,9 @@ from search.run_folder import RunFolder
 from search.space import SearchSpace
 from search.study.ledger import TrialRecord, settings_of
 
+HISTORY = "history.csv"
+"""A training's losses and validation Dice, a row an epoch."""
+
 
 @dataclass(frozen=True)
 class FinalJob:
@@ -53,18 +56,26 @@ def final_job(trial: TrialRecord, space: SearchSpace, epochs: int | None = None)
     return FinalJob(trial.number, settings_of(trial, space), epochs)
 
 
-def fold_epochs(trained: Path) -> int:
+def fold_epochs(context: TrialContext, number: int) -> int:
     """Epochs for a final training of a trial whose steps were folds: the median over the folds of the best epoch.
 
     Args:
-        trained: the trial's folder.
+        context: the trial's, with its folds.
+        number: the trial.
 
     Raises:
         RunFailed: the folds' histories are not there any more.
+        OSError: the run's storage does not answer.
     """
-    histories = [pd.read_csv(file) for file in sorted(trained.glob("fold-*/history.csv"))]
+    trained = [f"{number}/fold-{fold}" for fold in range(len(context.folds))]
+    for key in trained:
+        fetch_training(context, key, [HISTORY])
+    files = [context.folder / key / HISTORY for key in trained]
+    histories = [pd.read_csv(file) for file in files if file.exists()]
     if not histories:
-        raise RunFailed(f"{trained}: no history of its folds, which tells for how many epochs to train")
+        raise RunFailed(
+            f"{context.folder / str(number)}: no history of its folds, which tells for how many epochs to train"
+        )
     return median_low(int(history["epoch"][history["val_dice"].argmax()]) for history in histories)
 
 
@@ -113,7 +124,7 @@ def export_winner(
     settings = TrainingConfig(**dict(model.config), picture=model.picture)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     write_text_atomically(run.root / "best_config.yaml", text)
-    history = (trained / "history.csv").read_text(encoding="utf-8")
+    history = (trained / HISTORY).read_text(encoding="utf-8")
     write_text_atomically(run.root / "training_history.csv", history)
     return graphs
 

@@ -453,6 +453,13 @@ def test_best_is_the_epoch_of_best_dice(tmp_path, make_config, data, monkeypatch
     assert kept == [1, 2, 2, 2]
 
 
+def test_the_first_of_equal_epochs_is_the_best(tmp_path, make_config, data, monkeypatch):
+    curve = iter([0.0, 0.6, 0.6, 0.6])
+    monkeypatch.setattr(lcnn.fit._Training, "_validate", lambda _: next(curve))
+    kept = [len(load_checkpoint(tmp_path / "best.pt")["history"]) for _ in fit(make_config(), data, folder=tmp_path)]
+    assert kept == [1, 2, 2, 2]
+
+
 def test_best_survives_a_resume_into_worse_epochs(tmp_path, make_config, data):
     config = make_config()
     drain(fit(config, data, folder=tmp_path, epochs=1))

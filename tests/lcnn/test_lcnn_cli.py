@@ -1,6 +1,7 @@
 """``python -m lcnn``: train, evaluate and predict on a tiny cohort, and what they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,18 @@ def test_evaluate_scores_every_patient_and_keeps_the_figures(trained, larger_coh
     said = capsys.readouterr().out
     assert "dice" in said
     assert "of the 12 patients trained or validated this model" in said
+
+
+@pytest.mark.parametrize("place", ["final/3", "trials/3/fold-0"])
+def test_evaluate_warns_of_training_patients_for_every_training_of_a_run(
+    trained, larger_cohort, tmp_path, capsys, place
+):
+    shutil.copy(trained / "out" / "split.json", tmp_path)
+    (tmp_path / place).mkdir(parents=True)
+    shutil.copy(trained / "out" / "best.pt", tmp_path / place / "last.pt")
+    arguments = ["evaluate", "--model", str(tmp_path / place), "--data", str(larger_cohort)]
+    assert main([*arguments, "--cache", str(trained / "cache")]) == 0
+    assert "of the 12 patients trained or validated this model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("given", "names"), [("", 12), ("images/p3", 1), ("images/p3/1.png", 1)])

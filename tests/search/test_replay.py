@@ -1,10 +1,17 @@
 """What a replay finds; that a real trial replays bit for bit, tests/e2e shows."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from tiny_cohort import TINY, tiny_context
 
 from lcnn.outcome import Outcome
 from search.execution.trainings import Trained
-from search.replay import EpochDifference, compare, report
+from search.execution.trial import start_training
+from search.placement.resources import Slots
+from search.replay import EpochDifference, compare, replay_context, report
+from search.run_folder import RunFolder
 from search.study.ledger import TrialRecord
 
 HERE = {"python": "3.11.1", "packages": {"torch": "2.13", "ray": "2.60"}, "platform": "Linux", "cores": 2, "gpus": []}
@@ -44,3 +51,16 @@ def test_another_environment_is_told_but_is_no_difference() -> None:
     assert found.is_identical
     assert found.environment == {"commit": (None, "abc"), "torch": ("2.13", "2.14")}
     assert "torch was 2.13, is 2.14" in "\n".join(report(found, 3))
+
+
+def test_a_replay_goes_on_from_no_storage(tmp_path: Path) -> None:
+    """Else the second replay of a trial would find the first one's checkpoint, train nothing, and call it equal."""
+    run, storage = RunFolder(tmp_path / "run"), tmp_path / "storage"
+    context = replay_context(replace(tiny_context(tmp_path, Slots(1, 1, 0.0, 0, "cpu")), checkpoints=str(storage)), run)
+    with_storage = replace(context, checkpoints=str(storage))
+    list(start_training(with_storage, "0", TINY, 0.0))
+    before = sorted(storage.rglob("*"))
+    assert before
+    assert len(list(start_training(context, "0", TINY, 0.0))) == TINY.train.epochs
+    assert (context.folder / "0" / "last.pt").exists()  # it trained, here
+    assert sorted(storage.rglob("*")) == before
