@@ -7,13 +7,12 @@ python run_search.py --replay results/lcnn-cpu --trial 3   run one trial again a
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from data_prep.answering import STOPPED, stop_on_signals
 from data_prep.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -146,7 +145,15 @@ def _amount(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_signals()
+    try:
+        return _answer(options)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{STOPPED}\n")
+        return 130
+
+
+def _answer(options: argparse.Namespace) -> int:
     # Imported after parsing: torch, Ray and MONAI take seconds, which --help need not wait for.
     from optuna.exceptions import StorageInternalError  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
@@ -165,8 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = redact(first_line(error.__cause__ or error))
         return _end(display, 1, f"failed: the study cannot be written ({reason}); {STUDY_REMEDY}")
-    except KeyboardInterrupt:
-        return _end(display, 130, "Stopped. What is done is kept; the same command goes on from there.")
+    finally:
+        display.clear()
     return 0
 
 
@@ -213,15 +220,10 @@ def _search(options: argparse.Namespace, display: "Display") -> None:
 
 
 def _end(display: "Display", code: int, text: str) -> int:
-    """Say last words; the exit code."""
+    """Say why the command ends on standard error; the exit code."""
     display.clear()
     print(text, file=sys.stderr)
     return code
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """A polite kill is treated like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

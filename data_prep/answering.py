@@ -2,14 +2,31 @@
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import ParamSpec
 
 from data_prep.errors import InputError, disk_line
 
 P = ParamSpec("P")
 STOPPED = "Stopped. What is done is kept; the same command goes on from there."
+
+
+POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals by which schedulers, terminals and people ask a program to end."""
+
+
+def stop_on_signals() -> None:
+    """Have a polite kill end this process as Ctrl-C does. What it was told to ignore, by nohup say, it ignores."""
+    for number in POLITE:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def answering(main: Callable[P, int | None]) -> Callable[P, int]:

@@ -8,18 +8,16 @@ trial is also kept in results/<name>-<profile>-sweep, from where experiments.com
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from data_prep.answering import answering
+from data_prep.answering import answering, stop_on_signals
 from data_prep.files import write_text_atomically
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_signals()  # W&B stops a trial by a polite kill
     overrides = Overrides(options.profile, tuple(options.set))
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
     space = spec.space(options.space)
@@ -136,11 +134,6 @@ class SweepTrial:
         told = datetime.now(UTC).isoformat()
         record = {**self._fixed, "outcome": outcome, "told": told, "seconds": self._seconds, "curve": self.curve}
         write_text_atomically(self._path, json.dumps(record, indent=1) + "\n")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """W&B stops a trial by a polite kill."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

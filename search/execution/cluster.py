@@ -132,6 +132,10 @@ def join(address: str, environment: dict[str, str]) -> None:
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise _unreachable(address, error) from error
+    except Exception as error:
+        if type(error) is not Exception:  # as which Ray reports a head that does not know its own node yet
+            raise
+        raise _unreachable(address, error) from error
 
 
 def _unreachable(address: str, error: Exception) -> InputError:

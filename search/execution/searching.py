@@ -59,10 +59,7 @@ def search(
         _sit(spec, space, ledger, context, display, view, on_ended)
     limit = limit_reached(spec, ledger)
     if limit is None:
-        crash = next((t.reason for t in reversed(ledger.trials()) if t.outcome == Outcome.CRASHED), None)
-        if crash is None:
-            raise KeyboardInterrupt  # Tune was asked to stop from outside
-        raise RunFailed(f"{MOST_CRASHES} trials crashed in a row ({crash}); mend it, then the same command goes on")
+        raise KeyboardInterrupt  # Tune was asked to stop from outside, by SIGUSR1
     display.say(f"The search has ended: {limit}")
     if not ledger.ranking():
         counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
@@ -124,6 +121,10 @@ def _sit(
         stopwatch.keep()
     if conductor.halted:
         raise RunFailed(f"{conductor.halted}; make room, then the same command goes on")
+    if conductor.broken:
+        raise RunFailed(
+            f"{MOST_CRASHES} trials crashed in a row ({conductor.broken}); mend it, then the same command goes on"
+        )
 
 
 def trial_length(spec: Spec) -> str:

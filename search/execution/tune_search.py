@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -15,10 +16,12 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private.node import Node
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from data_prep.answering import POLITE
 from data_prep.errors import first_line, last_line
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
@@ -45,6 +48,8 @@ RAY_SETTINGS = {
     "TUNE_WARN_THRESHOLD_S": "60",
 }
 """No reports home, no change of folder, no loggers a trial, Ctrl-C left to us, one waiting trial."""
+STARTS = 3
+"""Times that a Ray which takes too long to start is started."""
 EPOCH_KEYS = tuple(f.name for f in fields(EpochResult))
 
 
@@ -145,13 +150,12 @@ def ray_running(
         InputError: the cluster cannot be joined.
     """
     os.environ.update(RAY_SETTINGS)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     dashboard = None
-    if address is None:
-        dashboard = _start_ray(slots, view)
-    else:
-        join(address, RAY_SETTINGS)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which exits without a word
+    with _keeping_signals():
+        if address is None:
+            dashboard = _start_ray(slots, view)
+        else:
+            join(address, RAY_SETTINGS)
     try:
         # The servers of a cluster are not ours to watch.
         with watching(on_death) if address is None else nullcontext():
@@ -160,25 +164,71 @@ def ray_running(
         ray.shutdown()
 
 
-def _start_ray(slots: Slots, view: RayView) -> str | None:
+@contextmanager
+def _keeping_signals() -> Iterator[None]:
+    """Put back what answers signals: Ray and Tune leave answers of their own, which end or do nothing, and not a word.
+
+    While Tune runs, SIGUSR1 is its own, and ends `run_trials` after the results at hand.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *POLITE)}
     try:
-        started = ray.init(
-            address="local",  # a cluster that happens to run here is not ours to use
-            num_cpus=slots.at_once * slots.threads,
-            num_gpus=slots.gpus,
-            _memory=slots.ram_bytes,
-            # Asked with None, Ray goes on without a dashboard that does not start; with True it does not start either.
-            include_dashboard=None if view.dashboard else False,
-            dashboard_host=LOOPBACK,
-            log_to_driver=view.verbose,
-            # Of a dashboard that does not start, `how_to_open` tells in one line; Ray does in twenty.
-            logging_level=logging.INFO if view.verbose else logging.CRITICAL,
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RunFailed(f"Ray does not start: {first_line(error)}") from error
+        yield
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+
+
+def _start_ray(slots: Slots, view: RayView) -> str | None:
+    """Start Ray; its dashboard's host and port, if it has one.
+
+    On a busy machine Ray's servers may take longer than the fixed time that Ray gives them, and less the next time.
+
+    Raises:
+        RunFailed: it does not start, after several tries where time was what it lacked.
+    """
+    started = 0
+    while True:
+        started += 1
+        try:
+            return _init_ray(slots, view)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise RunFailed(f"Ray does not start: {first_line(error)}") from error
+        except Exception as error:
+            # Of being too slow Ray tells by a bare Exception, and by nothing narrower.
+            if type(error) is not Exception:
+                raise
+            _end_half_started(error)
+            if started == STARTS:
+                raise RunFailed(
+                    f"Ray does not start, tried {STARTS} times ({first_line(error)}); the machine is too busy or short "
+                    "of memory: see what else runs on it, then the same command goes on"
+                ) from error
+            log.warning("Ray did not start in time; trying again")
+
+
+def _init_ray(slots: Slots, view: RayView) -> str | None:
+    started = ray.init(
+        address="local",  # a cluster that happens to run here is not ours to use
+        num_cpus=slots.at_once * slots.threads,
+        num_gpus=slots.gpus,
+        _memory=slots.ram_bytes,
+        # Asked with None, Ray goes on without a dashboard that does not start; with True it does not start either.
+        include_dashboard=None if view.dashboard else False,
+        dashboard_host=LOOPBACK,
+        log_to_driver=view.verbose,
+        # Of a dashboard that does not start, `how_to_open` tells in one line; Ray does in twenty.
+        logging_level=logging.INFO if view.verbose else logging.CRITICAL,
+    )
     if not view.verbose:
         logging.getLogger("ray").setLevel(logging.ERROR)
     return started.dashboard_url or None if view.dashboard else None
+
+
+def _end_half_started(error: BaseException) -> None:
+    """End the servers of a Ray that broke off while it started; only the frames of its error still know them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(node := frame.f_locals.get("self"), Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def run_trials(
@@ -202,7 +252,7 @@ def run_trials(
 
     trainable = tune.with_resources(tune.with_parameters(actor, context=context), demands)
     trainable.__qualname__ = actor.__name__  # what the dashboard calls its class; Tune's own says nothing
-    with tempfile.TemporaryDirectory(prefix="lcnn-search-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="lcnn-search-") as scratch, _keeping_signals():
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

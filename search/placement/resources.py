@@ -69,7 +69,7 @@ class Slots:
         return self.memory.card_bytes if self.memory is not None and not self.gpus else None
 
     def __str__(self) -> str:
-        each = f"{counted(self.threads, 'thread')}"
+        each = counted(self.threads, "thread")
         if self.memory is not None:
             return f"at most {self.at_once} at once, {each} each, {'GPUs' if self.gpus else 'memory'} shared by measure"
         if self.gpu_share:

@@ -92,6 +92,7 @@ class Conductor:
         """Trials whose newest epoch was decided on in this sitting."""
         self._breaks: Counter[int] = Counter()
         self._crashes = 0
+        self._last_crash = ""
         self.halted: str | None = None
         """Why nothing more is started in this sitting."""
         trials = ledger.trials()
@@ -137,7 +138,9 @@ class Conductor:
         """Record how a trial ended; a trial that has ended stays as it is."""
         if self._curves.pop(number, None) is None:
             return
-        self._crashes += outcome == Outcome.CRASHED
+        if outcome == Outcome.CRASHED:
+            self._crashes += 1
+            self._last_crash = reason or "no reason given"
         self._ledger.finish(number, outcome, reason)
         self._tell(number, "finished")
 
@@ -154,6 +157,11 @@ class Conductor:
     def halt(self, reason: str) -> None:
         """Start nothing more in this sitting; what is unfinished stays so and goes on in the next."""
         self.halted = self.halted or reason
+
+    @property
+    def broken(self) -> str | None:
+        """Why the machine is taken for broken: the last of so many crashes in a row; None where it is not."""
+        return self._last_crash if self._crashes >= MOST_CRASHES else None
 
     def reached(self) -> Limit | None:
         """The limit that the search has come to; None where it may go on."""
@@ -201,7 +209,7 @@ class Conductor:
         return True
 
     def _is_over(self) -> bool:
-        return self.halted is not None or self.reached() is not None or self._crashes >= MOST_CRASHES
+        return self.halted is not None or self.reached() is not None or self.broken is not None
 
     def _propose(self, number: int) -> Proposal | None:
         """The trial's proposal; None where it cannot be trained, which is recorded as infeasible."""

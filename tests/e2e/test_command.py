@@ -77,7 +77,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=["ctrl-c", "sigterm", "sigusr1"])
 def test_a_stopped_search_says_how_to_go_on(
     place: Path, run: Path, started: subprocess.Popen[str], sent: signal.Signals
 ) -> None:

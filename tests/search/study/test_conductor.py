@@ -220,6 +220,7 @@ def test_a_crash_costs_no_trial_of_the_budget(open_ledger: Open, space: SearchSp
     outcomes = [trial.outcome for trial in ledger.trials()]
     assert outcomes.count(Outcome.CRASHED) == 1
     assert len(outcomes) == TRIALS + 1
+    assert conductor.broken is None  # one crash is not what ends a search
     assert ledger.trial(second.number).reason == "node lost"
 
 
@@ -261,6 +262,7 @@ def test_crashes_in_a_row_stop_the_sitting_and_the_next_one_goes_on(open_ledger:
         started += 1
         conductor.finish(proposal.number, Outcome.CRASHED)
     assert started == MOST_CRASHES
+    assert conductor.broken == "no reason given"
     assert make(ledger, space).next_trial() is not None
 
 
