@@ -7,6 +7,7 @@ python run_search.py --replay results/lcnn-cpu --trial 3   run one trial again a
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,13 +121,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{of_run} takes a run as it is, on this machine: only --trial and --results go with it")
     if options.replay and options.trial is None:
         parser.error("--replay needs --trial N")
-    options.trials, options.more_trials = _amount(parser, "--trials", options.trials, int)
-    options.hours, options.more_hours = _amount(parser, "--hours", options.hours, float)
+    options.trials, options.more_trials = _amount(parser, "--trials", "budget.trials", options.trials, int)
+    options.hours, options.more_hours = _amount(parser, "--hours", "budget.hours", options.hours, float)
     return options
 
 
 def _amount(
-    parser: argparse.ArgumentParser, name: str, text: str | None, number: Callable[[str], float]
+    parser: argparse.ArgumentParser, name: str, key: str, text: str | None, number: Callable[[str], float]
 ) -> tuple[Any, Any]:
     """A number as an amount in all, or with a plus in front as an amount on top; the other is None or 0."""
     if text is None:
@@ -135,10 +136,11 @@ def _amount(
         value = number(text.removeprefix("+"))
     except ValueError:
         parser.error(f"{name}: {text} is not a number; write {name} 20, or {name} +20 for so much more")
+    if not 0 < value < math.inf:
+        adds = "adds nothing" if text.startswith("+") else f"is no amount for {key}"
+        parser.error(f"{name}: {text} {adds}; give a number above 0")
     if not text.startswith("+"):
         return value, 0
-    if not value > 0:
-        parser.error(f"{name}: {text} adds nothing; give a number above 0")
     return None, value
 
 

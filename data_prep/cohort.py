@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.window import COLOURS, KeptHu, Window
+from data_prep.wording import pasted
 
 IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask")
@@ -211,7 +212,7 @@ def refuse_unfinished(root: Path) -> None:
     if (root / NOTES).is_dir() and not (root / MANIFEST).exists():
         raise InputError(
             f"{root}: was imported, but not to the end, for {MANIFEST} is missing; import it again, or accept what is "
-            f"there by: python -m data_prep index {root}"
+            f"there by: python -m data_prep index {pasted(root)}"
         )
 
 

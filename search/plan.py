@@ -10,7 +10,7 @@ import torch
 
 from data_prep.cohort import Cohort, read_cohort
 from data_prep.compiled import cache_folder
-from data_prep.wording import counted
+from data_prep.wording import counted, pasted
 from lcnn.config import TrainConfig
 from search.display import Display
 from search.execution.measuring import recalled_slots
@@ -182,7 +182,7 @@ def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:
     size = f"{place.root}, {len(cohort.patients)} patients, {cohort.slice_count} slices"
     if place.is_phantom:
         return f"{size} (synthetic)"
-    return f"{size}; pixels are read by the first run, or now by: python -m data_prep check {place.root}"
+    return f"{size}; pixels are read by the first run, or now by: python -m data_prep check {pasted(place.root)}"
 
 
 def workload(spec: Spec, cohort: Cohort | None) -> tuple[Workload, str]:

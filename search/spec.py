@@ -5,12 +5,13 @@
 Every section but ``search`` and ``profiles`` names fields of a settings class; the class holds the default.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_prep.errors import InputError
 from data_prep.phantom import PhantomConfig
@@ -130,8 +131,8 @@ class ResourcesConfig(Settings):
 class Spec(TrainConfig):
     """A whole search, validated. Inherits the training settings that the search varies."""
 
-    name: str = Field("search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run folder."""
+    name: str = "search"
+    """Names the run folder: letters, digits, dots, hyphens and underscores, the first a letter or digit."""
     profile: str | None = None
     """Name of the hardware profile that was applied."""
     cohort: CohortConfig = CohortConfig()
@@ -147,6 +148,13 @@ class Spec(TrainConfig):
     resources: ResourcesConfig = ResourcesConfig()
     exports: tuple[Format, ...] = FORMATS
     """Graphs that the winner is exported to, beside its weights and its MONAI bundle."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("is no name of a run; write letters, digits, dots, hyphens and underscores, like lcnn-t2")
+        return name
 
     @property
     def step_unit(self) -> Literal["epochs", "folds"]:

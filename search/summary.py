@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_prep.duplicates import AlikeSlices
 from data_prep.files import write_text_atomically
-from data_prep.wording import counted
+from data_prep.wording import counted, pasted
 from lcnn.evaluation import comparison_text, estimate_text, find_comparison
 from lcnn.intervals import Estimate
 from search.run_folder import RunFolder
@@ -84,15 +84,15 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         *_viewers(run),
         "",
         f"Next: open {run.report} in a browser, or retrain another trial:",
-        f"  python run_search.py --retrain {run.root} --trial {_runner_up(trials, winner)}",
+        f"  python run_search.py --retrain {pasted(run.root)} --trial {_runner_up(trials, winner)}",
     ]
     return "\n".join(lines)
 
 
 def _viewers(run: RunFolder) -> list[str]:
     """How to look at the trials with others' tools; a study in a database has the URL that the space file names."""
-    study = [f"  dashboard   optuna-dashboard sqlite:///{run.study}"] if run.study.exists() else []
-    return [*study, f"  curves      tensorboard --logdir {run.tensorboard}"]
+    study = [f"  dashboard   optuna-dashboard {pasted(f'sqlite:///{run.study}')}"] if run.study.exists() else []
+    return [*study, f"  curves      tensorboard --logdir {pasted(run.tensorboard)}"]
 
 
 def _leak(pairs: int, run: RunFolder) -> list[str]:

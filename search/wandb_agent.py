@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from data_prep.answering import answering, stop_on_signals
 from data_prep.files import write_text_atomically
+from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from lcnn.settings_file import describe
 from search.display import Display
 from search.execution.trial import start_training
 from search.placement.resources import this_machine
@@ -76,15 +79,26 @@ def run_trial(spec: Spec, space: SearchSpace, results: Path) -> None:
     settings = wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True)
     with wandb.init(project=project(), dir=str(run.root), settings=settings) as tracked:
         params = drawn_params(space, dict(tracked.config))
-        config = space.config(params)
+        record = SweepTrial(run.trials / tracked.id, params, os.environ.get("WANDB_SWEEP_ID"))
+        try:
+            config = space.config(params)
+        except ValidationError as error:
+            refuse(tracked, record, describe(error, TrainConfig).removeprefix(": "))
+            return
         facts = {"profile": spec.profile, "synthetic": prepared.data.cohort.synthetic}
         tracked.config.update({"settings": config.model_dump(mode="json"), **facts})
         # A trial of a sweep has its card to itself.
         training = start_training(context, tracked.id, config, share=1.0)
-        record = SweepTrial(run.trials / tracked.id, params, os.environ.get("WANDB_SWEEP_ID"))
         outcome = follow(training, tracked, record)
         tracked.summary["outcome"] = outcome.value
         tracked.finish(exit_code=0)
+
+
+def refuse(tracked: Any, record: "SweepTrial", reason: str) -> None:
+    """Tell W&B and the record of a draw whose settings exclude each other; for the sweep it is the worst there is."""
+    record.end(Outcome.INFEASIBLE, reason)
+    tracked.summary.update({"outcome": Outcome.INFEASIBLE.value, "reason": reason, METRIC: 0.0})
+    Display().say(f"{Outcome.INFEASIBLE.value}: {reason}")
 
 
 def follow(training: Generator[EpochResult, None, Outcome], tracked: Any, record: "SweepTrial") -> Outcome:
@@ -126,13 +140,20 @@ class SweepTrial:
         self._seconds += result.seconds
         self._write(None)
 
-    def end(self, outcome: Outcome) -> None:
-        """Keep how it ended."""
-        self._write(outcome.value)
+    def end(self, outcome: Outcome, reason: str | None = None) -> None:
+        """Keep how it ended, and why where the outcome does not say it all."""
+        self._write(outcome.value, reason)
 
-    def _write(self, outcome: str | None) -> None:
+    def _write(self, outcome: str | None, reason: str | None = None) -> None:
         told = datetime.now(UTC).isoformat()
-        record = {**self._fixed, "outcome": outcome, "told": told, "seconds": self._seconds, "curve": self.curve}
+        record = {
+            **self._fixed,
+            "outcome": outcome,
+            "reason": reason,
+            "told": told,
+            "seconds": self._seconds,
+            "curve": self.curve,
+        }
         write_text_atomically(self._path, json.dumps(record, indent=1) + "\n")
 
 

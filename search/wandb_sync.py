@@ -16,6 +16,7 @@ from pathlib import Path
 from data_prep.answering import answering
 from data_prep.errors import InputError, first_line
 from data_prep.split import read_split
+from data_prep.wording import pasted
 from search.display import Display
 from search.prepare import is_synthetic
 from search.run_folder import RunFolder, read_environment, run_folder
@@ -125,12 +126,12 @@ def group_of(run: RunFolder, spec: Spec) -> Group:
 
 def report(synced: Synced, run: RunFolder, mode: Mode) -> str:
     """What was done, in one line."""
-    again = f"python -m search.wandb_sync {run.root} --mode {mode}"
+    again = f"python -m search.wandb_sync {pasted(run.root)} --mode {mode}"
     if synced.fault is not None:
         missing = synced.missing or "the"
         return f"W&B: {missing} runs are not written ({synced.fault}); nothing is lost, later: {again}"
     done = f"W&B ({mode}): {synced.written} runs written, {synced.known} were there"
-    sending = f"; to send them: wandb sync {run.root / FOLDER}/offline-run-*" if mode == Mode.OFFLINE else ""
+    sending = f"; to send them: wandb sync {pasted(run.root / FOLDER)}/offline-run-*" if mode == Mode.OFFLINE else ""
     return done + sending
 
 

@@ -11,6 +11,7 @@ from data_prep.errors import InputError
 from data_prep.fetching import fetch_zip, link_of
 from data_prep.files import IF_BUSY, locked
 from data_prep.progress import bar
+from data_prep.wording import pasted
 
 DOWNLOADS = ".download"
 """Folder of the target in which archives are kept until they are unpacked."""
@@ -67,4 +68,4 @@ def _tell(root: Path, unpacked: Unpacked) -> None:
             print(f"without {lack}: {', '.join(names[:FEW])}{more}; add them, or remove the folders")
     if unpacked.others:
         print(f"left out: {unpacked.others} files that are no slices")
-    print(f"next: python -m data_prep check {root}")
+    print(f"next: python -m data_prep check {pasted(root)}")

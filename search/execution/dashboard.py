@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.wording import pasted
+
 LOOPBACK = "127.0.0.1"
 """The dashboard can run code; it is for this machine's own browser, or a tunnel to it."""
 WITHOUT = "Ray's dashboard did not start (does it have the packages of ray[default]?); the search goes on without it"
@@ -31,7 +33,8 @@ def how_to_open(address: str | None) -> str:
     """
     if not address:
         return WITHOUT
-    return f"Ray dashboard: http://{address}/#/actors\n  it asks for a token; this prints it: {_ray()} get-auth-token"
+    token = f"{pasted(_ray())} get-auth-token"
+    return f"Ray dashboard: http://{address}/#/actors\n  it asks for a token; this prints it: {token}"
 
 
 def _ray() -> str:

@@ -20,6 +20,12 @@ BAD = {
         ["--space", SPACE, "--set", "cohort.root=typo", "--dry-run"],
         "cohort.root: typo",
     ),
+    "trials below nothing": (["--space", SPACE, "--trials", "-3"], "--trials: -3 is no amount"),
+    "no end of hours": (["--space", SPACE, "--hours", "inf"], "--hours: inf is no amount"),
+    "a name of two words": (
+        ["--space", SPACE, "--name", "my study"],
+        "name: is no name of a run; write letters, digits, dots, hyphens and underscores, like lcnn-t2",
+    ),
     "impossible budget": (["--space", SPACE, "--hours", "0"], "budget.hours"),
 }
 

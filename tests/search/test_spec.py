@@ -104,7 +104,7 @@ BAD_FILES = {
         ["model", "weights: imagenet is for resnext50_32x4d"],
     ),
     "enormous seed": ("train: {seed: 99999999999}", ["train.seed", "less than"]),
-    "name with a slash": ("name: a/b", ["name", "pattern"]),
+    "name with a slash": ("name: a/b", ["name", "letters, digits"]),
 }
 
 

@@ -128,17 +128,22 @@ def test_bad_input_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not out.exists()
 
 
-def test_the_agent_trains_what_was_drawn(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where agents run; the second finds the cohort that the first has built."""
+    return tmp_path_factory.mktemp("sweeps")
+
+
+def run_agent(place: Path, sweep: dict[str, Any], draw: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
     """The command of the file, filled in by W&B's own code, with the draw where `wandb agent` puts it."""
-    sweep = write_sweep(tmp_path, "cpu", *SMALL)
     command = create_sweep_command(sweep["command"])
     filled = [sys.executable if part == "${interpreter}" else part for part in command if part != "${env}"]
-    drawn = tmp_path / "drawn.yaml"
-    drawn.write_text(yaml.safe_dump({"wandb_version": 1, **{key: {"value": value} for key, value in DRAWN.items()}}))
+    drawn = place / "drawn.yaml"
+    drawn.write_text(yaml.safe_dump({"wandb_version": 1, **{key: {"value": value} for key, value in draw.items()}}))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    ended = subprocess.run(
-        filled,
-        cwd=tmp_path,
+    return subprocess.run(
+        [*filled, *more],
+        cwd=place,
         capture_output=True,
         text=True,
         timeout=200,
@@ -152,8 +157,12 @@ def test_the_agent_trains_what_was_drawn(tmp_path: Path) -> None:
             "WANDB_SWEEP_PARAM_PATH": str(drawn),
         },
     )
+
+
+def test_the_agent_trains_what_was_drawn(place: Path) -> None:
+    ended = run_agent(place, write_sweep(place, "cpu", *SMALL), DRAWN)
     assert ended.returncode == 0, ended.stderr
-    run = tmp_path / "results" / "lcnn-cpu-sweep"
+    run = place / "results" / "lcnn-cpu-sweep"
     (written,) = read_runs(run)
     assert written.config["settings"]["schedule"] == {"name": "polynomial", "power": 1.5}
     assert (written.config["settings"]["T"], written.config["synthetic"]) == (2, True)
@@ -163,3 +172,19 @@ def test_the_agent_trains_what_was_drawn(tmp_path: Path) -> None:
     assert (record["outcome"], record["sweep"], record["params"]["T"]) == ("completed", "s1", 2)
     assert written.summary["val_dice"] == max(record["curve"])
     assert (run / "split.json").exists()
+
+
+def test_a_draw_whose_settings_exclude_each_other_is_reported_to_the_sweep(place: Path) -> None:
+    both = ("search.model.norm={choice: [group, batch]}", "search.train.batch_size={choice: [1, 8]}")
+    sweep = write_sweep(place, "cpu", *SMALL, *both)
+    draw = {**DRAWN, "model.norm": "batch", "train.batch_size": 1}
+    ended = run_agent(place, sweep, draw, "--results", "others")
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "infeasible: model.norm: batch needs two stacks" in ended.stdout
+    run = place / "others" / "lcnn-cpu-sweep"
+    (written,) = read_runs(run)
+    assert (written.summary["outcome"], written.summary["val_dice"]) == ("infeasible", 0.0)
+    record = json.loads((run / "trials" / "r1" / "trial.json").read_text())
+    assert (record["outcome"], record["curve"]) == ("infeasible", [])
+    assert record["reason"] == written.summary["reason"]
