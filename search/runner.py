@@ -11,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
-from data_prep.split import training_normalisation
+from data_prep.split import PARTS, training_normalisation
 from data_prep.window import in_words
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.model import build_model
@@ -238,7 +238,7 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
     split = prepared.split
     display.say(
         f"Split (locked, by patient): {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test; "
-        f"{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
+        f"{f'{prepared.data.cohort.size}, ' if split.groups else ''}{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
     )
     if prepared.folds:
         sizes = " or ".join(str(size) for size in sorted({len(fold.val) for fold in prepared.folds}))
@@ -352,7 +352,7 @@ def test_winner(
         "synthetic": cohort.synthetic,
         "windows": in_words(prepared.data.store.windows),
         "profile": spec.profile,
-        "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
+        "patients": {part: split.patient_count(part) for part in PARTS},
         "winner": jobs["winner"].number,
         "epochs": {role: job.epochs for role, job in jobs.items()},
         "opening": run.last_test_opening(),
