@@ -289,8 +289,14 @@ def read_manifest(manifest: Path) -> Cohort:
     try:
         return Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = first_line(error)
+        reason = _first_fault(error) if isinstance(error, ValidationError) else first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Where the content is wrong, and how."""
+    fault = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
 
 
 def _verify(root: Path, manifest: Path) -> Cohort:

@@ -236,9 +236,10 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
     prepared = prepare(spec.cohort, run, results / CACHE, display.progress, folds=spec.folds.count)
     display.clear()
     split = prepared.split
+    scans = f"{prepared.data.cohort.size}, " if split.groups else ""
     display.say(
         f"Split (locked, by patient): {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test; "
-        f"{f'{prepared.data.cohort.size}, ' if split.groups else ''}{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
+        f"{scans}{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
     )
     if prepared.folds:
         sizes = " or ".join(str(size) for size in sorted({len(fold.val) for fold in prepared.folds}))
