@@ -343,7 +343,7 @@ def test_winner(
 ) -> dict[str, Any]:
     """Open the test part for the winner and the defaults; the figures, and what they were measured on."""
     split, cohort = prepared.split, prepared.data.cohort
-    display.say(f"Testing on {len(split.test)} patients that no trial has read")
+    display.say(f"Testing on {split.size('test')} that no trial has read")
     reason = f"final evaluation of {', '.join(jobs)}"
     results = test_models(run, jobs, prepared, slots.device, reason=reason, out=run.root, slices=run.slices)
     return {
