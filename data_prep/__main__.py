@@ -5,15 +5,17 @@
     python -m data_prep import SRC DST [--window brain] [--depth 16] [--dry-run] ...
     python -m data_prep check DIR [--fix]
     python -m data_prep stats DIR
-    python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--ignored] [--source TEXT] [--licence TEXT]
+    python -m data_prep index DIR [--name NAME] [--spacing-mm 5 0.45 0.45] [--group-by PATTERN] [--ignored] ...
 
 ``phantom`` builds the synthetic cohort. ``download`` fetches two ZIP files from Google Drive. ``import`` recognises
 DICOM, NIfTI, pictures, AISD and npz arrays and makes a cohort of them, with ids that tell nothing. ``check`` finds what
 is wrong in a cohort, ``stats`` measures it. ``index`` writes DIR/cohort.json for a folder of your own: the slices in
-order, their hash, and what only you know, such as the spacing that turns voxels into ml and mm. Each has --help.
+order, their hash, and what only you know, such as the spacing that turns voxels into ml and mm, or which folders are
+scans of one patient. Each has --help.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +24,10 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from data_prep.answering import answering
-from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, write_manifest
+from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, with_groups, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
 from data_prep.errors import InputError
+from data_prep.groups import add_group_option, group_numbers, group_pattern, patients_by
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
@@ -57,6 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     index.add_argument("--name", help="name of the cohort (default: the folder's)")
     index.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
                        help="distances between voxel centres, the same for all patients")  # fmt: skip
+    add_group_option(index, "the name of a folder")
     index.add_argument("--ignored", action="store_true",
                        help="masks hold 128 too: pixels that are neither learnt nor scored")  # fmt: skip
     index.add_argument("--window", help="intensity window of the slices, in words")
@@ -91,15 +95,26 @@ def index_folder(options: argparse.Namespace) -> None:
     """The ``index`` command.
 
     Raises:
-        InputError: the folder holds no cohort, a manifest is there already, or the spacing is not positive.
+        InputError: the folder holds no cohort, a manifest is there already, the spacing is not positive, or the pattern
+            for groups is none, or fits no folder.
     """
     if (options.folder / MANIFEST).exists():
         raise InputError(f"{options.folder / MANIFEST}: exists; delete it to have it made anew")
     spacing = spacing_of(options.spacing_mm)
+    pattern = None if options.group_by is None else group_pattern(options.group_by)
     about = {key: getattr(options, key) for key in ("name", "window", "source", "licence")}
     cohort = scan_cohort(options.folder, spacing_mm=spacing, has_ignored=options.ignored, **about)
+    if pattern:
+        cohort = with_groups(cohort, _groups_by(pattern, [patient.id for patient in cohort.patients]))
     write_manifest(cohort, options.folder)
-    print(f"{options.folder / MANIFEST}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
+    print(f"{options.folder / MANIFEST}: {cohort.size}, {cohort.slice_count} slices")
+
+
+def _groups_by(pattern: re.Pattern[str], names: Sequence[str]) -> dict[str, int]:
+    patients = patients_by(pattern, [[name] for name in names])
+    return group_numbers(
+        dict(zip(names, patients, strict=True)), {name: number for number, name in enumerate(names, start=1)}
+    )
 
 
 @answering

@@ -2,7 +2,7 @@
 
     <root>/images/<patient>/<slice>.png      8-bit grey slices, from the skull base upward; others: see windows, hu
     <root>/masks/<patient>/<slice>.png       the same names; 0 background, 255 (or 1) lesion, 128 ignored
-    <root>/cohort.json                       what this file writes: patients, slice order, spacing, hash
+    <root>/cohort.json                       what this file writes: patients, slice order, spacing, groups, hash
 
 ``image/`` and ``mask/`` are taken as well. Slice names are ordered naturally (2 before 10).
 """
@@ -15,12 +15,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
+from data_prep.groups import in_words
 from data_prep.window import COLOURS, KeptHu, Window
 from data_prep.wording import pasted
 
@@ -37,7 +46,7 @@ LAYOUT_REMEDY = "expected images/<patient>/<slice>.png and masks/<patient>/<slic
 
 
 class Patient(BaseModel):
-    """One patient's slices in order, as file names relative to the cohort's root."""
+    """One scan of a patient: its slices in order, as file names relative to the cohort's root."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +57,21 @@ class Patient(BaseModel):
     """None where it is not known."""
     hash: str
     """SHA-256 over slice names and file contents."""
+    group: int | None = None
+    """Number that the scans of one person share; None: the only scan of its person."""
+
+    @property
+    def person(self) -> int | str:
+        """What scans of one person have in common, and of two persons never."""
+        return self.id if self.group is None else self.group
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_group(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a manifest without groups stays what it was before there were any."""
+        content: dict[str, Any] = dump(self)
+        if content.get("group", 0) is None:
+            del content["group"]
+        return content
 
 
 class Cohort(BaseModel):
@@ -72,13 +96,19 @@ class Cohort(BaseModel):
     licence: str | None = None
     patients: tuple[Patient, ...]
     hash: str
-    """SHA-256 over the patients' ids and hashes: changes when any pixel, name or order does."""
+    """SHA-256 over the patients' ids and hashes: changes when any pixel, name or order does. Groups are no part of it:
+    a split that was locked with other groups is refused by itself."""
 
     @model_validator(mode="after")
     def _official_test_patients_are_here(self) -> "Cohort":
         unknown = set(self.official_test) - {patient.id for patient in self.patients}
         if unknown:
             raise ValueError(f"official_test names {min(unknown)}, which is no patient")
+        divided = find_divided(self.patients, self.official_test)
+        if divided:
+            raise ValueError(
+                f"official_test names {divided[0]}, but not {divided[1]}, another scan of the same patient"
+            )
         return self
 
     @model_validator(mode="after")
@@ -94,9 +124,23 @@ class Cohort(BaseModel):
         return str(windows[0]) if windows else self.window
 
     @property
+    def size(self) -> str:
+        """How many patients it has, and how many scans where some have several, in words."""
+        return in_words(patient.person for patient in self.patients)
+
+    @property
     def slice_count(self) -> int:
         """Number of slices over all patients."""
         return sum(len(patient.images) for patient in self.patients)
+
+
+def find_divided(patients: Iterable[Patient], chosen: Iterable[str]) -> tuple[str, str] | None:
+    """A scan that was chosen and one of the same person that was not; None where all or no scans of each were."""
+    names = set(chosen)
+    known = list(patients)
+    inside = {patient.person: patient.id for patient in known if patient.id in names}
+    outside = (patient for patient in known if patient.id not in names and patient.person in inside)
+    return next(((inside[patient.person], patient.id) for patient in outside), None)
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -246,8 +290,14 @@ def read_manifest(manifest: Path) -> Cohort:
     try:
         return Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = first_line(error)
+        reason = _first_fault(error) if isinstance(error, ValidationError) else first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Where the content is wrong, and how."""
+    fault = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
 
 
 def _verify(root: Path, manifest: Path) -> Cohort:
@@ -258,12 +308,22 @@ def _verify(root: Path, manifest: Path) -> Cohort:
             f"{root}: the cohort is not the one that {manifest.name} describes ({_difference(known, found)}); "
             f"restore the files, or delete {manifest} to accept them as a new cohort"
         )
-    # Names of folders and endings are not hashed, so the paths are those found; only the spacing is the manifest's.
-    patients = tuple(
-        new.model_copy(update={"spacing_mm": old.spacing_mm})
-        for old, new in zip(known.patients, found.patients, strict=True)
-    )
-    return known.model_copy(update={"patients": patients})
+    return known.model_copy(update={"patients": told_of(known, found)})
+
+
+def told_of(known: Cohort, found: Cohort) -> tuple[Patient, ...]:
+    """The patients as they were found, with what only a manifest tells of them: spacing and group.
+
+    Names of folders and endings are not hashed, so the paths are those found.
+    """
+    told = {patient.id: {"spacing_mm": patient.spacing_mm, "group": patient.group} for patient in known.patients}
+    return tuple(patient.model_copy(update=told.get(patient.id, {})) for patient in found.patients)
+
+
+def with_groups(cohort: Cohort, groups: Mapping[str, int]) -> Cohort:
+    """The cohort with the group of each patient, by id; those that are not named have none."""
+    patients = tuple(patient.model_copy(update={"group": groups.get(patient.id)}) for patient in cohort.patients)
+    return cohort.model_copy(update={"patients": patients})
 
 
 def _difference(known: Cohort, found: Cohort) -> str:

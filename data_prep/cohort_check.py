@@ -22,6 +22,7 @@ from data_prep.cohort import (
 from data_prep.contact_sheet import Tile, draw_tile
 from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
+from data_prep.groups import in_words
 from data_prep.orientation import COUCH_SURE, LEAST_PATIENTS, LIKELY_MARGIN, find_turns
 from data_prep.patient_check import PatientFiles, check_patient
 from data_prep.pixels import GREY, pixels_of
@@ -36,6 +37,8 @@ class CohortReport:
     """All that was found, and the contact sheet's tiles."""
 
     patients: int
+    size: str
+    """How many patients, and how many scans where some have several, in words."""
     slices: int
     findings: tuple[Finding, ...]
     tiles: tuple[Tile, ...]
@@ -56,6 +59,8 @@ class _Kept:
     hashes: tuple[str, ...]
     pictures_KPP: NDArray[np.float32] | None
     couch: float | None
+    person: int | str
+    """As of a `Patient`."""
 
 
 def list_patients(root: Path) -> list[PatientFiles]:
@@ -93,6 +98,7 @@ def check_cohort(root: Path, *, jobs: int) -> CohortReport:
         InputError: ``root`` is no cohort.
     """
     patients = list_patients(root)
+    groups = _groups(root)
     findings: list[Finding] = []
     kept: list[_Kept] = []
     tiles: list[Tile] = []
@@ -103,16 +109,29 @@ def check_cohort(root: Path, *, jobs: int) -> CohortReport:
                 stored.add(len(kept), report.telling_M, report.signatures_MF)
             if report.shown_HW is not None:
                 tiles.append(draw_tile(report.id, report.shown_HW, report.shown_mask_HW, report.shown))
-            kept.append(_Kept(report.id, report.slices, report.hashes, report.pictures_KPP, report.couch))
+            person = groups.get(report.id, report.id)
+            kept.append(_Kept(report.id, report.slices, report.hashes, report.pictures_KPP, report.couch, person))
         findings += _shared(stored, kept)
     findings += _turned(kept)
     findings += _of_the_manifest(root, patients, findings)
-    return CohortReport(len(patients), sum(len(k.slices) for k in kept), tuple(findings), tuple(tiles))
+    size = in_words(one.person for one in kept)
+    return CohortReport(len(patients), size, sum(len(k.slices) for k in kept), tuple(findings), tuple(tiles))
+
+
+def _groups(root: Path) -> dict[str, int]:
+    """Of the patients that are scans of one person, as far as a manifest says."""
+    if not (root / MANIFEST).exists():
+        return {}
+    return {
+        patient.id: patient.group for patient in read_manifest(root / MANIFEST).patients if patient.group is not None
+    }
 
 
 def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
     pairs: defaultdict[tuple[int, int], list[tuple[float, int, int]]] = defaultdict(list)
     for (one, place), (two, other), correlation in stored.shared():
+        if kept[one].person == kept[two].person:
+            continue  # no split divides them
         pairs[one, two].append((correlation, place, other))
     found = []
     for (one, two), slices in sorted(pairs.items()):
@@ -121,7 +140,8 @@ def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
         same = len({p for _, p, o in slices if kept[one].hashes[p] == kept[two].hashes[o]})
         told = (
             f"{alike} slices look like slices of {kept[two].id}, {same} of them pixel by pixel (most alike: "
-            f"{kept[two].slices[other]}, {best:.3f}); one person twice leaks between parts: keep one of the two"
+            f"{kept[two].slices[other]}, {best:.3f}); one person twice leaks between parts: keep one of the two, or, "
+            "where they are scans of one patient, say so by --group-by of import or index"
         )
         severity = Severity.ERROR if same else Severity.WARNING
         found.append(Finding(severity, Kind.NEAR_DUPLICATE, kept[one].id, kept[one].slices[place], told))

@@ -5,7 +5,8 @@ correlation of two signatures tells how alike the slices are. On the two cohorts
 the phantom), copies that were re-encoded, windowed anew or made noisy correlate by 0.99 and more, copies turned by one
 degree by 0.97, nineteen of twenty copies in another crop by 0.95, and the most alike slices of different patients by
 0.94 and 0.91. So a copy that was turned by two degrees or shifted by a hundredth of the picture may be missed, and
-another scan of a patient who is in the cohort twice is: it is no more alike than the scan of a stranger.
+another scan of a patient who is in the cohort twice is: it is no more alike than the scan of a stranger. Scans that the
+cohort knows to be of one person are in one part, and are not compared.
 
 Legend: N slices of the cohort, M slices of a part, S stored side, P side of a signature.
 """
@@ -93,7 +94,7 @@ def find_alike(data: CompiledCohort, split: Split, folds: Sequence[Split] = ()) 
         for row, column, correlation in _matches(ours.values_MF, theirs.values_MF):
             one, two = ours.owner_M[row], theirs.owner_M[column]
             folded = row < column and fold_of.get(one[0].id) != fold_of.get(two[0].id)
-            if part != other or folded:
+            if (part != other or folded) and data.store.person(one[0].id) != data.store.person(two[0].id):
                 found.append(_pair(data, part, one, other, two, correlation))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.patient, pair.slice))
 

@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.cohort import IMAGE_FOLDERS, MANIFEST, MASK_FOLDERS, part_folder, read_manifest, scan_cohort, slice_files
+from data_prep.cohort import (
+    IMAGE_FOLDERS,
+    MANIFEST,
+    MASK_FOLDERS,
+    part_folder,
+    read_manifest,
+    scan_cohort,
+    slice_files,
+    told_of,
+)
 from data_prep.cohort import write_manifest as write_cohort
 from data_prep.errors import InputError
 from data_prep.files import replacing, write_png, write_text_atomically
@@ -132,9 +141,8 @@ def _renew_manifest(root: Path, backup: Path) -> None:
         return
     known = read_manifest(manifest)
     shutil.copy2(manifest, backup / MANIFEST)
-    spacing = {patient.id: patient.spacing_mm for patient in known.patients if patient.spacing_mm}
     try:
-        found = scan_cohort(root, spacing_mm=spacing)
+        found = scan_cohort(root)
     except InputError:
         return  # something else is wrong with the files; the check that follows says what
-    write_cohort(known.model_copy(update={"patients": found.patients, "hash": found.hash}), root)
+    write_cohort(known.model_copy(update={"patients": told_of(known, found), "hash": found.hash}), root)

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
-from data_prep.split import Split
+from data_prep.split import Split, largest_lesion, persons_of
 from data_prep.store import Store
 
 
@@ -20,7 +20,7 @@ def make_folds(store: Store, split: Split, count: int) -> tuple[Split, ...]:
     """The split's training and validation patients as ``count`` folds, each with lesions of all sizes.
 
     Patients are ordered by lesion volume and dealt in rounds, each round in another order drawn from the split's
-    seed, so that sizes differ by one patient at most.
+    seed, so that sizes differ by one patient at most. Scans of one person are dealt together, as one patient.
 
     Returns:
         One split a fold, which differ in who trains and who validates.
@@ -29,18 +29,20 @@ def make_folds(store: Store, split: Split, count: int) -> tuple[Split, ...]:
         InputError: more folds than patients with a lesion.
     """
     names = [name for name in store.patients if name in {*split.train, *split.val}]
-    volumes = {name: store.lesion_volume(name) for name in names}
-    with_lesion = sum(volume > 0 for volume in volumes.values())
+    place = {name: number for number, name in enumerate(names)}  # the cohort's order decides who is dealt where
+    persons = sorted(persons_of(store, names), key=lambda scans: min(place[scan] for scan in scans))
+    volumes = [largest_lesion(store, scans) for scans in persons]
+    with_lesion = sum(volume > 0 for volume in volumes)
     if count > with_lesion:
         raise InputError(
             f"folds.count: {count} folds, but only {with_lesion} patients with a lesion besides the test part; lower it"
         )
     rng = np.random.default_rng([split.seed, 0xF01D, count])
-    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: -volumes[names[i]])
+    order = sorted(rng.permutation(len(persons)).tolist(), key=lambda i: -volumes[i])
     deals: list[set[str]] = [set() for _ in range(count)]
     for start in range(0, len(order), count):
         for deal, i in zip(rng.permutation(count).tolist(), order[start : start + count], strict=False):
-            deals[deal].add(names[i])
+            deals[deal].update(persons[i])
     return tuple(
         split.model_copy(update={"train": _in_order(names, deal, inside=False), "val": _in_order(names, deal)})
         for deal in deals

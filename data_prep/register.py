@@ -2,6 +2,8 @@
 
     <root>/.import/ids.json    salted hashes of the source's place and of its patients' names, with their numbers
 
+Scans of one person are patients here, each with a number of its own.
+
 A split, a list of test patients or a table of results names patients by id, so an id stays with its patient when the
 source grows, and is not given again when it shrinks. A hash tells no name, but who holds a list of names can try each
 of them with the salt that lies beside: ``.import`` is for reruns, and no part of a cohort that is passed on.
@@ -10,7 +12,7 @@ of them with the salt that lies beside: ``.import`` is for reruns, and no part o
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,16 +37,25 @@ class Register(BaseModel):
     numbers: dict[str, int]
     """By the hash of a patient's name; those of patients that are gone stay."""
 
-    def id_of(self, name: str) -> str:
-        """The id of a patient that has a number."""
-        return patient_id(self.numbers[_hash(self.salt, name)])
+    def number_of(self, case: Case) -> int:
+        """The number of a patient that has one."""
+        return self.numbers[_hash(self.salt, own_name(case))]
 
-    def with_names(self, names: Iterable[str]) -> "Register":
+    def with_numbers(self, cases: Sequence[Case]) -> "Register":
         """The same, with numbers after the last for those that have none, in the order given."""
         numbers = dict(self.numbers)
-        for name in names:
-            numbers.setdefault(_hash(self.salt, name), max(numbers.values(), default=0) + 1)
+        keys = [_hash(self.salt, own_name(case)) for case in cases]
+        taken = {numbers[key] for key in keys if key in numbers}
+        for key, case in zip(keys, cases, strict=True):
+            if key not in numbers:
+                numbers[key] = self._earlier(case, taken) or max(numbers.values(), default=0) + 1
+                taken.add(numbers[key])
         return self.model_copy(update={"numbers": numbers})
+
+    def _earlier(self, case: Case, taken: Collection[int]) -> int | None:
+        """The number that an earlier version gave the person, if no scan has it: it took one scan of each."""
+        number = self.numbers.get(_hash(self.salt, case.patient)) if case.patient else None
+        return None if number in taken else number
 
 
 def patient_id(number: int) -> str:
@@ -55,7 +66,8 @@ def patient_id(number: int) -> str:
 def own_name(case: Case) -> str:
     """What a patient goes by from one import to the next.
 
-    DICOM files name their patient, wherever they lie; others go by the names of their files and folders.
+    DICOM files name their patient and study, and those of BIDS their subject and session, wherever they lie; others go
+    by the names of their files and folders.
     """
     return case.identity or case.name
 

@@ -1,22 +1,32 @@
 """The locked split: which patients train, which validate, which are kept for the final test.
 
-Made once from a seed, written beside the run with the cohort's hash and a seal over all of it, and refused if the
-cohort or the file changed.
+Patients that are scans of one person are in one part, all of them. Made once from a seed, written beside the run with
+the cohort's hash and a seal over all of it, and refused if the cohort, its groups or the file changed.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from data_prep.cohort import MANIFEST
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
+from data_prep.groups import in_words
 from data_prep.store import Store
 
 Part = Literal["train", "val", "test"]
@@ -52,13 +62,51 @@ class Split(BaseModel):
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Patients that are scans of one person, a tuple a person; those of one scan are in none."""
 
     @model_validator(mode="after")
     def _parts_are_disjoint(self) -> "Split":
         everyone = (*self.train, *self.val, *self.test)
         if len(set(everyone)) != len(everyone):
             raise ValueError("a patient is in more than one part")
+        for group in self.groups:
+            if not any({*group} <= {*getattr(self, part)} for part in PARTS):
+                raise ValueError(f"{' and '.join(group[:2])} are scans of one person, and not in one part")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_groups(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a split of a cohort without groups, and its seal, stay what they were before there were any."""
+        content: dict[str, Any] = dump(self)
+        if not content.get("groups", True):
+            del content["groups"]
+        return content
+
+    def size(self, part: Part) -> str:
+        """How many patients a part has, and how many scans where some have several, in words."""
+        return in_words(self._persons(part))
+
+    def patient_count(self, part: Part) -> int:
+        """Number of persons in a part, whatever the number of their scans."""
+        return len(set(self._persons(part)))
+
+    def _persons(self, part: Part) -> list[str]:
+        first = {scan: group[0] for group in self.groups for scan in group}
+        return [first.get(scan, scan) for scan in getattr(self, part)]
+
+
+def persons_of(store: Store, names: Iterable[str]) -> list[tuple[str, ...]]:
+    """These patients as persons: the scans of each, in order of their names; persons in that of their first scans."""
+    scans: dict[int | str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        scans[store.person(name)].append(name)
+    return [tuple(several) for several in scans.values()]
+
+
+def largest_lesion(store: Store, scans: Sequence[str]) -> float:
+    """The largest lesion volume among a person's scans, by which persons are ordered."""
+    return max(store.lesion_volume(name) for name in scans)
 
 
 def make_split(store: Store, config: SplitConfig) -> Split:
@@ -69,24 +117,31 @@ def make_split(store: Store, config: SplitConfig) -> Split:
     one patient of the shares, and every block is spread over the parts. Where the cohort names its official test
     patients, exactly these are tested, and the others are drawn to train and to validate in their shares of each other.
 
+    A person of several scans counts and is drawn as one patient, by the largest lesion of the scans, and takes all of
+    them along.
+
     Raises:
         InputError: too few patients for three parts, or a part that cannot be scored for want of a lesion.
     """
     rng = np.random.default_rng([config.seed, 0x5711])
-    volumes = {name: store.lesion_volume(name) for name in store.patients}
     official = store.official_test
     shares = _drawn_shares(config, official)
-    names = sorted(set(volumes) - set(official))
-    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: volumes[names[i]])
+    persons = persons_of(store, set(store.patients) - set(official))
+    order = sorted(rng.permutation(len(persons)).tolist(), key=lambda i: largest_lesion(store, persons[i]))
     block = math.ceil(1 / min(shares.values()))
-    parts: dict[Part, list[str]] = {"train": [], "val": [], "test": list(official)}
+    parts: dict[Part, list[tuple[str, ...]]] = {"train": [], "val": [], "test": persons_of(store, official)}
     for start in range(0, len(order), block):
         for count, i in enumerate(rng.permutation(order[start : start + block]).tolist(), start=start + 1):
             lacking = max(shares, key=lambda part: shares[part] * count - len(parts[part]))
-            parts[lacking].append(names[i])
-    _check_parts(parts, volumes, store)
-    members = {part: tuple(sorted(parts[part])) for part in PARTS}
-    return Split(cohort_hash=store.cohort_hash, seed=config.seed, **members)
+            parts[lacking].append(persons[i])
+    members = {part: tuple(sorted(name for scans in parts[part] for name in scans)) for part in PARTS}
+    split = Split(cohort_hash=store.cohort_hash, seed=config.seed, groups=_groups(store), **members)
+    _check_parts(split, store)
+    return split
+
+
+def _groups(store: Store) -> tuple[tuple[str, ...], ...]:
+    return tuple(scans for scans in persons_of(store, store.patients) if len(scans) > 1)
 
 
 def _drawn_shares(config: SplitConfig, official_test: Sequence[str]) -> dict[Part, float]:
@@ -97,13 +152,12 @@ def _drawn_shares(config: SplitConfig, official_test: Sequence[str]) -> dict[Par
     return {"train": config.train / drawn, "val": config.val / drawn}
 
 
-def _check_parts(parts: Mapping[Part, Sequence[str]], volumes: Mapping[str, float], store: Store) -> None:
-    for part, members in parts.items():
-        lesions = sum(volumes[name] > 0 for name in members)
-        if not lesions:
+def _check_parts(split: Split, store: Store) -> None:
+    for part in PARTS:
+        if not any(store.lesion_volume(name) > 0 for name in getattr(split, part)):
             raise InputError(
-                f"cohort.split: the {part} part would hold {len(members)} patients and no lesion "
-                f"({len(volumes)} patients in all); add patients, or change cohort.split"
+                f"cohort.split: the {part} part would hold {split.size(part)} and no lesion "
+                f"({in_words(map(store.person, store.patients))} in all); add patients, or change cohort.split"
             )
 
 
@@ -111,7 +165,7 @@ def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
     """The split kept at ``path``, or a new one written there.
 
     Raises:
-        InputError: the kept split belongs to another cohort, was edited, or is no split.
+        InputError: the kept split belongs to another cohort, or to one with other groups, was edited, or is no split.
     """
     if not path.exists():
         split = make_split(store, config)
@@ -136,6 +190,11 @@ def lock_split(path: Path, store: Store, config: SplitConfig) -> Split:
         raise InputError(
             f"{path}: tests other patients than the cohort's official_test; start a new run with --name, or restore "
             "cohort.json"
+        )
+    if split.groups != _groups(store):
+        raise InputError(
+            f"{path}: drawn when other patients were scans of one person than {MANIFEST} says now; restore its groups, "
+            "or start a new run with --name"
         )
     # Earlier versions wrote no seal; what they wrote is what their seed draws.
     if not is_sealed and split != make_split(store, config):

@@ -19,7 +19,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,12 @@ class Store:
     """
     windows: tuple[Window, ...] = ()
     """What the slices are seen in; empty: one window, which nobody has named."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Of the patients that are scans of one person; see `Patient.group`."""
+
+    def person(self, patient: str) -> int | str:
+        """As `Patient.person`."""
+        return self.groups.get(patient, patient)
 
     @property
     def images_NSS(self) -> NDArray[np.uint8]:
@@ -115,6 +121,7 @@ class Store:
             patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
             official_test = tuple(index.get("official_test", ()))
             windows = tuple(Window.model_validate(window) for window in index["windows"])
+            groups = {str(name): int(group) for name, group in index.get("groups", {}).items()}
         except InputError:
             raise
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -131,6 +138,7 @@ class Store:
             official_test,
             ignored,
             windows,
+            groups,
         )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Store"], tuple[Path]]:
@@ -152,9 +160,14 @@ def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
         cohort.model_dump_json(include={"window", "windows", "hu", "official_test"}),
         picture.model_dump_json(),
         *(["has_ignored"] if cohort.has_ignored else []),
+        *([json.dumps(groups)] if (groups := _groups(cohort)) else []),
     ]
     key = hashlib.sha256("\n".join([cohort.hash, *told]).encode()).hexdigest()
     return cache / f"{key[:16]}-{picture.image_size}-{picture.crop}"
+
+
+def _groups(cohort: Cohort) -> dict[str, int]:
+    return {patient.id: patient.group for patient in cohort.patients if patient.group is not None}
 
 
 def compile_store(
@@ -216,6 +229,7 @@ def _compile(
         "cohort_hash": cohort.hash,
         "picture": picture.model_dump(),
         "official_test": cohort.official_test,
+        "groups": _groups(cohort),
         "windows": [window.model_dump() for window in pixels.windows],
         "patients": {patient.id: entries[patient.id].model_dump() for patient in cohort.patients},
     }

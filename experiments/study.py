@@ -245,14 +245,23 @@ def compare(tables: Sequence[tuple[Job, Path]]) -> dict[str, Any]:
     rows = pd.concat([_read_table(path).assign(seed=job.seed) for job, path in tables])
     names = list(dict.fromkeys(job.contender.name for job, _ in tables))
     means = rows.groupby(["model", "patient"])[list(METRICS)].mean()
+    persons = _persons(rows)
     figures = {name: {metric: means.loc[name][metric].sort_index().tolist() for metric in METRICS} for name in names}
     by_seed = rows.groupby(["model", "seed"])["dice"].mean()
     return {
         "first": names[0],
         "dice_by_seed": {name: by_seed.loc[name].round(4).to_dict() for name in names},
-        "mean": {name: {m: asdict(estimate_mean(figures[name][m])) for m in METRICS} for name in names},
-        "comparisons": [asdict(comparison) for comparison in compare_models(figures)],
+        "mean": {name: {m: asdict(estimate_mean(figures[name][m], persons)) for m in METRICS} for name in names},
+        "comparisons": [asdict(comparison) for comparison in compare_models(figures, persons)],
     }
+
+
+def _persons(rows: pd.DataFrame) -> list[int | str] | None:
+    """Whose scan each patient is, in the order of their names; None where each is of a person of its own."""
+    if "group" not in rows:
+        return None
+    groups = rows.groupby("patient")["group"].first().sort_index()
+    return [patient if pd.isna(group) else int(group) for patient, group in groups.items()]
 
 
 def _read_table(path: Path) -> pd.DataFrame:

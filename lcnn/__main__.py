@@ -111,7 +111,7 @@ def train(options: argparse.Namespace) -> int:
     split = lock_split(options.out / "split.json", compiled.store, SplitConfig(seed=options.split_seed))
     normalisation = training_normalisation(compiled.store, split)
     training = TrainingData(compiled.store, split.train, split.val, normalisation)
-    print(f"{len(split.train)} patients train, {len(split.val)} validate, {len(split.test)} are left for a test")
+    print(f"{split.size('train')} train, {split.size('val')} validate, {split.size('test')} are left for a test")
     epochs = fit(settings.train_config, training, device=device(options), folder=options.out)
     outcome = print_epochs(epochs)
     print(f"{outcome}; {options.out / 'best.pt'} holds the epoch of the best validation Dice")
@@ -139,9 +139,10 @@ def evaluate_cohort(options: argparse.Namespace) -> int:
     cohort = open_cohort(options.data, cache_folder(options.data, options.cache))
     if line := other_window(model, {cohort.name: pixels_for(model, pixels_of(cohort), cohort.name)}):
         print(line, flush=True)
+    noun = "scans" if any(patient.group is not None for patient in cohort.patients) else "patients"
     if known := trained_on(find_model(options.model), cohort):
         print(
-            f"WARNING: {len(known)} of the {len(cohort.patients)} patients trained or validated this model, {known[0]} "
+            f"WARNING: {len(known)} of the {len(cohort.patients)} {noun} trained or validated this model, {known[0]} "
             "the first; figures over them say nothing of new patients",
             flush=True,
         )

@@ -1,14 +1,13 @@
 """Models compared on the same patients: paired differences, and how likely such ones are by chance."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import permutation_test
 
-from lcnn.intervals import Estimate, estimate_difference
+from lcnn.intervals import Estimate, by_person, estimate_difference
 
 RESAMPLES = 10_000
 """Sign flips that are drawn; up to 13 patients there are fewer in all, and each is counted once: the test is exact."""
@@ -32,7 +31,7 @@ class Comparison:
     """The same, corrected for all comparisons of this metric that were made together."""
 
 
-def compare_models(figures: Mapping[str, Figures]) -> list[Comparison]:
+def compare_models(figures: Mapping[str, Figures], persons: Sequence[Hashable] | None = None) -> list[Comparison]:
     """The first model compared with each of the others, in every metric.
 
     Holm's correction runs over the models within a metric. Dice is the metric by which a model is judged; the others
@@ -40,33 +39,38 @@ def compare_models(figures: Mapping[str, Figures]) -> list[Comparison]:
 
     Args:
         figures: values of every model, by its name; all models have the same metrics.
+        persons: whose scan each value is of, as of `lcnn.intervals.by_person`.
     """
     ours, *others = figures
     comparisons: list[Comparison] = []
     for metric in figures[ours]:
-        found = [_compare(figures, ours, theirs, metric) for theirs in others]
+        found = [_compare(figures, ours, theirs, metric, persons) for theirs in others]
         corrected = holm([comparison.p_permutation for comparison in found])
         comparisons += [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
     return comparisons
 
 
-def _compare(figures: Mapping[str, Figures], ours: str, theirs: str, metric: str) -> Comparison:
-    values = figures[ours][metric], figures[theirs][metric]
+def _compare(
+    figures: Mapping[str, Figures], ours: str, theirs: str, metric: str, persons: Sequence[Hashable] | None
+) -> Comparison:
+    values = figures[ours][metric], figures[theirs][metric], persons
     return Comparison(ours, theirs, metric, estimate_difference(*values), permutation_p(*values), None)
 
 
-def permutation_p(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> float | None:
+def permutation_p(
+    ours: Sequence[float], theirs: Sequence[float], persons: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> float | None:
     """Two-sided p of the mean paired difference when it is left to chance whose value is whose (Fisher 1935).
 
-    Pairs with a NaN are left out; None where no pair is left.
+    Pairs with a NaN are left out; None where no pair is left. Of a person of several scans, all pairs change places
+    together, by their mean difference; persons as of `lcnn.intervals.by_person`.
 
     Raises:
-        ValueError: the two lists differ in length.
+        ValueError: the lists differ in length.
     """
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if not (math.isnan(a) or math.isnan(b))]
-    if not pairs:
+    difference = np.array(by_person([a - b for a, b in zip(ours, theirs, strict=True)], persons))
+    if not len(difference):
         return None
-    difference = np.array([a - b for a, b in pairs])
     if len(difference) == 1 or not difference.any():
         return 1.0
 

@@ -7,7 +7,7 @@ Legend: Z slices of a patient, K windows, H rows, W columns (native).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,13 @@ class PatientResult:
     """ml where the spacing is known, else voxels."""
     reliability: Reliability = field(repr=False)
     """Probabilities against the truth, around lesions."""
+    group: int | None = None
+    """As of a `data_prep.cohort.Patient`: number that scans of one person share."""
+
+    @property
+    def person(self) -> int | str:
+        """What scans of one person have in common."""
+        return self.patient if self.group is None else self.group
 
     @property
     def lesion_count_difference(self) -> int:
@@ -107,6 +114,7 @@ def evaluate(
         true, ignored = lesion_in(label), ignored_in(label) if cohort.has_ignored else None
         probability = predict_volume(model, image_ZKHW, by_id[name].spacing_mm)
         result = score_patient(name, probability, true, by_id[name].spacing_mm, ignored)
+        result = replace(result, group=by_id[name].group)
         case = Case(result, image_ZKHW[:, 0], true, probability >= THRESHOLD, ignored)
         results.append(case.result)
         if on_case:

@@ -1,5 +1,8 @@
 """Figures of a whole test: means with intervals over patients, strata, calibration, comparisons, tables.
 
+Where some patients are scans of one person, means, intervals, tests and the numbers of patients beside them are over
+persons; see `lcnn.intervals`.
+
 Legend of roles: a model's name in the results, for example winner and defaults.
 """
 
@@ -19,7 +22,7 @@ from data_prep.files import write_text_atomically
 from lcnn.calibration import pooled
 from lcnn.comparison import compare_models
 from lcnn.evaluate import PatientResult
-from lcnn.intervals import Estimate, estimate_mean, estimate_share
+from lcnn.intervals import Estimate, by_person, estimate_mean, estimate_share
 
 METRICS = (
     "dice",
@@ -64,23 +67,24 @@ def summarise(results: Mapping[str, Sequence[PatientResult]]) -> dict[str, Any]:
     if len({tuple(row.patient for row in rows) for rows in results.values()}) > 1:
         raise ValueError("models that are compared must be tested on the same patients, in the same order")
     figures = {role: {metric: _column(rows, metric) for metric in METRICS} for role, rows in results.items()}
+    persons = next(([row.person for row in rows] for rows in results.values()), None)
     return {
         "models": {role: _model(rows) for role, rows in results.items()},
-        "comparisons": [asdict(comparison) for comparison in compare_models(figures)],
+        "comparisons": [asdict(comparison) for comparison in compare_models(figures, persons)],
     }
 
 
 def _model(rows: Sequence[PatientResult]) -> dict[str, Any]:
     free = [row for row in rows if row.true_volume == 0]
     return {
-        **{metric: asdict(estimate_mean(_column(rows, metric))) for metric in METRICS},
+        **{metric: asdict(_estimate(rows, metric)) for metric in METRICS},
         "detection": {name: asdict(estimate) for name, estimate in detection(rows).items()},
         "strata": strata(rows),
         "calibration": _calibration(rows),
         "volume_unit": "/".join(sorted({row.volume_unit for row in rows})),
         "distance_unit": "/".join(sorted({row.distance_unit for row in rows})),
-        "lesion_free_patients": len(free),
-        "lesion_free_with_false_alarm": sum(row.predicted_volume > 0 for row in free),
+        "lesion_free_patients": len({row.person for row in free}),
+        "lesion_free_with_false_alarm": len({row.person for row in free if row.predicted_volume > 0}),
     }
 
 
@@ -93,9 +97,14 @@ def detection(rows: Sequence[PatientResult]) -> dict[str, Estimate]:
     ill = [row for row in rows if row.true_volume > 0]
     free = [row for row in rows if row.true_volume == 0]
     return {
-        "sensitivity": estimate_share(sum(row.recall > 0 for row in ill), len(ill)),
-        "specificity": estimate_share(sum(row.predicted_volume == 0 for row in free), len(free)),
+        "sensitivity": _share(ill, [row.recall > 0 for row in ill]),
+        "specificity": _share(free, [row.predicted_volume == 0 for row in free]),
     }
+
+
+def _share(rows: Sequence[PatientResult], is_hit: Sequence[bool]) -> Estimate:
+    shares = by_person([float(hit) for hit in is_hit], [row.person for row in rows])
+    return estimate_share(math.fsum(shares), len(shares))
 
 
 def strata(rows: Sequence[PatientResult]) -> list[dict[str, Any]]:
@@ -120,8 +129,12 @@ def _bounds(volumes: Sequence[float], unit: str) -> tuple[float, ...]:
 def _stratum(rows: Sequence[PatientResult], unit: str, low: float, high: float) -> dict[str, Any]:
     inside = [row for row in rows if low <= row.true_volume < high]
     words = f"{low:,.0f} {unit} and more" if math.isinf(high) else f"{low:,.0f} to {high:,.0f} {unit}"
-    figures = {metric: asdict(estimate_mean(_column(inside, metric))) for metric in STRATUM_METRICS}
-    return {"name": words, "patients": len(inside), **figures}
+    figures = {metric: asdict(_estimate(inside, metric)) for metric in STRATUM_METRICS}
+    return {"name": words, "patients": len({row.person for row in inside}), **figures}
+
+
+def _estimate(rows: Sequence[PatientResult], metric: str) -> Estimate:
+    return estimate_mean(_column(rows, metric), [row.person for row in rows])
 
 
 def _calibration(rows: Sequence[PatientResult]) -> dict[str, Any]:
@@ -130,7 +143,9 @@ def _calibration(rows: Sequence[PatientResult]) -> dict[str, Any]:
     return {"ece": None if is_undefined(everyone.error) else everyone.error, "bins": everyone.bins()}
 
 
-def _cell(value: str | float) -> str | float:
+def _cell(value: str | float | None) -> str | float:
+    if value is None:
+        return ""
     if isinstance(value, str):
         return value
     return "" if is_undefined(value) else round(value, 6)
@@ -146,12 +161,17 @@ def _column(rows: Sequence[PatientResult], metric: str) -> list[float]:
 
 
 def write_patients(path: Path, results: Mapping[str, Sequence[PatientResult]]) -> None:
-    """All test figures, a row a model and patient; an undefined value is an empty cell."""
+    """All test figures, a row a model and patient; an undefined value is an empty cell.
+
+    Where some patients are scans of one person, a last column has the group.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["model", *COLUMNS])
+    is_grouped = any(row.group is not None for rows in results.values() for row in rows)
+    columns = (*COLUMNS, "group") if is_grouped else COLUMNS
+    writer.writerow(["model", *columns])
     for role, rows in results.items():
-        writer.writerows([role, *(_cell(getattr(row, column)) for column in COLUMNS)] for row in rows)
+        writer.writerows([role, *(_cell(getattr(row, column)) for column in columns)] for row in rows)
     write_text_atomically(path, buffer.getvalue())
 
 

@@ -179,7 +179,7 @@ def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:
     """Where the cohort is, what is known of it, and what is not yet; None is the synthetic one, still to be built."""
     if cohort is None:
         return f"{place.root} (synthetic, built on the first run)"
-    size = f"{place.root}, {len(cohort.patients)} patients, {cohort.slice_count} slices"
+    size = f"{place.root}, {cohort.size}, {cohort.slice_count} slices"
     if place.is_phantom:
         return f"{size} (synthetic)"
     return f"{size}; pixels are read by the first run, or now by: python -m data_prep check {pasted(place.root)}"

@@ -11,9 +11,8 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
-from data_prep.split import training_normalisation
+from data_prep.split import PARTS, training_normalisation
 from data_prep.window import in_words
-from data_prep.wording import counted
 from lcnn.evaluation import summarise, write_evaluation
 from lcnn.model import build_model
 from search.display import Display
@@ -250,9 +249,10 @@ def prepare_cohort(spec: Spec, run: RunFolder, results: Path, display: Display) 
     prepared = prepare(spec.cohort, run, results / CACHE, display.progress, folds=spec.folds.count)
     display.clear()
     split = prepared.split
+    scans = f"{prepared.data.cohort.size}, " if split.groups else ""
     display.say(
         f"Split (locked, by patient): {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test; "
-        f"{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
+        f"{scans}{prepared.data.cohort.slice_count} slices at {spec.cohort.image_size} pixels"
     )
     if prepared.folds:
         sizes = " or ".join(str(size) for size in sorted({len(fold.val) for fold in prepared.folds}))
@@ -356,7 +356,7 @@ def test_winner(
 ) -> dict[str, Any]:
     """Open the test part for the winner and the defaults; the figures, and what they were measured on."""
     split, cohort = prepared.split, prepared.data.cohort
-    display.say(f"Testing on {counted(len(split.test), 'patient')} that no trial has read")
+    display.say(f"Testing on {split.size('test')} that no trial has read")
     reason = f"final evaluation of {', '.join(jobs)}"
     results = test_models(run, jobs, prepared, slots.device, reason=reason, out=run.root, slices=run.slices)
     return {
@@ -366,7 +366,7 @@ def test_winner(
         "synthetic": cohort.synthetic,
         "windows": in_words(prepared.data.store.windows),
         "profile": spec.profile,
-        "patients": {"train": len(split.train), "val": len(split.val), "test": len(split.test)},
+        "patients": {part: split.patient_count(part) for part in PARTS},
         "winner": jobs["winner"].number,
         "epochs": {role: job.epochs for role, job in jobs.items()},
         "opening": run.last_test_opening(),

@@ -185,7 +185,8 @@ def leak_in_words(alike: Sequence[AlikeSlices]) -> str:
     patients = {(pair.patient, pair.other_patient) for pair in alike}
     return (
         f"{len(alike)} pairs of slices ({identical} identical) of {len(patients)} pairs of patients look alike across "
-        "training, validation and test, so figures may be too good"
+        "training, validation and test, so figures may be too good; where they are scans of one patient, say so by "
+        "--group-by of python -m data_prep import or index"
     )
 
 

@@ -69,7 +69,7 @@ def _show(report: CohortReport) -> None:
     for severity in Severity:
         for finding in (f for f in report.findings if f.severity is severity):
             grouped.setdefault((severity, finding.kind.value), []).append(finding)
-    print(f"{report.patients} patients, {report.slices} slices that can be read and compared")
+    print(f"{report.size}, {report.slices} slices that can be read and compared")
     if not grouped:
         print("nothing to report")
         return

@@ -4,14 +4,17 @@ import argparse
 import csv
 import io
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.cohort import MANIFEST, Cohort, scan_cohort, spacing_of, write_manifest
+from data_prep.cohort import MANIFEST, Cohort, scan_cohort, spacing_of, with_groups, write_manifest
 from data_prep.errors import InputError, first_line
 from data_prep.files import IF_BUSY, locked, write_text_atomically
+from data_prep.groups import add_group_option, group_numbers, in_words
+from data_prep.groups import group_pattern as pattern_of
 from data_prep.importing import (
     IF_UNWRITABLE,
     Fault,
@@ -26,14 +29,16 @@ from data_prep.importing import (
 )
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.progress import in_processes
-from data_prep.register import Register, own_name, register_of, write_register
+from data_prep.register import Register, patient_id, register_of, write_register
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.dicom_choice import with_series
 from data_prep.sources.dicom_studies import processes_for
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
 from data_prep.sources.tree import Patterns
-from data_prep.window import KeptHu, in_words
+from data_prep.sources.whose import with_patients
+from data_prep.window import KeptHu
+from data_prep.window import in_words as windows_in_words
 from data_prep.window_options import add_window_options, chosen_windows
 
 FORMAT_NAMES = {kind.name.lower(): kind for kind in FORMATS}
@@ -69,6 +74,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
                         help="distances between voxel centres, where the files do not say")  # fmt: skip
+    add_group_option(
+        parser, "the name or the path of a scan's file or folder in SRC, without its ending", "; sessions of BIDS and "
+        "studies of one PatientID need no pattern"
+    )  # fmt: skip
     parser.add_argument("--test-list", type=Path, metavar="FILE",
                         help="official test patients, a name of SRC a line: exactly these are tested")  # fmt: skip
     parser.add_argument("--ids", type=Path, metavar="FILE",
@@ -102,12 +111,14 @@ def run(options: argparse.Namespace) -> None:
     patterns = Patterns(options.image_pattern, options.mask_pattern)
     source = recognise(options.scans, patterns, FORMAT_NAMES.get(options.format), options.jobs)
     cases = _with_series(source, _to_import(source, options), options.series)
+    if options.group_by is not None:
+        cases = with_patients(cases, options.scans, pattern_of(options.group_by))
     settings = _settings(options, source)
     if options.dry_run:
         plan = _plan(options, cases, settings)
         _tell(options, source, cases, plan)
         if options.ids:
-            _write_ids(options.ids, plan.ids)
+            _write_ids(options.ids, plan)
         _preview(plan.ids, source, options.jobs)
         return
     refuse_foreign(options.folder)
@@ -123,27 +134,35 @@ class _Plan:
 
     register: Register
     ids: Mapping[str, Case]
+    groups: Mapping[str, int]
+    """Of the ids that are scans of one person."""
     official: tuple[str, ...]
     settings: ImportSettings
 
+    @property
+    def size(self) -> str:
+        """How many patients and scans, in words."""
+        return in_words(self.groups.get(patient, patient) for patient in self.ids)
+
 
 def _plan(options: argparse.Namespace, cases: Sequence[Case], settings: ImportSettings) -> _Plan:
-    names = [own_name(case) for case in cases]
-    register = register_of(options.folder, options.scans).with_names(names)
-    ids = {register.id_of(name): case for name, case in zip(names, cases, strict=True)}
-    return _Plan(register, ids, _official_test(options.test_list, ids), settings)
+    register = register_of(options.folder, options.scans).with_numbers(cases)
+    numbers = {patient_id(number): number for number in map(register.number_of, cases)}
+    ids = dict(zip(numbers, cases, strict=True))
+    groups = group_numbers({patient: case.patient for patient, case in ids.items()}, numbers)
+    return _Plan(register, ids, groups, _official_test(options.test_list, ids, groups), settings)
 
 
 def _tell(options: argparse.Namespace, source: Source, cases: Sequence[Case], plan: _Plan) -> None:
-    for line in _found(options, source, cases, len(plan.official)):
+    for line in _found(options, source, cases, plan):
         print(line, flush=True)
 
 
 def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None:
     if options.ids:  # first, for it says who the patients are of which a fault is told
-        _write_ids(options.ids, plan.ids)
+        _write_ids(options.ids, plan)
     notes = _import(plan, lost, options.jobs)
-    cohort = _describe(options, plan.settings, notes, plan.official)
+    cohort = _describe(options, plan, notes)
     try:
         write_manifest(cohort, options.folder)
     except OSError as error:
@@ -151,13 +170,15 @@ def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None
     doubts = [(patient, note.doubt) for patient, note in notes.items() if note.doubt]
     if doubts:
         print(f"warning: {len(doubts)} patients to look at; {doubts[0][0]}: {doubts[0][1]}")
-    print(f"{options.folder}: {len(cohort.patients)} patients, {cohort.slice_count} slices")
+    print(f"{options.folder}: {cohort.size}, {cohort.slice_count} slices")
 
 
 def _check(options: argparse.Namespace) -> None:
     check_jobs(options.jobs)
     chosen_windows(options)
     spacing_of(options.spacing_mm)
+    if options.group_by is not None:
+        pattern_of(options.group_by)
     source, folder = _resolved(options.scans), _resolved(options.folder)
     if source == folder or source in folder.parents or folder in source.parents:
         raise InputError(f"{options.folder}: lies in the source, or around it; name a folder elsewhere")
@@ -201,15 +222,15 @@ def _with_series(source: Source, cases: list[Case], chosen: str | None) -> list[
     return with_series(cases, chosen)
 
 
-def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...]:
+def _official_test(path: Path | None, ids: Mapping[str, Case], groups: Mapping[str, int]) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--test-list {path}: cannot be read as text; give one patient a line") from error
-    by_name = {case.name: patient for patient, case in ids.items()}
-    chosen = []
+    by_name = _by_name(ids)
+    chosen: set[str] = set()
     for number, name in enumerate((line.strip() for line in lines), start=1):
         if name and name not in by_name:
             raise InputError(
@@ -217,12 +238,26 @@ def _official_test(path: Path | None, ids: Mapping[str, Case]) -> tuple[str, ...
                 "(--dry-run --ids FILE writes the names), or remove it"
             )
         if name:
-            chosen.append(by_name[name])
-    if not chosen or len(set(chosen)) == len(ids):
+            chosen.update(by_name[name])
+    if not chosen or len(chosen) == len(ids):
+        raise InputError(f"--test-list {path}: {len(chosen)} of {len(ids)} patients; some are tested, others train")
+    tested = {groups[patient]: patient for patient in sorted(chosen) if patient in groups}
+    missing = next((patient for patient in ids if patient not in chosen and groups.get(patient) in tested), None)
+    if missing:
         raise InputError(
-            f"--test-list {path}: {len(set(chosen))} of {len(ids)} patients; some are tested, others train"
+            f"--test-list {path}: names {tested[groups[missing]]}, but not {missing}, another scan of this patient; "
+            "name all scans of a patient (--dry-run --ids FILE writes who is who), or none"
         )
-    return tuple(sorted(set(chosen)))
+    return tuple(sorted(chosen))
+
+
+def _by_name(ids: Mapping[str, Case]) -> dict[str, list[str]]:
+    """Ids by the names that a list may give: those of the scans, and, for all of their scans, of the patients."""
+    by_patient: dict[str, list[str]] = defaultdict(list)
+    for patient, case in ids.items():
+        if case.patient:
+            by_patient[case.patient].append(patient)
+    return {**by_patient, **{case.name: [patient] for patient, case in ids.items()}}
 
 
 def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
@@ -239,20 +274,24 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
     )
 
 
-def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], tested: int) -> list[str]:
+def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], plan: _Plan) -> list[str]:
     lines = [
-        f"{options.scans}: {source.kind}, {len(source.cases)} patients, "
+        f"{options.scans}: {source.kind}, {len(source.cases)} {'scans' if plan.groups else 'patients'}, "
         f"{len(source.cases) - len(source.without_mask)} with a mask",
         f"spacing: {_spacing(options, source)}",
-        f"window: {in_words(chosen_windows(options))} where files hold HU"
+        f"window: {windows_in_words(chosen_windows(options))} where files hold HU"
         f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
     ]
     if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
         lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) is ignored: neither learnt nor scored")
     if len(cases) < len(source.cases):
         lines.append(f"left out: {len(source.cases) - len(cases)} patients without a mask")
-    if tested:
-        lines.append(f"official test: {tested} patients")
+    if plan.groups:
+        lines.append(f"groups: {plan.size}; no split divides those of a patient")
+    elif options.group_by is not None:
+        lines.append(f"groups: by --group-by {options.group_by} no two scans are of one patient")
+    if plan.official:
+        lines.append(f"official test: {len(plan.official)} {'scans' if plan.groups else 'patients'}")
     return lines
 
 
@@ -354,36 +393,38 @@ def _refuse_idle_labels(told: ReadOptions, notes: Collection[Note]) -> None:
         raise InputError(f"--ignore-labels {shown}: is in no mask; correct it, or leave it out")
 
 
-def _describe(
-    options: argparse.Namespace, settings: ImportSettings, notes: Mapping[str, Note], official: tuple[str, ...]
-) -> Cohort:
+def _describe(options: argparse.Namespace, plan: _Plan, notes: Mapping[str, Note]) -> Cohort:
+    settings = plan.settings
     is_windowed = all(note.is_windowed for note in notes.values())
     # Of slices that were grey before, the window is what the user says, and unknown otherwise.
     windows = () if is_windowed and options.window is None else settings.windows
     cohort = scan_cohort(
         options.folder,
         name=options.name,
-        window=in_words(windows) if windows else None,
+        window=windows_in_words(windows) if windows else None,
         source=options.source,
         licence=options.licence,
         spacing_mm={patient: note.spacing_mm for patient, note in notes.items() if note.spacing_mm},
     )
     kept = KeptHu(windows=windows) if settings.keeps_hu and not is_windowed else None
-    return cohort.model_copy(
+    return with_groups(cohort, plan.groups).model_copy(
         update={
             "windows": () if kept else windows,
             "hu": kept,
-            "official_test": official,
+            "official_test": plan.official,
             "has_ignored": any(note.has_ignored for note in notes.values()),
         }
     )
 
 
-def _write_ids(path: Path, ids: Mapping[str, Case]) -> None:
+def _write_ids(path: Path, plan: _Plan) -> None:
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(["id", "source"])
-    writer.writerows((patient, case.name) for patient, case in ids.items())
+    grouped = ["group"] if plan.groups else []
+    writer.writerow(["id", "source", *grouped])
+    writer.writerows(
+        (patient, case.name, *(plan.groups.get(patient, "") for _ in grouped)) for patient, case in plan.ids.items()
+    )
     # Names of files need not be UTF-8; what is not is written as \\udcXX.
     text = table.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
     try:

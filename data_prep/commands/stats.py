@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     total = row_of_all(patients)
     write_rows(out / "stats.csv", [*map(row_of, patients), total])
     window = cohort.grey_window or "a window that nobody has named"
-    label = f"{cohort.name}: {len(patients)} patients, {total.slices} slices in {window}"
+    label = f"{cohort.name}: {cohort.size}, {total.slices} slices in {window}"
     write_text_atomically(out / "stats.svg", to_svg(_panels(patients), label))
     print(label)
     print(_in_words(total, patients))

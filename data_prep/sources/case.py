@@ -1,4 +1,4 @@
-"""A patient as found in a source, before anything of it is read."""
+"""A patient's scan as found in a source, before anything of it is read."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,10 +17,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's files."""
+    """The files of one scan of a patient."""
 
     name: str
-    """The source's own name for the patient. It may identify a person, so it stays in memory."""
+    """The source's own name for the scan, or for the patient where it has one scan. It may identify a person, so it
+    stays in memory."""
     image: Path | tuple[Path, ...]
     """A volume, a folder of a series, or slices in order."""
     mask: Path | tuple[Path | None, ...] | None
@@ -30,7 +31,9 @@ class Case:
     series: int | None = None
     """Number of the DICOM series that a person chose; None chooses by rule."""
     identity: str | None = field(default=None, repr=False)
-    """Whom the files themselves name, an identifier: not to be printed. None where they name nobody."""
+    """Whom and which scan the files themselves name, an identifier: not to be printed. None where they name nobody."""
+    patient: str | None = field(default=None, repr=False)
+    """What all scans of the patient have in common, not to be printed either. None where nothing tells."""
 
     @property
     def images(self) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ Legend: N pictures of a series in order, Z slices, H rows, W columns, canonical.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import RLELossless
 
 from data_prep.errors import InputError
-from data_prep.sources.dicom_headers import Frame, Header, read_header, refusing
-from data_prep.sources.dicom_series import Series, choose_series, find_series, listed
+from data_prep.sources.dicom_headers import Frame, read_header, refusing
+from data_prep.sources.dicom_series import Series, choose_series, find_series
 from data_prep.sources.dicom_stack import Stack, stack_series
 from data_prep.sources.dicom_studies import find_studies
 from data_prep.volume import Volume
@@ -40,9 +40,7 @@ class Choice:
     summary: str
     """What was taken and what was corrected, on one line."""
     others: tuple[Series, ...]
-    """The patient's other series."""
-    study: str = field(repr=False)
-    """As of a `Header`."""
+    """The study's other series."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,6 @@ class DicomScan:
     """Frame of reference, an identifier: not to be printed."""
     summary: str
     """What was taken and what was corrected, on one line."""
-    study: str = field(repr=False)
-    """As of a `Header`."""
 
     def to_pictures(self, mask_ZHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask of the volume on the pictures' own pixels, (N, H, W); at least half of a pixel counts."""
@@ -70,20 +66,17 @@ class DicomScan:
 
 
 def choose(files: Sequence[Path], series: int | None = None) -> Choice:
-    """See by headers alone which series of a patient's CT files is the head CT, and how its slices lie.
+    """See by headers alone which series of a study's CT files is the head CT, and how its slices lie.
 
     Args:
-        files: CT files of one patient.
+        files: CT files of one study.
         series: number of a series that a person chose; None chooses by the rules of `choose_series`.
 
     Raises:
-        InputError: a header is damaged, no series fits, several do, or the one chosen is incomplete; or, unless a
-            series is chosen, the files are of two studies.
+        InputError: a header is damaged, no series fits, several do, or the one chosen is incomplete.
     """
     headers = [read_header(file) for file in files]
     every, place = find_series(headers), files[0].parent
-    if series is None:
-        _refuse_two_studies(headers, every)
     fault = next((header.fault for header in headers if header.fault), None)
     if fault and not every:
         raise InputError(fault)
@@ -95,24 +88,11 @@ def choose(files: Sequence[Path], series: int | None = None) -> Choice:
         world=chosen.world,
         summary="; ".join([summary, *stack.notes]),
         others=tuple(one for one in every if one.number != chosen.number),
-        study=next(header.study for header in headers if header.file == stack.frames[0].file),
     )
 
 
-def _refuse_two_studies(headers: Sequence[Header], series: Sequence[Series]) -> None:
-    places: dict[str, Path] = {}
-    for header in headers:
-        places.setdefault(header.study, header.file.parent)
-    if len(places) > 1:
-        first, second, *_ = places.values()
-        raise InputError(
-            f"{first} and {second}: {len(places)} studies with one PatientID; keep one, choose by --series "
-            f"({listed(series)}), or, where they are several people, give each an ID"
-        )
-
-
 def open_files(files: Sequence[Path], series: int | None = None) -> DicomScan:
-    """Read the head CT of a patient's CT files.
+    """Read the head CT of a study's CT files.
 
     Raises:
         InputError: as `choose`, or the pixels are damaged.
@@ -126,7 +106,6 @@ def open_files(files: Sequence[Path], series: int | None = None) -> DicomScan:
         stack=stack,
         world=choice.world,
         summary=choice.summary,
-        study=choice.study,
     )
 
 

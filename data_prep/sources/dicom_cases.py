@@ -1,7 +1,7 @@
-"""DICOM patients to be imported: the head CT of each, with its mask, a DICOM-SEG or a NIfTI file."""
+"""DICOM studies to be imported: the head CT of each, with its mask, a DICOM-SEG or a NIfTI file."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import InputError
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom import DicomScan, choose, open_files
-from data_prep.sources.dicom_headers import read_mark
+from data_prep.sources.dicom import choose, open_files
 from data_prep.sources.dicom_masks import find_nifti_masks, pair_masks, read_drawn_mask
 from data_prep.sources.dicom_seg import read_seg
 from data_prep.sources.dicom_series import listed
@@ -24,7 +23,7 @@ from data_prep.volume import Volume
 
 @dataclass(frozen=True)
 class DicomCases:
-    """The patients in a tree of DICOM files."""
+    """The studies in a tree of DICOM files."""
 
     cases: list[Case]
     lost: tuple[str, ...]
@@ -32,45 +31,42 @@ class DicomCases:
 
 
 def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
-    """The patients in a tree of DICOM files, named by their folders, or, where several share one, by their first files.
+    """The studies in a tree of DICOM files, named by their folders, or, where several share one, by their first files.
 
-    All studies of one patient are one case.
+    Each study is a scan of its own; those of one PatientID name the same patient.
 
     Raises:
-        InputError: there is none, a mask's patient is not clear, or a pattern for images is given.
+        InputError: there is none, a mask's study is not clear, or a pattern for images is given.
     """
     if patterns.image:
         raise InputError(f"{root}: DICOM pictures are told by their headers; leave --image-pattern out")
     studies = find_studies(root, jobs)
-    by_person: dict[int, list[Study]] = defaultdict(list)
-    for study in studies.found:
-        by_person[study.person].append(study)
-    patients = list(by_person.values())
-    masks = _masks(root, patterns, patients)
-    names = [_folder(several).relative_to(root).as_posix() for several in patients]
+    masks = _masks(root, patterns, studies.found)
+    names = [_folder(study).relative_to(root).as_posix() for study in studies.found]
     shared = {name for name, count in Counter(names).items() if count > 1}
     cases = [
         Case(
-            name=f"{name}/{several[0].files[0].name}" if name in shared else name,
-            image=tuple(file for study in several for file in study.files),
+            name=f"{name}/{study.files[0].name}" if name in shared else name,
+            image=study.files,
             mask=own or None,
             kind=Kind.DICOM,
-            identity=several[0].identity,
+            identity=study.visit,
+            patient=study.person,
         )
-        for name, several, own in zip(names, patients, masks, strict=True)
+        for name, study, own in zip(names, studies.found, masks, strict=True)
     ]
     return DicomCases(cases, studies.lost)
 
 
-def _folder(studies: Sequence[Study]) -> Path:
-    """The folder of all of a patient's files."""
-    return Path(os.path.commonpath([file.parent for study in studies for file in study.files]))
+def _folder(study: Study) -> Path:
+    """The folder of all of a study's files."""
+    return Path(os.path.commonpath([file.parent for file in study.files]))
 
 
-def _masks(root: Path, patterns: Patterns, patients: Sequence[Sequence[Study]]) -> list[tuple[Path, ...]]:
-    """The masks of each patient."""
-    found = [[mask for study in studies for mask in study.masks] for studies in patients]
-    folders = [{file.parent for study in studies for file in study.files} for studies in patients]
+def _masks(root: Path, patterns: Patterns, studies: Sequence[Study]) -> list[tuple[Path, ...]]:
+    """The masks of each study."""
+    found = [[*study.masks] for study in studies]
+    folders = [{file.parent for file in study.files} for study in studies]
     for mask, number in pair_masks(root, find_nifti_masks(root, patterns), folders).items():
         found[number].append(mask)
     return [tuple(masks) for masks in found]
@@ -90,7 +86,7 @@ def read_dicom_case(
         InputError: as `open_files`, `read_seg` and `read_drawn_mask`, or there are two masks.
     """
     scan = open_files(case.images, case.series)
-    mask = _only_mask(case, scan)
+    mask = _only_mask(case)
     if mask is None:
         return scan.volume, None, scan.summary
     if is_nifti(mask):
@@ -98,19 +94,11 @@ def read_dicom_case(
     return scan.volume, read_seg(mask, scan, sorted(lesion) if lesion else None, ignored), scan.summary
 
 
-def _only_mask(case: Case, scan: DicomScan) -> Path | None:
-    """The mask of the series that was taken; those of the patient's other studies are passed over."""
-    masks = [mask for mask in case.masks if mask and (is_nifti(mask) or _is_of(scan, mask))] if case.mask else []
+def _only_mask(case: Case) -> Path | None:
+    masks = [mask for mask in case.masks if mask] if case.mask else []
     if len(masks) > 1:
-        raise InputError(f"{masks[0]} and {masks[1]}: two masks of one patient; keep one of them")
-    if case.mask and not masks:
-        raise InputError(f"{case.masks[0]}: of another study than the series that was taken; keep one of the studies")
+        raise InputError(f"{masks[0]} and {masks[1]}: two masks of one study; keep one of them")
     return next(iter(masks), None)
-
-
-def _is_of(scan: DicomScan, mask: Path) -> bool:
-    mark = read_mark(mask)
-    return mark is not None and mark.study == scan.study
 
 
 def preview_dicom(case: Case) -> str:

@@ -25,8 +25,8 @@ def with_series(cases: Sequence[Case], chosen: str) -> list[Case]:
     if NUMBER.fullmatch(chosen):
         if len(cases) != 1:
             raise InputError(
-                f"--series {chosen}: one number is for one patient, not {len(cases)}; give a file with a patient's "
-                "name in SRC and a number a line"
+                f"--series {chosen}: one number is for one scan, not {len(cases)}; give a file with a scan's name "
+                "(--dry-run --ids FILE writes them) and a number a line"
             )
         return [replace(cases[0], series=int(chosen))]
     numbers = _numbers(Path(chosen), {case.name for case in cases})

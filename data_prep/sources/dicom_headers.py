@@ -134,8 +134,6 @@ class Header:
     """One CT file."""
 
     file: Path
-    study: str = field(repr=False)
-    """As of its `Mark`."""
     series: str = field(repr=False)
     series_number: int
     world: str = field(repr=False)
@@ -269,7 +267,6 @@ def _header(dataset: Dataset, file: Path) -> Header:
         fault = str(error)
     return Header(
         file=file,
-        study=_study(dataset),
         series=str(dataset.SeriesInstanceUID),
         series_number=_whole(dataset.get("SeriesNumber")) or 0,
         world=str(dataset.get("FrameOfReferenceUID") or ""),

@@ -57,7 +57,7 @@ def pair_masks(root: Path, masks: Iterable[Found], patients: Sequence[Collection
         own = _housemates(mask.path, root, inside) or by_name.get(_name(mask), set())
         if len(own) != 1:
             raise InputError(
-                f"{mask.path}: a mask, but of which of {len(patients)} DICOM patients is not clear; put it into the "
+                f"{mask.path}: a mask, but of which of {len(patients)} DICOM studies is not clear; put it into the "
                 "folder of its study, or name it as that folder"
             )
         (owners[mask.path],) = own

@@ -28,10 +28,10 @@ class Study:
     """Its CT files, and damaged files in folders that are its own: they may be slices of it."""
     masks: tuple[Path, ...]
     """Its DICOM-SEG files."""
-    person: int
-    """Number of the patient; studies of one patient share it."""
-    identity: str = field(repr=False)
-    """Whom the headers name, or the study where they name nobody: not to be printed."""
+    person: str = field(repr=False)
+    """Whom the headers name, or the study where they name nobody, as of a `Mark`: not to be printed."""
+    visit: str = field(repr=False)
+    """Whom and which study the headers name, as of a `Mark`: not to be printed."""
 
     @property
     def place(self) -> Path:
@@ -70,6 +70,7 @@ class _Gathered:
     """The files of a study, as they are come upon."""
 
     person: str
+    visit: str
     pictures: list[Path] = field(default_factory=list)
     masks: list[Path] = field(default_factory=list)
 
@@ -95,10 +96,8 @@ def find_studies(path: Path, jobs: int = 1) -> Studies:
         first = next(iter(damaged.values()), None)
         raise InputError(first or f"{path}: no CT pictures in DICOM files; give the folder of a CT study")
     lost = _give_back(damaged, found)
-    people = {person: number for number, person in enumerate(dict.fromkeys(one.person for one in found), start=1)}
-    return Studies(
-        tuple(Study(tuple(one.pictures), tuple(one.masks), people[one.person], one.person) for one in found), lost
-    )
+    studies = tuple(Study(tuple(one.pictures), tuple(one.masks), one.person, one.visit) for one in found)
+    return Studies(studies, lost)
 
 
 def processes_for(files: int, jobs: int) -> int:
@@ -117,7 +116,7 @@ def _gather(files: Sequence[Path], jobs: int) -> tuple[dict[str, _Gathered], dic
             if isinstance(mark, Damage):
                 damaged[file] = mark.reason
             elif mark and mark.kind is not Kind.OTHER:
-                gathered = by_study.setdefault(mark.study, _Gathered(mark.person))
+                gathered = by_study.setdefault(mark.study, _Gathered(mark.person, mark.study))
                 (gathered.pictures if mark.kind is Kind.CT else gathered.masks).append(file)
     return by_study, damaged
 

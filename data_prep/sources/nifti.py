@@ -2,6 +2,7 @@
 
     imagesTr/p1_0000.nii.gz  labelsTr/p1.nii.gz         or p1/ct.nii.gz  p1/lesion.nii.gz
     p1.nii.gz  p1_mask.nii.gz                            or BIDS: sub-01/ct/sub-01_ct.nii.gz, masks in derivatives/
+    sub-01/ses-1/..., sub-01/ses-2/...                   two scans of one patient
 
 A mask on another grid than its scan is refused: to resample it would move the lesion's border without a word.
 
@@ -30,7 +31,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
-from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject
+from data_prep.sources.tree import Found, Patterns, files_below, listed, session, sort_out, subject
 from data_prep.volume import Grid, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -214,7 +215,8 @@ def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
     if masks and not images:
         raise InputError(f"{root}: {len(masks)} masks ({listed(masks)}) and no scan; say which by --image-pattern")
     by_folder = all(image.folders and not subject(image.relative) for image in images) and _one_each(images, masks)
-    scans, labels = _by_patient(images, by_folder), _by_patient(masks, by_folder)
+    several = _of_several_sessions(images, masks)
+    scans, labels = _by_patient(images, by_folder, several), _by_patient(masks, by_folder, several)
     for name, files in scans.items():
         if len(files) > 1:
             raise InputError(
@@ -232,9 +234,34 @@ def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
             "--mask-pattern"
         )
     return [
-        Case(name, files[0].path, labels[name][0].path if name in labels else None, Kind.NIFTI)
+        Case(
+            name, files[0].path, labels[name][0].path if name in labels else None, Kind.NIFTI, identity=_visit(files[0])
+        )
         for name, files in scans.items()
     ]
+
+
+def _visit(file: Found) -> str | None:
+    """The subject and the session in a BIDS name; None where it has not both."""
+    visit = session(file.relative)
+    return f"{subject(file.relative)}/{visit}" if visit else None
+
+
+def _of_several_sessions(images: Sequence[Found], masks: Sequence[Found]) -> frozenset[str]:
+    """The subjects of BIDS of whom several sessions are named, each of which is a scan of its own."""
+    scanned, named = _sessions(images), _sessions(masks)
+    return frozenset(
+        name for name, known in scanned.items() if len(known) > 1 or len((known | named[name]) - {None}) > 1
+    )
+
+
+def _sessions(files: Sequence[Found]) -> defaultdict[str, set[str | None]]:
+    """The sessions that files name, by subject; None where a file names none."""
+    sessions: defaultdict[str, set[str | None]] = defaultdict(set)
+    for file in files:
+        if name := subject(file.relative):
+            sessions[name].add(session(file.relative))
+    return sessions
 
 
 def _one_each(images: Sequence[Found], masks: Sequence[Found]) -> bool:
@@ -245,9 +272,14 @@ def _one_each(images: Sequence[Found], masks: Sequence[Found]) -> bool:
     )
 
 
-def _by_patient(files: Sequence[Found], by_folder: bool) -> dict[str, list[Found]]:
+def _by_patient(
+    files: Sequence[Found], by_folder: bool, several: frozenset[str] = frozenset()
+) -> dict[str, list[Found]]:
+    """Files by patient; by session those of the patients who have ``several``."""
     patients: dict[str, list[Found]] = defaultdict(list)
     for file in files:
         parts = file.folders if by_folder or not file.stem_words else (*file.folders, file.stem_words)
-        patients[subject(file.relative) or "/".join(parts)].append(file)
+        name = subject(file.relative)
+        visit = _visit(file) if name in several else None
+        patients[visit or name or "/".join(parts)].append(file)
     return patients

@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from data_prep.cohort import SLICE_SUFFIXES, natural_key
 from data_prep.errors import InputError
@@ -16,7 +16,7 @@ from data_prep.sources.nifti import find_nifti, read_grid
 from data_prep.sources.npz import find_npz
 from data_prep.sources.pictures import find_pictures
 from data_prep.sources.reading import lacking_mask
-from data_prep.sources.tree import Patterns, files_below, sort_out
+from data_prep.sources.tree import Patterns, files_below, session, sort_out, subject
 
 FORMATS: dict[Kind, Sequence[str]] = {
     Kind.NIFTI: nifti.SUFFIXES,
@@ -62,7 +62,7 @@ def recognise(root: Path, patterns: Patterns, kind: Kind | None = None, jobs: in
         raise InputError(f"{root}: no such folder")
     chosen = kind or _only_kind(root, patterns)
     found, lost = _find(chosen, root, patterns, jobs)
-    cases = sorted(found, key=lambda case: natural_key(case.name))
+    cases = sorted((_with_patient(case, root) for case in found), key=lambda case: natural_key(case.name))
     if not cases:
         raise InputError(f"{root}: no scans of {chosen}; say which files are scans by --image-pattern")
     if chosen == Kind.PICTURES and is_aisd(cases):
@@ -75,6 +75,14 @@ def _find(kind: Kind, root: Path, patterns: Patterns, jobs: int) -> tuple[list[C
         found = find_dicom(root, patterns, jobs)
         return found.cases, found.lost
     return FINDERS[kind](root, patterns), ()
+
+
+def _with_patient(case: Case, root: Path) -> Case:
+    """A scan with its patient where its names are those of a session in BIDS; DICOM files name theirs themselves."""
+    relative = PurePosixPath(case.images[0].relative_to(root).as_posix())
+    if case.kind == Kind.DICOM or session(relative) is None:
+        return case
+    return replace(case, patient=subject(relative))
 
 
 def _only_kind(root: Path, patterns: Patterns) -> Kind:

@@ -24,6 +24,7 @@ image images imagestr imagests img imgs ct ncct nect scan scans head volume vol 
 MASK_WORDS = frozenset(MASK_TEXT.split())
 IMAGE_WORDS = frozenset(IMAGE_TEXT.split())
 BIDS_SUBJECT = "sub-"
+BIDS_SESSION = "ses-"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def telling(name: str, untelling: frozenset[str] = frozenset()) -> str:
 
 
 def subject(relative: PurePosixPath) -> str | None:
-    """The subject in a BIDS name (``sub-01``): all sessions of a patient are one patient.
+    """The subject in a BIDS name (``sub-01``): whose all sessions are.
 
     That of a folder is its whole name, and a file's name has one only where BIDS would write it so, with nothing but
     key-value pairs and a word for image or mask behind it: of ``sub-O_Brien`` half would name somebody else too.
@@ -141,6 +142,17 @@ def subject(relative: PurePosixPath) -> str | None:
     suffix = rest[-1:] if rest and "-" not in rest[-1] else []
     is_bids = label.startswith(BIDS_SUBJECT) and all("-" in part for part in rest[: len(rest) - len(suffix)])
     return label if is_bids and not any(map(telling, suffix)) else None
+
+
+def session(relative: PurePosixPath) -> str | None:
+    """The session in a BIDS name (``ses-01``), of a folder within the subject's or of the file; None without one."""
+    name = subject(relative)
+    if name is None:
+        return None
+    folders = relative.parts[:-1]
+    inner = folders[folders.index(name) + 1 :] if name in folders else ()
+    parts = (*inner, *bare_stem(relative.name).split("_"))
+    return next((part for part in parts if part.startswith(BIDS_SESSION)), None)
 
 
 def listed(files: Iterator[Found] | Sequence[Found], most: int = 3) -> str:

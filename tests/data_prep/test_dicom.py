@@ -160,7 +160,9 @@ def test_studies_are_told_apart_by_their_headers(tmp_path):
     write_series(tmp_path / "third", study=3, tags={"PatientID": "id1"})
     studies = find_studies(tmp_path).complete()
     assert [len(study.files) for study in studies] == [12, 12, 12]
-    assert [study.person for study in studies] == [1, 2, 1]
+    people = [study.person for study in studies]
+    assert people[0] == people[2] != people[1]
+    assert len({study.visit for study in studies}) == 3
     assert "3 studies; give the folder of one" in refusal(lambda: open_dicom(tmp_path))
 
 

@@ -5,6 +5,7 @@ import pickle
 import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from dicom_files import IDENTIFYING, SIZE, UIDS, write_series
@@ -65,13 +66,74 @@ def test_patients_in_one_folder_are_named_by_their_first_files(tmp_path):
     assert names == ["all/f100.dcm", "all/f200.dcm"]
 
 
-def test_two_studies_of_one_patient_are_asked_for(tmp_path, mask_ZHW, capsys):
+def groups(folder):
+    manifest = json.loads((folder / "out" / "cohort.json").read_text(encoding="utf-8"))
+    return {patient["id"]: patient.get("group") for patient in manifest["patients"]}
+
+
+def test_two_studies_of_one_patient_are_two_scans_of_one_group(tmp_path, mask_ZHW, capsys):
     write_study(tmp_path / "in" / "a", 1, mask_ZHW)
     write_study(tmp_path / "in" / "b", 2, mask_ZHW[::-1], tags={"PatientID": "id1"})
+    write_study(tmp_path / "in" / "c", 3, mask_ZHW)
+    assert run(tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "DICOM, 3 scans, 3 with a mask" in told
+    assert "groups: 3 scans of 2 patients; no split divides those of a patient" in told
+    assert groups(tmp_path) == {"patient_0001": 1, "patient_0002": 1, "patient_0003": None}
+    np.testing.assert_array_equal(written(tmp_path), mask_ZHW)
+    np.testing.assert_array_equal(written(tmp_path, "patient_0002"), mask_ZHW[::-1])
+    assert "id1" not in (tmp_path / "out" / "cohort.json").read_text(encoding="utf-8")
+
+
+def test_a_list_names_studies_of_a_patient_apart(tmp_path, capsys):
+    for number, folder in enumerate(("doe/1", "doe/2"), start=1):
+        for series in (1, 2):
+            write_series(tmp_path / "in" / folder / f"s{series}", count=8, study=number, series=series,
+                         tags={"PatientID": "id1"})  # fmt: skip
+    chosen = tmp_path / "chosen.csv"
+    chosen.write_text("doe/1,2\ndoe/2,1\n", encoding="utf-8")
+    assert run(tmp_path, "--missing-masks", "empty", "--series", str(chosen)) == 0
+    told = capsys.readouterr().out
+    assert "patient_0001: series 2: axial" in told
+    assert "patient_0002: series 1: axial" in told
+    assert run(tmp_path, "--missing-masks", "empty", "--series", "1") == 2
+    assert "--series 1: one number is for one scan, not 2" in capsys.readouterr().err
+
+
+def test_ids_and_masks_stay_when_a_patient_gets_a_second_study(tmp_path, mask_ZHW):
+    write_study(tmp_path / "in" / "b", 2, mask_ZHW, tags={"PatientID": "id1"})
+    assert run(tmp_path) == 0
+    kept = (tmp_path / "out" / "images" / "patient_0001" / "001.png").stat().st_mtime_ns
+    write_study(tmp_path / "in" / "a", 1, mask_ZHW[::-1])
+    assert run(tmp_path) == 0
+    assert groups(tmp_path) == {"patient_0001": 1, "patient_0002": 1}
+    np.testing.assert_array_equal(written(tmp_path, "patient_0002"), mask_ZHW[::-1])
+    assert (tmp_path / "out" / "images" / "patient_0001" / "001.png").stat().st_mtime_ns == kept
+
+
+def test_a_pattern_tells_apart_whom_one_patient_id_does_not(tmp_path, mask_ZHW):
+    for number, name in enumerate(("p1_a", "p1_b", "p2_a", "p3_a"), start=1):
+        write_study(tmp_path / "in" / name, number, mask_ZHW, tags={"PatientID": "ANON"})
+    assert run(tmp_path) == 0
+    assert set(groups(tmp_path).values()) == {1}
+    assert run(tmp_path, "--group-by", "(p[0-9]+)_.") == 0
+    assert list(groups(tmp_path).values()) == [1, 1, None, None]
+
+
+def test_a_mask_of_two_studies_is_asked_about(tmp_path, mask_ZHW, capsys):
+    for number in (1, 2):
+        write_series(tmp_path / "in" / "p1" / str(number), study=number, tags={"PatientID": "id1"})
+    volume = np.zeros((*SIZE[::-1], 12), dtype=np.uint8)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "in" / "p1_mask.nii.gz")
     assert run(tmp_path) == 2
-    assert "2 studies with one PatientID; keep one, choose by --series (1: axial" in capsys.readouterr().err
-    assert run(tmp_path, "--series", "2") == 0
-    np.testing.assert_array_equal(written(tmp_path), mask_ZHW[::-1])
+    assert "p1_mask.nii.gz: a mask, but of which of 2 DICOM studies is not clear" in capsys.readouterr().err
+
+
+def test_two_masks_of_a_study_are_refused(tmp_path, mask_ZHW, capsys):
+    write_study(tmp_path / "in" / "a", 1, mask_ZHW)
+    write_seg(tmp_path / "in" / "a" / "more.dcm", open_dicom(tmp_path / "in" / "a"), mask_ZHW, Author("b", "1"))
+    assert run(tmp_path) == 2
+    assert "seg.dcm: two masks of one study; keep one of them" in capsys.readouterr().err
 
 
 # What is taken of each patient.
@@ -125,7 +187,7 @@ def test_what_is_taken_is_said_and_asked_for(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("chosen", "words"),
-    [("2", "one number is for one patient, not 2"), ("doe/1 2", "line 1 is not a patient's name, a comma and"),
+    [("2", "one number is for one scan, not 2"), ("doe/1 2", "line 1 is not a patient's name, a comma and"),
      ("doe/1,two", "line 1 is not"), ("dot,2", "line 1 is no patient that is imported"),
      ("roe,1\nroe,2", "line 2 names a patient again"), (None, "neither a number nor a file")],
 )  # fmt: skip

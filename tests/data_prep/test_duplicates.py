@@ -11,7 +11,7 @@ from PIL import Image
 from refusals import refusal
 from scipy import ndimage
 
-from data_prep.cohort import scan_cohort, write_manifest
+from data_prep.cohort import scan_cohort, with_groups, write_manifest
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import ALIKE, AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.picture import Crop, PictureConfig
@@ -90,6 +90,13 @@ def test_a_copied_slice_is_found_where_it_crosses_parts(root: Path, patient: str
         assert (pair.other_part, pair.other_patient, pair.other_slice) == (part, patient, "4.png")
         assert pair.correlation > ALIKE
         assert pair.identical is True
+
+
+@pytest.mark.parametrize(("group", "found"), [("ad", 0), ("ac", 1)])
+def test_scans_of_one_person_may_look_alike(root: Path, group: str, found: int) -> None:
+    shutil.copy(root / "images" / "a" / "2.png", root / "images" / "d" / "4.png")
+    write_manifest(with_groups(scan_cohort(root), dict.fromkeys(group, 1)), root)
+    assert [(pair.patient, pair.other_patient) for pair in find_alike(compiled(root), SPLIT)] == [("a", "d")] * found
 
 
 CHANGES = {

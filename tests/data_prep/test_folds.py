@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,38 @@ def test_a_seed_gives_the_same_folds_and_another_one_others() -> None:
     same, again, other = (make_folds(store, split, 3) for split in splits)
     assert same == again
     assert same != other
+
+
+def test_folds_without_groups_are_what_they_were_before_there_were_any() -> None:
+    """As recorded then."""
+    volumes = np.random.default_rng(1).permutation([*([0] * 4), *range(1, 17)]).tolist()
+    store = store_of(volumes)
+    assert [fold.val for fold in make_folds(store, make_split(store, SplitConfig(seed=3)), 3)] == [
+        ("p0", "p2", "p4", "p5", "p9", "p17"),
+        ("p6", "p7", "p8", "p10", "p14", "p18"),
+        ("p3", "p12", "p13", "p15", "p16"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [2, 5])
+def test_scans_of_a_person_are_in_one_fold(seed: int, count: int) -> None:
+    names = np.random.default_rng(seed).permutation([f"p{n}" for n in range(60)]).tolist()
+    store = replace(store_of([*range(1, 61)]), groups={name: place // 3 for place, name in enumerate(names)})
+    split = make_split(store, SplitConfig(seed=seed))
+    folds = make_folds(store, split, count)
+    validating = [{store.person(name) for name in fold.val} for fold in folds]
+    assert sum(map(len, validating)) == len(set.union(*validating))
+    assert max(map(len, validating)) - min(map(len, validating)) <= 1
+    for fold, persons in zip(folds, validating, strict=True):
+        assert not persons & {store.person(name) for name in fold.train}
+        assert {*fold.train, *fold.val} == {*split.train, *split.val}
+
+
+def test_more_folds_than_persons_with_a_lesion_are_refused() -> None:
+    store = replace(store_of([*range(1, 31)]), groups={f"p{n}": n // 6 for n in range(30)})
+    split = make_split(store, SplitConfig(train=0.6, val=0.2, test=0.2))
+    assert "folds.count: 5 folds, but only 4 patients with a lesion" in refusal(lambda: make_folds(store, split, 5))
 
 
 def test_more_folds_than_patients_with_a_lesion_are_refused() -> None:

@@ -159,7 +159,9 @@ def test_scans_and_masks_are_paired_by_name(tmp_path: Path, layout: str) -> None
 
 UNCLEAR = {
     "two scans": (["p/ct1.nii", "p/ct1_0000.nii"], "2 scans of one patient (p/ct1.nii, p/ct1_0000.nii); choose by"),
-    "two sessions": (["sub-1_ses-1_ct.nii", "sub-1_ses-2_ct.nii"], "2 scans of one patient"),
+    "two scans in a session": (["sub-1_ses-1_ct.nii", "sub-1_ses-1_run-2_ct.nii"], "2 scans of one patient"),
+    "a mask of another session": (["sub-1_ses-1_ct.nii", "sub-1_ses-2_mask.nii"], "a mask whose scan is not found"),
+    "a mask of one of two sessions": (["sub-1_ses-1_ct.nii", "sub-1_ses-2_ct.nii", "sub-1_mask.nii"], "a mask whose"),
     "two masks": (["p/ct.nii", "p/mask.nii", "p/seg.nii"], "2 masks of one patient (p/mask.nii, p/seg.nii)"),
     "orphan": (["a.nii", "b_mask.nii"], "b_mask.nii: a mask whose scan is not found"),
     "masks only": (["a_mask.nii"], "1 masks (a_mask.nii) and no scan; say which by --image-pattern"),
@@ -174,6 +176,43 @@ def test_unclear_folders_are_asked_about(tmp_path: Path, case: str) -> None:
     for file in files:
         (save_nifti if file.endswith("nii") else save_png)(tmp_path / file, grey_slice()[..., None][..., 0])
     assert words in refusal(lambda: recognise(tmp_path, NO_PATTERNS))
+
+
+SESSIONS = {
+    "folders": [
+        ("sub-1/ses-1/ct/a_ct.nii", "derivatives/masks/sub-1/ses-1/a_mask.nii"),
+        ("sub-1/ses-2/ct/a_ct.nii", "derivatives/masks/sub-1/ses-2/a_mask.nii"),
+        ("sub-2/ses-1/ct/a_ct.nii", "derivatives/masks/sub-2/a_mask.nii"),
+    ],
+    "names": [
+        ("sub-1_ses-1_ct.nii", "sub-1_ses-1_mask.nii"),
+        ("sub-1_ses-2_ct.nii", "sub-1_ses-2_mask.nii"),
+        ("sub-2_ses-1_ct.nii", "sub-2_mask.nii"),
+    ],
+}
+
+
+@pytest.mark.parametrize("layout", SESSIONS)
+def test_sessions_are_scans_of_one_subject(tmp_path: Path, layout: str) -> None:
+    for files in SESSIONS[layout]:
+        for file in files:
+            save_nifti(tmp_path / file, head_hu())
+    cases = recognise(tmp_path, NO_PATTERNS).cases
+    assert [(case.images[0].relative_to(tmp_path).as_posix(), case.mask) for case in cases] == [
+        (scan, tmp_path / mask) for scan, mask in SESSIONS[layout]
+    ]
+    # A patient of one session keeps the name that lists and registers of earlier versions know.
+    assert [case.name for case in cases] == ["sub-1/ses-1", "sub-1/ses-2", "sub-2"]
+    assert [case.patient for case in cases] == ["sub-1", "sub-1", "sub-2"]
+
+
+def test_slices_of_sessions_are_scans_of_one_subject_too(tmp_path: Path) -> None:
+    for folder in ("sub-1/ses-1", "sub-1/ses-2", "sub-acute/p1"):
+        for part in ("images", "masks"):
+            save_png(tmp_path / part / folder / "1.png", grey_slice())
+    assert {case.name: case.patient for case in recognise(tmp_path, NO_PATTERNS).cases} == {
+        "sub-1/ses-1": "sub-1", "sub-1/ses-2": "sub-1", "sub-acute/p1": None,
+    }  # fmt: skip
 
 
 def test_patterns_choose(tmp_path: Path) -> None:

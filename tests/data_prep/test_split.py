@@ -1,5 +1,6 @@
 """The locked split and the training patients' statistics."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from data_prep.split import (
     make_split,
     read_split,
     training_normalisation,
+    write_split,
 )
 from data_prep.store import Store, StoredPatient
 
@@ -115,6 +117,117 @@ def test_each_part_gets_its_share_of_patients_without_lesion(seed: int) -> None:
     split = make_split(store, SplitConfig(seed=seed))
     free = [sum(store.lesion_volume(name) == 0 for name in part) for part in members(split).values()]
     assert free == pytest.approx([14, 3, 3], abs=1)
+
+
+def test_a_split_without_groups_is_what_it_was_before_there_were_any(tmp_path: Path) -> None:
+    """Members, seal and bytes as recorded then."""
+    store = growing(20, lesion_free=4)
+    split = make_split(store, SplitConfig(seed=3))
+    assert " ".join(split.train) == "p0 p12 p13 p14 p16 p17 p18 p2 p3 p4 p5 p6 p7 p9"
+    assert split.val == ("p10", "p15", "p8")
+    assert split.test == ("p1", "p11", "p19")
+    write_split(tmp_path / "split.json", split)
+    content = (tmp_path / "split.json").read_bytes()
+    assert json.loads(content)["seal"] == "ba625514c89ac34c3c7ac2128c4f74d4f473121644d7f221c47bc385979cb50d"
+    assert hashlib.sha256(content).hexdigest() == "9f5d083473fc0f78c41e23e3fe022ebe136bcdf328242507d66934ba84f10be5"
+    official = make_split(with_official_test(store, "p3", "p17"), SplitConfig(seed=3))
+    assert (official.val, official.test) == (("p0", "p16", "p18"), ("p17", "p3"))
+
+
+# Scans of one person
+
+
+def in_groups(store: Store, *groups: Sequence[str]) -> Store:
+    return replace(store, groups={name: number for number, names in enumerate(groups, start=1) for name in names})
+
+
+def grouped(scans: int, seed: int, lesion_free: int = 0) -> Store:
+    """A store whose patients are scans of persons, one to four of each."""
+    store, rng = growing(scans, lesion_free), np.random.default_rng(seed)
+    names, groups = rng.permutation([*store.patients]).tolist(), []
+    while names:
+        several = int(rng.integers(1, 5))
+        groups.append(names[:several])
+        names = names[several:]
+    return in_groups(store, *groups)
+
+
+def persons(store: Store, names: Sequence[str]) -> set[int | str]:
+    return {store.person(name) for name in names}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.5, 0.3, 0.2)])
+def test_scans_of_a_person_are_in_one_part_and_shares_are_of_persons(
+    seed: int, shares: tuple[float, float, float]
+) -> None:
+    store = grouped(90, seed)
+    split = make_split(store, SplitConfig(**dict(zip(PARTS, shares, strict=True)), seed=seed))
+    assert sorted(name for part in members(split).values() for name in part) == sorted(store.patients)
+    found = [persons(store, part) for part in members(split).values()]
+    assert sum(map(len, found)) == len(set.union(*found)) == len(persons(store, [*store.patients]))
+    for share, part in zip(shares, PARTS, strict=True):
+        assert abs(split.patient_count(part) - share * sum(map(len, found))) < 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_part_sees_small_and_large_lesions_of_persons(seed: int) -> None:
+    store = grouped(120, seed)
+    largest: dict[int | str, float] = {}
+    for name in store.patients:
+        largest[store.person(name)] = max(largest.get(store.person(name), 0), store.lesion_volume(name))
+    rank = {person: place / len(largest) for place, person in enumerate(sorted(largest, key=largest.__getitem__))}
+    for part in members(make_split(store, SplitConfig(seed=seed))).values():
+        ranks = [rank[person] for person in persons(store, part)]
+        assert min(ranks) < 0.3
+        assert max(ranks) > 0.7
+        assert np.mean(ranks) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_split_tells_its_scans_and_patients() -> None:
+    store = in_groups(growing(20), ("p1", "p2", "p3"))
+    split = make_split(store, SplitConfig())
+    assert split.groups == (("p1", "p2", "p3"),)
+    (part,) = (part for part in PARTS if "p1" in getattr(split, part))
+    scans = len(getattr(split, part))
+    assert (split.size(part), split.patient_count(part)) == (f"{scans} scans of {scans - 2} patients", scans - 2)
+    assert all(split.size(other) == f"{len(getattr(split, other))} patients" for other in {*PARTS} - {part})
+
+
+def test_scans_of_too_few_persons_are_refused() -> None:
+    store = in_groups(growing(20), [f"p{n}" for n in range(20)])
+    assert "no lesion (20 scans of 1 patient in all)" in refusal(lambda: make_split(store, SplitConfig()))
+
+
+@pytest.mark.parametrize("before", [(), (("p1", "p2"),)])
+@pytest.mark.parametrize("after", [(), (("p1", "p2", "p3"),), (("p1", "p2"), ("p3", "p4"))])
+def test_a_locked_split_refuses_other_groups(
+    tmp_path: Path, before: tuple[Sequence[str], ...], after: tuple[Sequence[str], ...]
+) -> None:
+    path = tmp_path / "split.json"
+    lock_split(path, in_groups(growing(20), *before), SplitConfig())
+    if before == after:
+        return
+    message = refusal(lambda: lock_split(path, in_groups(growing(20), *after), SplitConfig()))
+    assert message == (
+        f"{path}: drawn when other patients were scans of one person than cohort.json says now; restore its groups, or "
+        "start a new run with --name"
+    )
+
+
+def test_the_seal_holds_the_groups_and_not_their_numbers(tmp_path: Path) -> None:
+    path, store = tmp_path / "split.json", growing(20)
+    split = lock_split(path, in_groups(store, ("p1", "p2"), ("p5", "p6")), SplitConfig())
+    assert lock_split(path, in_groups(store, ("p6", "p5"), ("p2", "p1")), SplitConfig()) == split
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for edit in ([["p1", "p2"]], []):
+        path.write_text(json.dumps({**content, "groups": edit}), encoding="utf-8")
+        assert "edited after the split was locked" in refusal(lambda: read_split(path))
+
+
+def test_a_split_that_divides_a_person_is_none() -> None:
+    with pytest.raises(ValidationError, match="p1 and p3 are scans of one person, and not in one part"):
+        Split(cohort_hash="c0ffee", seed=0, train=("p1", "p2"), val=("p3",), test=("p4",), groups=(("p1", "p3"),))
 
 
 # Official test patients

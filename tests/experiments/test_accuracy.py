@@ -289,6 +289,16 @@ def test_several_others_are_corrected_for_together(tmp_path: Path) -> None:
     assert [one["p_holm"] for one in dice] == pytest.approx([0.5, 0.5])
 
 
+def test_scans_of_a_person_are_one_patient(tmp_path: Path) -> None:
+    tables = [table(tmp_path, "lcnn", 0, [0.8, 0.6, 0.1]), table(tmp_path, "unet", 0, [0.4, 0.4, 0.0])]
+    for _, path in tables:
+        pd.read_csv(path).assign(group=[1, 1, None]).to_csv(path, index=False)
+    found = compare(tables)
+    assert found["mean"]["lcnn"]["dice"]["mean"] == pytest.approx((0.7 + 0.1) / 2)
+    (dice,) = (one for one in found["comparisons"] if one["metric"] == "dice")
+    assert (dice["difference"]["mean"], dice["difference"]["patients"]) == (pytest.approx(0.2), 2)
+
+
 def test_a_table_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     job, path = table(tmp_path, "lcnn", 0, [0.8])
     pd.read_csv(path).drop(columns=["surface_dice", "lesion_f1"]).to_csv(path, index=False)

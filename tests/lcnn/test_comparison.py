@@ -91,3 +91,14 @@ def test_the_first_is_compared_with_each_other_and_corrected_within_a_metric():
 def test_models_of_different_patients_are_refused():
     with pytest.raises(ValueError, match=r"shorter|longer"):
         compare_models({"a": {"dice": [0.1, 0.2]}, "b": {"dice": [0.1]}})
+
+
+def test_pairs_of_a_person_change_places_together() -> None:
+    """Twelve pairs of three persons are no more evidence than three pairs."""
+    ours, persons = [0.1, 0.2, 0.3], [n for n in range(3) for _ in range(4)]
+    repeated = [value for value in ours for _ in range(4)]
+    assert permutation_p(repeated, [0.0] * 12, persons) == permutation_p(ours, [0.0] * 3) == 0.25
+    assert permutation_p(repeated, [0.0] * 12) < 0.001
+    figures = {"winner": {"dice": repeated}, "defaults": {"dice": [0.0] * 12}}
+    (found,) = compare_models(figures, persons)
+    assert (found.p_holm, found.difference.patients, found.difference.mean) == (0.25, 3, pytest.approx(0.2))

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,3 +124,19 @@ def test_an_evaluation_is_strict_json_even_of_nobody_with_a_lesion(tmp_path):
     assert model["dice"]["mean"] is None
     assert model["calibration"]["ece"] is None
     assert not math.isnan(model["volume_difference"]["mean"])
+
+
+def test_scans_of_a_person_count_as_one_patient(tmp_path):
+    again = [replace(row, patient=f"{row.patient}2", group=group) for group, row in enumerate(EVERYBODY, start=1)]
+    rows = [*(replace(row, group=group) for group, row in enumerate(EVERYBODY, start=1)), *again]
+    single, both = summarise({"model": EVERYBODY})["models"]["model"], summarise({"model": rows})["models"]["model"]
+    del single["calibration"], both["calibration"]  # which is over voxels
+    assert both == single
+    missed = [replace(SMALL, group=1), replace(MISSED, group=1), LARGE]
+    found = detection(missed)["sensitivity"]
+    assert (found.mean, found.patients) == (0.75, 2)
+    write_patients(tmp_path / "patients.csv", {"model": missed})
+    with (tmp_path / "patients.csv").open() as file:
+        table = [*csv.reader(file)]
+    assert table[0] == ["model", *COLUMNS, "group"]
+    assert [row[-1] for row in table[1:]] == ["1", "1", ""]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.intervals import Estimate, estimate_difference, estimate_mean, estimate_share
+from lcnn.intervals import Estimate, by_person, estimate_difference, estimate_mean, estimate_share
 
 NAN = math.nan
 
@@ -105,3 +105,46 @@ def test_shares_have_the_exact_interval(hits, patients, bounds):
 
 def test_a_share_of_nobody_is_undefined():
     assert estimate_share(0, 0) == Estimate(None, None, None, 0)
+
+
+# Several scans of a person
+
+
+def test_a_person_is_one_observation_whatever_the_number_of_scans() -> None:
+    assert by_person([0.2, 0.4, NAN, 0.9, NAN], ["a", "a", "a", "b", "c"]) == [pytest.approx(0.3), 0.9]
+    values = np.random.default_rng(0).random(12).tolist()
+    doubled, persons = [value for value in values for _ in range(5)], [n for n in range(12) for _ in range(5)]
+    assert estimate_mean(doubled, persons) == estimate_mean(values)
+    assert estimate_difference(doubled, [0.0] * 60, persons) == estimate_mean(values)
+    alone = estimate_mean(doubled)
+    assert (alone.high - alone.low) < 0.6 * (estimate_mean(values).high - estimate_mean(values).low)
+
+
+def test_persons_of_one_scan_each_change_nothing() -> None:
+    values = np.random.default_rng(0).random(12).tolist()
+    assert estimate_mean(values, [f"p{n}" for n in range(12)]) == estimate_mean(values)
+
+
+def test_an_interval_over_persons_holds_what_it_promises() -> None:
+    """Where scans of a person are alike, an interval over scans would hold the truth far too rarely."""
+    rng = np.random.default_rng(0)
+    held = {"persons": 0, "scans": 0}
+    for _ in range(100):
+        values = np.repeat(rng.normal(0, 1, 20), 4) + rng.normal(0, 0.2, 80)
+        persons = np.repeat(np.arange(20), 4).tolist()
+        for kind, found in (("persons", estimate_mean(values, persons)), ("scans", estimate_mean(values))):
+            held[kind] += found.low <= 0 <= found.high
+    assert held["persons"] >= 88
+    assert held["scans"] < 75
+
+
+def test_a_share_of_persons_may_hold_parts_of_them() -> None:
+    found, below, above = estimate_share(2.5, 5), estimate_share(2, 5), estimate_share(3, 5)
+    assert (found.mean, found.patients) == (0.5, 5)
+    assert below.low < found.low < above.low
+    assert below.high < found.high < above.high
+
+
+def test_persons_of_another_number_of_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        estimate_mean([0.1, 0.2], ["a"])
