@@ -202,10 +202,12 @@ def _search(options: argparse.Namespace, display: "Display") -> None:
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
 
     from search import plan, runner, wandb_sync  # noqa: PLC0415
+    from search.checks import Asked  # noqa: PLC0415
     from search.execution.dashboard import RayView  # noqa: PLC0415
 
     if options.dry_run:
-        plan.dry_run(spec, str(options.space), options.results, display)
+        asked = Asked(bool(options.more_trials or options.more_hours), options.warm_start, options.address)
+        plan.dry_run(spec, str(options.space), options.results, display, asked)
         return
     wandb_mode = wandb_sync.chosen_mode(options.wandb)
     runner.run_search(

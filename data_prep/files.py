@@ -35,6 +35,22 @@ def require_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"No space left on device: {needed}", str(folder))
 
 
+def refuse_unwritable(folder: Path, remedy: str) -> None:
+    """See that a folder is there and can be written, or could be made; nothing is written.
+
+    Raises:
+        InputError: it could not.
+    """
+    try:
+        nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from error
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: cannot be written ({nearest} is a file); {remedy}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be written (no permission in {nearest}); {remedy}")
+
+
 @contextmanager
 def locked(folder: Path, *, if_busy: str, if_unwritable: str) -> Iterator[None]:
     """Keep every other command off a folder while the block runs; the lock, and a folder left empty, go away after it.

@@ -12,11 +12,11 @@ import numpy as np
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
-from data_prep.split import Split, largest_lesion, persons_of
+from data_prep.split import Scans, Split, largest_lesion, persons_of
 from data_prep.store import Store
 
 
-def make_folds(store: Store, split: Split, count: int) -> tuple[Split, ...]:
+def make_folds(store: Scans, split: Split, count: int) -> tuple[Split, ...]:
     """The split's training and validation patients as ``count`` folds, each with lesions of all sizes.
 
     Patients are ordered by lesion volume and dealt in rounds, each round in another order drawn from the split's

@@ -207,6 +207,11 @@ class PhantomPatient:
     record: PatientRecord
 
 
+def patient_name(index: int) -> str:
+    """Name of patient `index` (from 0)."""
+    return f"phantom_{index + 1:03d}"
+
+
 def is_lesion_free(config: PhantomConfig, index: int) -> bool:
     """Whether patient `index` (from 0) has no lesion.
 
@@ -254,7 +259,7 @@ def make_patient(config: PhantomConfig, index: int, template: Template | None = 
         old_infarct_ZYX=slices.old >= 0.5,
         head_ZYX=slices.head > 0.5,
         record=PatientRecord(
-            patient=f"phantom_{index + 1:03d}",
+            patient=patient_name(index),
             pose=pose,
             lesion=lesion,
             confounders=_confounders(head, couch_hu),

@@ -8,9 +8,9 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,34 @@ class Split(BaseModel):
         return [first.get(scan, scan) for scan in getattr(self, part)]
 
 
-def persons_of(store: Store, names: Iterable[str]) -> list[tuple[str, ...]]:
+class Scans(Protocol):
+    """What a split is drawn from: who is there, whose scans they are, and how large their lesions; see `Store`."""
+
+    @property
+    def cohort_hash(self) -> str:
+        """Hash of the cohort."""
+        ...
+
+    @property
+    def official_test(self) -> Sequence[str]:
+        """Patients that are to be tested, if the cohort names some."""
+        ...
+
+    @property
+    def patients(self) -> Collection[str]:
+        """All patients."""
+        ...
+
+    def lesion_volume(self, patient: str) -> float:
+        """Lesion volume of a patient, in one unit for all."""
+        ...
+
+    def person(self, patient: str) -> int | str:
+        """What the scans of one person have in common."""
+        ...
+
+
+def persons_of(store: Scans, names: Iterable[str]) -> list[tuple[str, ...]]:
     """These patients as persons: the scans of each, in order of their names; persons in that of their first scans."""
     scans: dict[int | str, list[str]] = defaultdict(list)
     for name in sorted(names):
@@ -104,12 +131,12 @@ def persons_of(store: Store, names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(several) for several in scans.values()]
 
 
-def largest_lesion(store: Store, scans: Sequence[str]) -> float:
+def largest_lesion(store: Scans, scans: Sequence[str]) -> float:
     """The largest lesion volume among a person's scans, by which persons are ordered."""
     return max(store.lesion_volume(name) for name in scans)
 
 
-def make_split(store: Store, config: SplitConfig) -> Split:
+def make_split(store: Scans, config: SplitConfig) -> Split:
     """Draw a split in which each part sees small, large and absent lesions alike.
 
     Patients are ordered by lesion volume and cut into blocks of neighbours; within a block the order is
@@ -140,7 +167,7 @@ def make_split(store: Store, config: SplitConfig) -> Split:
     return split
 
 
-def _groups(store: Store) -> tuple[tuple[str, ...], ...]:
+def _groups(store: Scans) -> tuple[tuple[str, ...], ...]:
     return tuple(scans for scans in persons_of(store, store.patients) if len(scans) > 1)
 
 
@@ -152,7 +179,7 @@ def _drawn_shares(config: SplitConfig, official_test: Sequence[str]) -> dict[Par
     return {"train": config.train / drawn, "val": config.val / drawn}
 
 
-def _check_parts(split: Split, store: Store) -> None:
+def _check_parts(split: Split, store: Scans) -> None:
     for part in PARTS:
         if not any(store.lesion_volume(name) > 0 for name in getattr(split, part)):
             raise InputError(

@@ -13,7 +13,8 @@ from data_prep.split import read_split
 from lcnn.outcome import Outcome
 from search.prepare import is_synthetic
 from search.run_folder import RESUMABLE_KEYS, RunFolder
-from search.runner import open_ledger, read_evaluation
+from search.run_study import open_ledger
+from search.runner import read_evaluation
 from search.space import SearchSpace
 from search.spec import Spec
 from search.study.ledger import TrialRecord

@@ -10,14 +10,18 @@ import torch
 
 from data_prep.cohort import Cohort, read_cohort
 from data_prep.compiled import cache_folder
-from data_prep.wording import counted, pasted
+from data_prep.wording import counted
 from lcnn.config import TrainConfig
+from search.checks import NOTHING_ASKED, Asked, check_cohort_and_network, check_parts, check_run
 from search.display import Display
+from search.execution.cluster import cluster_slots
 from search.execution.measuring import recalled_slots
+from search.execution.tune_search import ray_running
 from search.placement.rehearsal import Rehearsal
 from search.placement.resources import Slots, is_placed_by_memory, this_machine
 from search.prepare import CACHE, CohortPlace, find_cohort, window_count
-from search.run_folder import check_spec, run_folder
+from search.run_folder import run_folder
+from search.run_study import open_ledger, study_of
 from search.space import SearchSpace
 from search.spec import ResourcesConfig, Spec
 from search.study.budget import planned_trials
@@ -131,28 +135,45 @@ def describe_slots(config: ResourcesConfig, slots: Slots) -> str:
     return f"{slots}, or fewer where their memory, which the search measures first, asks for it"
 
 
-def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
-    """Validate, show the plan and estimate its time; nothing is written.
+def dry_run(spec: Spec, where: str, results: Path, display: Display, asked: Asked = NOTHING_ASKED) -> None:
+    """Check all that the search itself checks, show the plan and estimate its time; nothing is left behind.
 
-    Of the cohort's files all but their pixels is looked at, for decoding them is most of a first run's preparation.
+    Args:
+        spec: the validated space file.
+        where: its name, for messages.
+        results: folder of all runs.
+        display: where to report.
+        asked: what the command line asks beside it.
 
     Raises:
         InputError: something that the search would refuse.
     """
     space = spec.space(where)
     run = run_folder(results, spec)
-    exists = check_spec(run, spec)
+    check_cohort_and_network(spec)
+    exists, warm = check_run(spec, space, run, asked)
+    if exists and (run.study.exists() or study_of(spec, run).is_shared):
+        open_ledger(run, spec, space)
     slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
+    if asked.address is not None:
+        with ray_running(slots, asked.address):
+            slots = cluster_slots(spec.resources)
     trials = planned_trials(spec, space)
     place = find_cohort(spec.cohort)
-    # Both refuse, before anything is said: windows that the cohort does not hold, slices without masks and the like.
-    window_count(spec.cohort)
     cohort = read_cohort(place.root, cache_folder(place.root, results / CACHE)) if place.is_there else None
+    split = check_parts(spec, place, cohort, run, results, display.progress)
+    display.clear()
     display.say(
         f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.root}"
         + (" (exists, would be resumed)" if exists else "")
     )
     display.say(f"Cohort: {describe_cohort(place, cohort)}")
+    sizes = f"{split.size('train')} to train, {split.size('val')} to validate, {split.size('test')} to test"
+    display.say(f"Split: {sizes}")
+    if warm:
+        display.say(f"Warm start: {counted(len(warm.points), 'point')} of the other run would be tried first")
+        for refusal in warm.refused:
+            display.say(f"  left out: {refusal}")
     display.say("Searched:")
     for line in describe_space(space):
         display.say(f"  {line}")
@@ -176,13 +197,11 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display) -> None:
 
 
 def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:
-    """Where the cohort is, what is known of it, and what is not yet; None is the synthetic one, still to be built."""
+    """Where the cohort is, and how large; None is the synthetic one, still to be built."""
     if cohort is None:
         return f"{place.root} (synthetic, built on the first run)"
     size = f"{place.root}, {cohort.size}, {cohort.slice_count} slices"
-    if place.is_phantom:
-        return f"{size} (synthetic)"
-    return f"{size}; pixels are read by the first run, or now by: python -m data_prep check {pasted(place.root)}"
+    return f"{size} (synthetic)" if place.is_phantom else size
 
 
 def workload(spec: Spec, cohort: Cohort | None) -> tuple[Workload, str]:

@@ -19,7 +19,8 @@ from search.execution.trial import TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder, describe_environment, read_environment
-from search.runner import open_ledger, prepare_cohort, trial_context
+from search.run_study import open_ledger
+from search.runner import prepare_cohort, trial_context
 from search.study.ledger import Ledger, TrialRecord, settings_of
 from search.words import short_params
 

@@ -11,7 +11,8 @@ from search.execution.measuring import recalled_slots
 from search.execution.tune_search import ray_running
 from search.placement.resources import this_machine
 from search.run_folder import RunFolder
-from search.runner import open_ledger, prepare_cohort, read_evaluation, trial_context
+from search.run_study import open_ledger
+from search.runner import prepare_cohort, read_evaluation, trial_context
 from search.study.ledger import Ledger, TrialRecord
 from search.winner.final import final_job, fold_epochs, test_models
 from search.winner.finalists import train

@@ -17,13 +17,14 @@ import torch
 import yaml
 
 from data_prep.errors import InputError, first_line
-from data_prep.files import locked, write_text_atomically
+from data_prep.files import locked, refuse_unwritable, write_text_atomically
 from lcnn.settings_file import read_yaml
 from search.openings import add_opening, check_openings, read_openings
 from search.spec import Spec, validate_spec
 from search.storage import redact
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
+IF_UNWRITABLE = "make it writable, or choose other --results"
 RESUMABLE_KEYS = ("budget", "confirm", "resources", "exports")
 """Sections that may change between two sittings of one search: they decide how long, how wide and how sure, and what
 is made of the winner, not what is searched."""
@@ -187,6 +188,14 @@ class RunFolder:
         evaluations = [self.evaluation, *sorted(self.final.glob(f"*/{self.evaluation.name}"))]
         check_openings(self.test_openings, [path for path in evaluations if path.exists()])
 
+    def check_place(self) -> None:
+        """See that the folder can be written, or made; nothing is written.
+
+        Raises:
+            InputError: it cannot.
+        """
+        refuse_unwritable(self.root, IF_UNWRITABLE)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other command off this folder while the block runs; a folder left empty goes away.
@@ -197,7 +206,7 @@ class RunFolder:
         with locked(
             self.root,
             if_busy="another command is working on this run; wait for it or use --name",
-            if_unwritable="make it writable, or choose other --results",
+            if_unwritable=IF_UNWRITABLE,
         ):
             yield
 

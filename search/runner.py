@@ -7,34 +7,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
-
 from data_prep.errors import InputError, first_line
 from data_prep.split import PARTS, training_normalisation
 from data_prep.window import in_words
 from lcnn.evaluation import summarise, write_evaluation
-from lcnn.model import build_model
+from search.checks import Asked, check_cohort_and_network, check_run
 from search.display import Display
-from search.execution.cluster import check_address, on_cluster
+from search.execution.cluster import on_cluster
 from search.execution.dashboard import QUIET, RayView, how_to_open
 from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
 from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
-from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots, this_machine
-from search.prepare import CACHE, Prepared, find_cohort, prepare, window_count
+from search.prepare import CACHE, Prepared, find_cohort, prepare
 from search.report.page import write_report
-from search.run_folder import RunFolder, check_spec, run_folder, write_environment, write_spec
-from search.space import SearchSpace
+from search.run_folder import RunFolder, run_folder, write_environment, write_spec
+from search.run_study import open_ledger
 from search.spec import Extension, Spec
-from search.storage import CheckpointStore, StudyPlace, check_study_is_free, explaining_study, study_place
+from search.storage import CheckpointStore
 from search.study.budget import Limit, Tally
 from search.study.extension import NO_POINT_LEFT, extended_budget
 from search.study.ledger import Ledger
 from search.study.pareto import cost_of, front_summary
-from search.study.warm_start import WarmStart, read_warm_start
+from search.study.warm_start import WarmStart
 from search.summary import closing_summary, leak_in_words, write_front, write_trials_table
 from search.tracking.tensorboard import write_tensorboard, write_trial
 from search.winner.confirm import Confirmed, confirmation_summary, validation_dice
@@ -74,26 +70,20 @@ def run_search(
         KeyboardInterrupt: stopped from outside; everything so far is kept.
     """
     space = spec.space(where)
-    windows = window_count(spec.cohort)
-    # Settings that no trial could build a network from are refused here, not by every trial.
-    build_model(spec.defaults, usual_normalisation(windows))
     run = run_folder(results, spec)
+    check_cohort_and_network(spec)
     with run.locked():
-        resumed = check_spec(run, spec)
-        warm = read_warm_start(warm_start, space) if warm_start else None
-        if extension and not resumed:
-            raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
+        asked = Asked(bool(extension), warm_start, address)
+        resumed, warm = check_run(spec, space, run, asked)
         if resumed:
-            run.check_test_openings()
             ledger = open_ledger(run, spec, space)
             if extension:
                 spec = extended(spec, run, ledger, extension, display)
             if is_finished(spec, run, ledger):
                 show_finished(spec, run, ledger, display)
                 return
-        if address is not None:
-            check_address(address)
-        check_storage(spec, run, resumed=resumed)
+        if not resumed and spec.storage.checkpoints:
+            CheckpointStore(spec.storage.checkpoints).check_is_free(run.root.resolve().name)
         slots = this_machine(spec.resources)
         announce(spec, run, slots, display, resumed=resumed)
         # The cohort comes first: where it is refused, no half-made run is left behind.
@@ -120,47 +110,6 @@ def run_search(
             ranked, confirmation = finalists(spec, run, ledger, space, context, display)
             jobs = train_winner(ranked, run, space, context, display)
         finish(spec, run, ledger, jobs, confirmation, prepared, slots, display)
-
-
-def study_of(spec: Spec, run: RunFolder) -> StudyPlace:
-    """Where the run's study lies.
-
-    Raises:
-        InputError: a database that cannot be used.
-    """
-    return study_place(run.root.resolve().name, run.study_url, spec.storage)
-
-
-def check_storage(spec: Spec, run: RunFolder, *, resumed: bool) -> None:
-    """See, before anything is done, that storage outside the run folder answers and is not another run's.
-
-    Raises:
-        InputError: it does not, or it is.
-    """
-    place = study_of(spec, run)
-    store = CheckpointStore(spec.storage.checkpoints) if spec.storage.checkpoints else None
-    if not resumed:
-        check_study_is_free(place)
-        if store is not None:
-            store.check_is_free(run.root.resolve().name)
-
-
-def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
-    """The run's study.
-
-    Raises:
-        InputError: the file is damaged, locked, or no study; the database does not answer.
-    """
-    place = study_of(spec, run)
-    cost = cost_of(spec.objective)
-    price = cost.of if cost else None
-    if place.is_shared:
-        with explaining_study(place):
-            return Ledger(place.url, place.name, space, spec.sampler, price)
-    try:
-        return Ledger(place.url, place.name, space, spec.sampler, price)
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error
 
 
 def start_warm(ledger: Ledger, warm: WarmStart, display: Display) -> None:

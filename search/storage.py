@@ -14,15 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from pyarrow import ArrowInvalid
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
-from sqlalchemy import NullPool
+from sqlalchemy import NullPool, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from data_prep.errors import InputError, first_line
+from data_prep.files import refuse_unwritable
 from search.spec import StorageConfig
 
 PASSWORD_VARIABLE = "LCNN_STUDY_PASSWORD"
@@ -106,17 +106,19 @@ def study_place(run: str, local_url: str, config: StorageConfig) -> StudyPlace:
 
 
 def check_study_is_free(place: StudyPlace) -> None:
-    """Refuse a new run whose study would be another run's.
+    """Refuse a new run whose study would be another run's, or has no place; nothing is written.
 
     Raises:
         InputError: the database holds a study of that name, or does not answer.
     """
     if not place.is_shared:
+        file = Path(make_url(place.url).database or "")
+        refuse_unwritable(file.parent, f"the study {file.name} is kept there")
         return
-    with explaining_study(place):
-        # Without a pool, which would keep a connection open for nobody.
-        storage = optuna.storages.RDBStorage(place.url, engine_kwargs={"poolclass": NullPool})
-        names = optuna.get_all_study_names(storage)
+    # Without Optuna, which would make its tables; and without a pool, which keeps a connection open for nobody.
+    with explaining_study(place), create_engine(place.url, poolclass=NullPool).connect() as connection:
+        has_studies = inspect(connection).has_table("studies")
+        names = connection.scalars(text("SELECT study_name FROM studies")).all() if has_studies else ()
     if place.name in names:
         raise InputError(
             f"storage.study: {redact(place.url)} already holds a study {place.name}, which is not of this run "
@@ -211,15 +213,23 @@ class CheckpointStore:
                 )
                 partial.replace(folder / name)
 
-    def check_is_free(self, run: str) -> None:
-        """Refuse a new run whose checkpoints would mix with another run's; also tries the storage.
+    def check_is_free(self, run: str, *, tries: bool = True) -> None:
+        """Refuse a new run whose checkpoints would mix with another run's.
+
+        Args:
+            run: its name.
+            tries: also writes to the storage, which tells more than looking at it.
 
         Raises:
             InputError: there is something under the run's name, or the storage cannot be written.
         """
+        if isinstance(self._files, LocalFileSystem):
+            remedy = "see that it exists and that this machine may write there (storage.checkpoints)"
+            refuse_unwritable(Path(self._root), remedy)
         try:
-            self._files.create_dir(f"{self._root}/{run}", recursive=True)
-            found = self._files.get_file_info(FileSelector(f"{self._root}/{run}"))
+            if tries:
+                self._files.create_dir(f"{self._root}/{run}", recursive=True)
+            found = self._files.get_file_info(FileSelector(f"{self._root}/{run}", allow_not_found=True))
         except OSError as error:
             raise InputError(
                 f"storage.checkpoints: {self._location}: cannot be written ({first_line(error)}); "

@@ -20,7 +20,8 @@ from data_prep.wording import pasted
 from search.display import Display
 from search.prepare import is_synthetic
 from search.run_folder import RunFolder, read_environment, run_folder
-from search.runner import open_ledger, read_evaluation
+from search.run_study import open_ledger
+from search.runner import read_evaluation
 from search.space import SearchSpace
 from search.spec import Spec
 from search.study.ledger import Ledger

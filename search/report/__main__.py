@@ -11,7 +11,7 @@ from pathlib import Path
 from data_prep.answering import answering
 from search.report.page import write_report
 from search.run_folder import RunFolder
-from search.runner import open_ledger
+from search.run_study import open_ledger
 
 
 @answering

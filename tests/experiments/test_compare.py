@@ -15,7 +15,7 @@ from experiments import compare
 from experiments.search_record import End, SearchRecord, differences, read_search, repeated_seeds
 from lcnn.outcome import Outcome
 from search.run_folder import RunFolder, write_spec
-from search.runner import open_ledger
+from search.run_study import open_ledger
 from search.space import SearchSpace
 from search.spec import Overrides, Spec, load_spec
 

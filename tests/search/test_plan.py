@@ -1,5 +1,6 @@
 """What is promised before a search: as many trials as there will be, and no slot that nobody has measured."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import pytest
 from tiny_cohort import SIDE, TINY, write_cohort
 
 from data_prep.errors import InputError
+from data_prep.phantom import PhantomConfig
+from data_prep.split import PARTS, SplitConfig, make_split
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
+from search.checks import Asked, ExpectedScans, expected_scans
 from search.display import Display
 from search.placement.memory import MemoryPlan, Shape
 from search.placement.resources import Slots, plan_slots, slots_by_memory
@@ -89,17 +93,78 @@ def test_a_search_without_points_left_says_to_widen_it(tmp_path: Path) -> None:
     assert "--name" in how_to_extend(Limit.SPACE, ledger)
 
 
-def test_a_dry_run_looks_at_the_cohort_and_says_what_it_did_not_look_at(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def own_spec(tmp_path: Path, **changes: Any) -> Spec:
+    """A search over a small cohort of the user's own."""
     root = tmp_path / "mine"
-    write_cohort(root)
-    spec = Spec(**dict(TINY), search=ENDLESS, cohort=CohortConfig(root=str(root), image_size=SIDE))
+    if not root.exists():
+        write_cohort(root)
+    thirds = SplitConfig(train=0.34, val=0.33, test=0.33)
+    cohort = CohortConfig(root=str(root), image_size=SIDE, split=thirds)
+    return Spec(**{**dict(TINY), "search": ENDLESS, "cohort": cohort, **changes})
+
+
+def test_a_dry_run_reads_the_cohort_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = own_spec(tmp_path)
+    root = tmp_path / "mine"
     before = sorted(tmp_path.rglob("*"))
     dry_run(spec, "file", tmp_path / "results", Display())
     told = capsys.readouterr().out
-    assert f"{root}, 3 patients, 12 slices; pixels are read by the first run" in told
+    assert f"{root}, 3 patients, 12 slices\n" in told
+    assert "Split: 1 patient to train, 1 patient to validate, 1 patient to test" in told
     assert sorted(tmp_path.rglob("*")) == before
+    (root / "masks" / "b" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b/1\.png"):
+        dry_run(spec, "file", tmp_path / "results", Display())
     (root / "masks" / "b" / "1.png").unlink()
     with pytest.raises(InputError, match=r"b/1\.png: no mask"):
         dry_run(spec, "file", tmp_path / "results", Display())
+
+
+REFUSED: dict[str, tuple[dict[str, Any], Asked, str]] = {
+    "folds": ({"folds": {"count": 3}}, Asked(), "folds.count: 3 folds, but only 2 patients"),
+    "study": ({"storage": {"study": "nonsense"}}, Asked(), "storage.study: nonsense: no database URL"),
+    "study in no folder": (
+        {"storage": {"study": "sqlite:////proc/version/study.db"}},
+        Asked(),
+        "/proc/version: cannot be written",
+    ),
+    "checkpoints": ({"storage": {"checkpoints": "/proc/version/x"}}, Asked(), "cannot be written"),
+    "warm start": ({}, Asked(warm_start="nowhere"), "nowhere: not a run folder"),
+    "address": ({}, Asked(address="nobody"), "--address nobody: not HOST:PORT"),
+    "address where nobody is": ({}, Asked(address="127.0.0.1:9"), "no Ray cluster can be joined there"),
+    "extension": ({}, Asked(extension=True), "no run to extend"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.replace(" ", "-"))
+def test_a_dry_run_refuses_what_the_search_refuses(tmp_path: Path, case: str) -> None:
+    changes, asked, words = REFUSED[case]
+    spec = own_spec(tmp_path, **changes)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError) as refused:
+        dry_run(spec, "file", tmp_path / "results", Display(), asked)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_results_that_are_a_file(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot be written \(.*results is a file\); make it writable, or choose"):
+        dry_run(own_spec(tmp_path), "file", tmp_path / "results", Display())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_phantom_that_is_not_built_has_as_many_lesions_a_part_as_it_will_have(seed: int) -> None:
+    """However large they turn out to be; so its folds can be checked before it is built."""
+    expected = expected_scans(PhantomConfig(patients=45, seed=seed))
+    draw = random.Random(seed)
+    built = ExpectedScans({name: draw.random() * (volume > 0) for name, volume in expected.patients.items()})
+    assert 0 < sum(expected.patients.values()) < 45
+    config = SplitConfig(seed=seed)
+
+    def lesions(scans: ExpectedScans) -> list[int]:
+        split = make_split(scans, config)
+        return [sum(scans.lesion_volume(name) > 0 for name in getattr(split, part)) for part in PARTS]
+
+    assert lesions(expected) == lesions(built)

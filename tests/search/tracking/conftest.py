@@ -11,7 +11,8 @@ from data_prep.split import Split
 from lcnn.fit import EpochResult, history_csv
 from lcnn.outcome import Outcome
 from search.run_folder import RunFolder, run_folder, write_environment, write_spec
-from search.runner import EVALUATION_FORMAT, open_ledger
+from search.run_study import open_ledger
+from search.runner import EVALUATION_FORMAT
 from search.space import SearchSpace
 from search.spec import Overrides, load_spec
 from search.study.ledger import Ledger
