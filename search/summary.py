@@ -81,7 +81,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         f"  test        {run.evaluation}, {run.patients.name} (a row a patient)",
         f"  pictures    {run.overlays}",
         f"  all trials  {run.trials_table}, {run.study.name} (an Optuna study)",
-        *_viewers(run),
+        *viewers(run),
         "",
         f"Next: open {run.report} in a browser, or retrain another trial:",
         f"  python run_search.py --retrain {pasted(run.root)} --trial {_runner_up(trials, winner)}",
@@ -89,7 +89,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
     return "\n".join(lines)
 
 
-def _viewers(run: RunFolder) -> list[str]:
+def viewers(run: RunFolder) -> list[str]:
     """How to look at the trials with others' tools; a study in a database has the URL that the space file names."""
     study = [f"  dashboard   optuna-dashboard {pasted(f'sqlite:///{run.study}')}"] if run.study.exists() else []
     return [*study, f"  curves      tensorboard --logdir {pasted(run.tensorboard)}"]

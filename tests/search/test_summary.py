@@ -1,5 +1,6 @@
 """What a gain is called, and evaluations that the summary cannot read."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from data_prep.errors import InputError
 from lcnn.intervals import Estimate
 from search.run_folder import RunFolder
 from search.runner import read_evaluation
-from search.summary import gain_of
+from search.summary import gain_of, viewers
 from search.winner.final import overtuning
 
 
@@ -26,6 +27,15 @@ from search.winner.final import overtuning
 )
 def test_a_gain_is_one_only_where_interval_and_test_agree(gain: Estimate, p: float | None, words: str) -> None:
     assert gain_of(gain, p) == words
+
+
+def test_commands_of_a_folder_with_a_space_can_be_pasted(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "my results" / "lcnn")
+    run.root.mkdir(parents=True)
+    run.study.touch()
+    study, curves = viewers(run)
+    assert shlex.split(study)[1:] == ["optuna-dashboard", f"sqlite:///{run.study}"]
+    assert shlex.split(curves)[1:] == ["tensorboard", "--logdir", str(run.tensorboard)]
 
 
 @pytest.mark.parametrize(

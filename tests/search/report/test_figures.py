@@ -165,6 +165,25 @@ def test_p_values_and_overtuning_are_shown_where_they_were_measured():
     assert answer_stats(make_evidence([], content))[-1] == Stat("+0.100", "validation 0.700, test 0.600", "overtuning")
 
 
+def test_p_values_are_corrected_for_all_rows_of_the_table():
+    difference = estimate(0.2, 0.1)
+    content = evaluation(comparisons=[compared("dice", difference, p=0.02), compared("hd95", difference, p=0.04)])
+    table = metrics_table(make_evidence([], content))
+    rows = {row[0]: row[-2:] for row in table.rows}
+    assert rows["Dice"] == (0.02, 0.04)  # alone, and as the smaller of two
+    assert rows["HD95 (mm)"] == (0.04, 0.04)
+    assert "its own p decides" in (table.note or "")
+
+
+def test_a_difference_over_other_patients_than_the_means_is_said_at_the_table():
+    content = evaluation(comparisons=[compared("dice", estimate(0.2, 0.1)), compared("hd95", estimate(1.0, 0.1))])
+    content["models"]["defaults"]["hd95"] = {**estimate(12.0), "patients": 7}
+    content["comparisons"][1]["difference"] = {**estimate(1.0, 0.1), "patients": 6}
+    note = metrics_table(make_evidence([], content)).note or ""
+    assert "Not the difference of the two means beside it: HD95 (n = 6)." in note
+    assert "Dice (n" not in note
+
+
 # --- the test ---------------------------------------------------------------------------------------------
 
 
