@@ -15,7 +15,6 @@ from data_prep.phantom import PhantomConfig, is_lesion_free, patient_name
 from data_prep.split import Split, make_split
 from data_prep.store import store_folder
 from lcnn.model import build_model
-from search.execution.cluster import check_address
 from search.placement.rehearsal import usual_normalisation
 from search.prepare import CACHE, CohortPlace, Progress, prepare, window_count
 from search.run_folder import RunFolder, check_spec
@@ -57,15 +56,13 @@ def check_run(spec: Spec, space: SearchSpace, run: RunFolder, asked: Asked) -> t
 
     Raises:
         InputError: the folder holds another search or cannot be written, a storage is not usable or another run's,
-            the test part's log was tampered with, there is no run to extend, to start from or to join.
+            the test part's log was tampered with, there is no run to extend or to start from.
     """
     run.check_place()
     resumed = check_spec(run, spec)
     warm = read_warm_start(asked.warm_start, space) if asked.warm_start else None
     if asked.extension and not resumed:
         raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
-    if asked.address is not None:
-        check_address(asked.address)
     place = study_of(spec, run)
     store = CheckpointStore(spec.storage.checkpoints) if spec.storage.checkpoints else None
     if resumed:

@@ -13,7 +13,7 @@ from data_prep.window import in_words
 from lcnn.evaluation import summarise, write_evaluation
 from search.checks import Asked, check_cohort_and_network, check_run
 from search.display import Display
-from search.execution.cluster import on_cluster
+from search.execution.cluster import check_address, on_cluster
 from search.execution.dashboard import QUIET, RayView, how_to_open
 from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
@@ -82,6 +82,8 @@ def run_search(
             if is_finished(spec, run, ledger):
                 show_finished(spec, run, ledger, display)
                 return
+        if address is not None:
+            check_address(address)
         if not resumed and spec.storage.checkpoints:
             CheckpointStore(spec.storage.checkpoints).check_is_free(run.root.resolve().name)
         slots = this_machine(spec.resources)
