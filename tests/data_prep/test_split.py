@@ -26,6 +26,7 @@ from data_prep.split import (
     write_split,
 )
 from data_prep.store import Store, StoredPatient
+from data_prep.wording import counted
 
 Build = Callable[..., Path]
 Compile = Callable[..., Store]
@@ -264,7 +265,7 @@ def test_a_split_that_tests_others_than_the_official_patients_is_refused(tmp_pat
 def test_too_few_patients_are_refused(volumes: list[int], part: str) -> None:
     message = refusal(lambda: make_split(store_of(volumes), SplitConfig()))
     assert f"the {part} part would hold 0 patients" in message
-    assert f"({len(volumes)} patients in all); add patients, or change cohort.split" in message
+    assert f"({counted(len(volumes), 'patient')} in all); add patients, or change cohort.split" in message
 
 
 @pytest.mark.parametrize("with_lesion", [0, 1, 2])
