@@ -81,7 +81,7 @@ def read_nifti_mask(
     Raises:
         InputError: it cannot be read, or lies on another grid.
     """
-    values, own = _read(path)
+    values, own = _read(path, is_mask=True)
     check_same_grid(path, own, grid)
     return labels_of(path, own.to_canonical(values), lesion, ignored)
 
@@ -113,7 +113,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.float32], Grid]:
     Raises:
         InputError: it cannot be read, or is no volume.
     """
-    return _read(path, may_shear=True)
+    return _read(path, may_shear=True, is_mask=True)
 
 
 def read_grid(path: Path) -> Grid:
@@ -125,14 +125,14 @@ def read_grid(path: Path) -> Grid:
     return _open(path)[1]
 
 
-def _read(path: Path, *, may_shear: bool = False) -> tuple[NDArray[np.float32], Grid]:
-    image, grid = _open(path, may_shear=may_shear)
+def _read(path: Path, *, may_shear: bool = False, is_mask: bool = False) -> tuple[NDArray[np.float32], Grid]:
+    image, grid = _open(path, may_shear=may_shear, is_mask=is_mask)
     try:
         with _quiet():  # about casts and slopes; the check below judges them by their result
             values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(grid.shape)
     except UNREADABLE as error:
         raise InputError(_unreadable(path, error)) from error
-    check_finite(path, values)
+    check_finite(path, values, is_mask=is_mask)
     return values, grid
 
 
@@ -148,7 +148,7 @@ def _quiet() -> Iterator[None]:
         nibabel_log.setLevel(level)
 
 
-def _open(path: Path, *, may_shear: bool = False) -> tuple[Any, Grid]:
+def _open(path: Path, *, may_shear: bool = False, is_mask: bool = False) -> tuple[Any, Grid]:
     try:
         with _quiet():
             image = nibabel.load(path)
@@ -158,12 +158,14 @@ def _open(path: Path, *, may_shear: bool = False) -> tuple[Any, Grid]:
     except UNREADABLE as error:
         raise InputError(_unreadable(path, error)) from error
     if not is_number:
-        raise InputError(f"{path}: colours or complex numbers, not a scan; export it in Hounsfield units")
+        wanted = "a mask; save it as whole numbers" if is_mask else "a scan; export it in Hounsfield units"
+        raise InputError(f"{path}: colours or complex numbers, not {wanted}")
     if len(shape) > 3 and set(shape[3:]) == {1}:
         shape = shape[:3]
     if len(shape) != 3:
         raise InputError(
-            f"{path}: {len(shape)}-dimensional ({' x '.join(map(str, shape))}); save the one volume that is the head CT"
+            f"{path}: {len(shape)}-dimensional ({' x '.join(map(str, shape))}); save the one volume that is "
+            f"the {'mask' if is_mask else 'head CT'}"
         )
     if not has_place:
         raise InputError(

@@ -7,7 +7,7 @@ Legend: Z slices, H rows, W columns.
 """
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from data_prep.cohort import SLICE_SUFFIXES
 from data_prep.errors import InputError, first_line
 from data_prep.mask import MIDDLE, is_blurred, labelled
+from data_prep.mask_picture import DEEP_MODES, grey_values, mask_values
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
@@ -26,10 +27,6 @@ from data_prep.volume import Volume
 
 MOST_PIXELS = 2**26
 """Of a picture: 8,192 x 8,192."""
-GREY_TOLERANCE = 4
-"""By how much the colours of a grey pixel may differ, of 255; JPEG rounds them apart."""
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
-"""Pillow's modes of more than 8 bits a pixel."""
 
 
 def read_picture_files(files: Sequence[Path], hu_offset: int | None = None) -> Volume:
@@ -85,7 +82,7 @@ def read_picture_masks(
     values_ZHW = np.zeros(shape_ZHW, dtype=np.float32)
     for z, file in enumerate(masks):
         if file is not None:
-            values_HW = read_pixels(file)
+            values_HW = read_mask_pixels(file)
             if values_HW.shape != shape_ZHW[1:]:
                 size = f"{shape_ZHW[2]}x{shape_ZHW[1]}"
                 raise InputError(f"{file}: {_size(values_HW)} pixels, but its slice has {size}; export both alike")
@@ -110,12 +107,26 @@ def is_smeared(values_ZHW: NDArray[np.float32]) -> bool:
 def read_pixels(path: Path) -> NDArray[Any]:
     """A picture's grey values: uint8 (H, W), or int or float where it holds more than 8 bits.
 
-    Palettes and colours are taken where all of it is grey; palette *indices* are taken where the colours are not, as in
-    masks whose labels were given colours.
+    Palettes and colours are taken where all of it is grey.
 
     Raises:
         InputError: it cannot be decoded, is in colour, or holds several pages.
     """
+    return _decoded(
+        path, lambda picture: np.asarray(picture) if picture.mode in DEEP_MODES else grey_values(picture, path)
+    )
+
+
+def read_mask_pixels(path: Path) -> NDArray[Any]:
+    """A mask's values, (H, W), as `mask_values` tells them.
+
+    Raises:
+        InputError: it cannot be decoded, does not say where the lesion is, or holds several pages.
+    """
+    return _decoded(path, lambda picture: mask_values(picture, path))
+
+
+def _decoded(path: Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged notes beside the pixels
@@ -128,7 +139,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
                 pages = getattr(picture, "n_frames", 1)
                 if pages > 1:
                     raise InputError(f"{path}: {pages} pages in one file; export a file a slice")
-                return _grey(picture, path)
+                return decode(picture)
     except InputError:
         raise
     except (
@@ -137,17 +148,6 @@ def read_pixels(path: Path) -> NDArray[Any]:
     ) as error:  # fmt: skip
         reason = first_line(error).replace(str(path), path.name)
         raise InputError(f"{path}: cannot be decoded ({reason}); replace the file") from error
-
-
-def _grey(picture: Image.Image, path: Path) -> NDArray[Any]:
-    if picture.mode in DEEP_MODES:
-        return np.asarray(picture)
-    if picture.mode in ("L", "1"):
-        return np.asarray(picture.convert("L"))
-    colours_HWC = np.asarray(picture.convert("RGB")).astype(np.int16)
-    if np.ptp(colours_HWC, axis=2).max() > GREY_TOLERANCE:
-        raise InputError(f"{path}: in colour (an overlay?); export the slice in grey")
-    return np.asarray(picture.convert("L"))
 
 
 def _size(pixels_HW: NDArray[Any]) -> str:
