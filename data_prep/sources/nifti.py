@@ -30,6 +30,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
+from data_prep.sources.pairing import paired
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out, subject
 from data_prep.volume import Grid, Volume
 
@@ -40,6 +41,7 @@ LARGEST_SHEAR = 0.6
 """The same where shear is allowed: 37 degrees, more than any gantry tilts."""
 GRID_TOLERANCE = 0.25
 """Distance between the corners of two grids that are one, in voxels of the smallest side."""
+NO_SCAN = "a mask whose scan is not found; name it as the scan, or say --image-pattern and --mask-pattern"
 UNREADABLE = (
     ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
     zlib.error,
@@ -216,27 +218,30 @@ def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
     if masks and not images:
         raise InputError(f"{root}: {len(masks)} masks ({listed(masks)}) and no scan; say which by --image-pattern")
     by_folder = all(image.folders and not subject(image.relative) for image in images) and _one_each(images, masks)
-    scans, labels = _by_patient(images, by_folder), _by_patient(masks, by_folder)
-    for name, files in scans.items():
+    scans = _by_patient(images, by_folder)
+    for files in scans.values():
         if len(files) > 1:
             raise InputError(
                 f"{root}: {len(files)} scans of one patient ({listed(files)}); choose by --image-pattern, such as "
                 f"'*{files[0].relative.name[-12:]}'"
             )
-        if len(labels.get(name, [])) > 1:
-            raise InputError(
-                f"{root}: {len(labels[name])} masks of one patient ({listed(labels[name])}); choose by --mask-pattern"
-            )
-    orphans = [files[0] for name, files in labels.items() if name not in scans]
-    if orphans:
-        raise InputError(
-            f"{orphans[0].path}: a mask whose scan is not found; name it as the scan, or say --image-pattern and "
-            "--mask-pattern"
-        )
+    labels = _with_scans({name: files[0] for name, files in scans.items()}, _by_patient(masks, by_folder))
+    for files in labels.values():
+        if len(files) > 1:
+            raise InputError(f"{root}: {len(files)} masks of one patient ({listed(files)}); choose by --mask-pattern")
     return [
         Case(name, files[0].path, labels[name][0].path if name in labels else None, Kind.NIFTI)
         for name, files in scans.items()
     ]
+
+
+def _with_scans(scans: dict[str, Found], labels: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    """The masks by the names of their scans."""
+    named = [(name, mask) for name, files in labels.items() for mask in files]
+    by_scan: dict[str, list[Found]] = defaultdict(list)
+    for name, mask in paired(scans, named, least=1, missing=NO_SCAN):
+        by_scan[name].append(mask)
+    return by_scan
 
 
 def _one_each(images: Sequence[Found], masks: Sequence[Found]) -> bool:

@@ -22,9 +22,11 @@ from data_prep.mask_picture import DEEP_MODES, grey_values, mask_values
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
+from data_prep.sources.pairing import paired
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out
 from data_prep.volume import Volume
 
+NO_SLICE = "a mask without its slice; add it, or say --image-pattern"
 MOST_PIXELS = 2**26
 """Of a picture: 8,192 x 8,192."""
 
@@ -165,20 +167,22 @@ def find_pictures(root: Path, patterns: Patterns) -> list[Case]:
     for image in images:
         if not image.folders:
             raise InputError(f"{image.path}: a slice outside of a patient's folder; give each patient a folder")
-        _place(patients, image)
+        _place(patients, image, _place_of(image))
+    slices = {(patient, stem): image for patient, found in patients.items() for stem, image in found.items()}
     labels: dict[str, dict[str, Found]] = {}
-    for mask in masks:
-        _place(labels, mask)
-    for patient, found in labels.items():
-        orphans = [mask for stem, mask in found.items() if stem not in patients.get(patient, {})]
-        if orphans:
-            raise InputError(f"{orphans[0].path}: a mask without its slice; add it, or say --image-pattern")
-    return [_case(name, slices, labels.get(name, {})) for name, slices in patients.items()]
+    for place, mask in paired(slices, [(_place_of(mask), mask) for mask in masks], least=2, missing=NO_SLICE):
+        _place(labels, mask, place)
+    return [_case(name, found, labels.get(name, {})) for name, found in patients.items()]
 
 
-def _place(patients: dict[str, dict[str, Found]], file: Found) -> None:
-    slices = patients.setdefault("/".join(file.folders), {})
-    key = file.stem_words
+def _place_of(file: Found) -> tuple[str, str]:
+    """The patient and the slice."""
+    return "/".join(file.folders), file.stem_words
+
+
+def _place(patients: dict[str, dict[str, Found]], file: Found, place: tuple[str, str]) -> None:
+    patient, key = place
+    slices = patients.setdefault(patient, {})
     if key in slices:
         what = "--mask-pattern" if file.is_mask else "--image-pattern"
         raise InputError(f"{file.path}: two files for one slice ({listed([slices[key], file])}); choose by {what}")
