@@ -30,12 +30,14 @@ from data_prep.errors import InputError
 from data_prep.files import replacing, write_png, write_text_atomically
 from data_prep.findings import Finding, Fix
 from data_prep.mask import MIDDLE
+from data_prep.mask_picture import DEEP_MODES
 from data_prep.pixels import pixels_of
-from data_prep.sources.pictures import DEEP_MODES
-from data_prep.store import read_slice
+from data_prep.store import read_mask, read_slice
 
 BACKUP = ".before-fix"
 UNFINISHED = "unfinished"
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Pillow's modes that a PNG holds as they are."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,11 @@ def _mend(root: Path, backup: Path, patient: str, findings: Sequence[Finding]) -
         shutil.copy2(file, copy)
     write_text_atomically(backup / UNFINISHED, patient)
     for file in changed:
-        pixels = _pixels(file, keeps_colours=has_colours and file.parent == images)
-        if file.parent == masks and file.name in binary:
-            pixels = (pixels >= MIDDLE) * np.uint8(255)
-        _rewrite(file, np.rot90(pixels, 2) if is_turned else pixels)
+        if file.parent == masks:
+            picture = _mask(file, is_blurred=file.name in binary)
+        else:
+            picture = Image.fromarray(_pixels(file, keeps_colours=has_colours))
+        _rewrite(file, picture.transpose(Image.Transpose.ROTATE_180) if is_turned else picture)
     (backup / UNFINISHED).unlink()
     return len(changed)
 
@@ -113,8 +116,16 @@ def _has_colours(root: Path) -> bool:
     return manifest.exists() and bool(pixels_of(read_manifest(manifest)).colours)
 
 
+def _mask(file: Path, *, is_blurred: bool) -> Image.Image:
+    """A mask as it is, its palette and its transparency included; of a blurred one, what it says."""
+    if is_blurred:
+        return Image.fromarray((read_mask(file) >= MIDDLE) * np.uint8(255))
+    with Image.open(file) as picture:
+        return picture.copy() if picture.mode in PNG_MODES else Image.fromarray(read_mask(file, has_ignored=True))
+
+
 def _pixels(file: Path, *, keeps_colours: bool) -> NDArray[Any]:
-    """A picture at the depth that it has: of 16 bits that hold HU, no window of a moment may remain."""
+    """A slice at the depth that it has: of 16 bits that hold HU, no window of a moment may remain."""
     with Image.open(file) as picture:
         if keeps_colours and picture.mode == "RGB":
             return np.asarray(picture)
@@ -126,10 +137,10 @@ def _pixels(file: Path, *, keeps_colours: bool) -> NDArray[Any]:
     return pixels_HW.astype(np.uint16)
 
 
-def _rewrite(file: Path, pixels_HW: NDArray[Any]) -> None:
+def _rewrite(file: Path, picture: Image.Image) -> None:
     """As PNG, whatever it was: JPEG would blur a mask anew."""
     target = file.with_suffix(".png")
-    write_png(target, Image.fromarray(np.ascontiguousarray(pixels_HW)))
+    write_png(target, picture)
     if target != file:
         file.unlink()
 

@@ -23,13 +23,15 @@ from data_prep.cohort import NOTES, Spacing
 from data_prep.errors import InputError
 from data_prep.files import LOCK, png_bytes, replacing_folder, write_text_atomically
 from data_prep.mask import ignored_in, lesion_in, to_grey
-from data_prep.sources.case import Case
+from data_prep.sources.case import Case, Kind
 from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volume import Volume
 from data_prep.window import Window
 from data_prep.window import to_pixels as windowed
 
 PARTS = ("images", "masks")
+PICTURE_READING = ("masks by palette and transparency",)
+"""How pictures are read, where that has changed: patients that were made otherwise are made anew."""
 IF_UNWRITABLE = "make room, or choose another folder; the same command goes on"
 
 
@@ -167,6 +169,8 @@ def _fingerprint(task: Task) -> str:
     told = [repr((_written(settings), settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
                   sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
                   str(task.case.kind)))]  # fmt: skip
+    if task.case.kind in (Kind.PICTURES, Kind.AISD):
+        told += PICTURE_READING
     if task.case.series is not None:
         told.append(f"series {task.case.series}")
     for file in (*task.case.images, None, *task.case.masks):

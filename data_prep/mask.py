@@ -2,9 +2,13 @@
 
 from collections.abc import Collection
 from enum import IntEnum
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_prep.errors import InputError
 
 
 class Label(IntEnum):
@@ -29,6 +33,14 @@ MOST_UNSURE = 1 / 3
 """Largest share of a mask's pixels above 0 that may lie between, for the mask to be made binary unasked."""
 LABELS = 4
 """A mask of so few values, 0 included, may be one of labels, and only a person knows what they mean."""
+OFF_WHOLE = 0.05
+"""By how much a value may be off the whole number that it stands for: files scale labels to the range of integers."""
+ONE_VALUE = 1e-3
+"""By how much values may differ that stand for the same label."""
+
+
+class NoMask(InputError):
+    """A mask that can be read, but does not say where the lesion is."""
 
 
 def labelled(lesion: NDArray[np.bool_], ignored: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
@@ -60,7 +72,39 @@ def from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return labelled(grey > 0, grey == IGNORED_GREY)
 
 
-def is_mask(values: Collection[int], *, has_ignored: bool) -> bool:
+def whole_numbers(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """A mask's values, those of floating point rounded where they are labels but for rounding.
+
+    Label 1 comes back as 0.99999994 from arithmetic, and as 0.996 from a file that scales its values. Two values that
+    would become one label are not rounded, so that 0 and 1/255 remain two.
+
+    Args:
+        path: the mask's file, for messages.
+        values: what it holds; all finite.
+
+    Raises:
+        NoMask: they are no labels.
+    """
+    if not np.issubdtype(values.dtype, np.inexact):
+        return values
+    whole = np.rint(values)
+    off = np.abs(values - whole)
+    if off.max(initial=0) > 0:
+        _refuse_fractions(path, values, whole, off)
+    return whole
+
+
+def _refuse_fractions(path: Path, values: NDArray[Any], whole: NDArray[Any], off: NDArray[Any]) -> None:
+    remedy = "cut probabilities at a threshold of yours first, and save whole numbers"
+    if off.max() > OFF_WHOLE:
+        raise NoMask(f"{path}: mask values such as {float(values.flat[off.argmax()]):.4g}; {remedy}")
+    for label in np.unique(whole):
+        lowest, highest = float(values[whole == label].min()), float(values[whole == label].max())
+        if highest - lowest > ONE_VALUE:
+            raise NoMask(f"{path}: mask values such as {lowest:.4g} and {highest:.4g}; {remedy}")
+
+
+def is_mask(values: Collection[float], *, has_ignored: bool) -> bool:
     """Whether a file of these grey values is a mask: 0 and 255, or 0 and 1.
 
     Args:
@@ -71,7 +115,7 @@ def is_mask(values: Collection[int], *, has_ignored: bool) -> bool:
     return found <= {0, 1} or found <= {0, 255} | ({IGNORED_GREY} if has_ignored else set())
 
 
-def expected_values(values: Collection[int], *, has_ignored: bool) -> str:
+def expected_values(values: Collection[float], *, has_ignored: bool) -> str:
     """What to say of a file that is no mask: which values one holds, and what may be meant by these."""
     if has_ignored:
         return "a mask of this cohort holds 0, 255 and, for what is ignored, 128, or 0 and 1"

@@ -5,7 +5,7 @@ Legend: Z slices, H rows, W columns, M slices that show enough head, K mean pict
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from data_prep.cohort import slice_files
 from data_prep.duplicates import BRIGHT
 from data_prep.errors import InputError
 from data_prep.findings import Finding, Fix, Kind, Severity
-from data_prep.mask import IGNORED_GREY, expected_values, is_blurred, is_mask
+from data_prep.mask import IGNORED_GREY, NoMask, expected_values, is_blurred, is_mask
 from data_prep.orientation import (
     LIKELY_REVERSED,
     SURE_REVERSED,
@@ -29,7 +29,7 @@ from data_prep.orientation import (
 from data_prep.pixels import GREY, Pixels
 from data_prep.signatures import signatures, telling_slices
 from data_prep.sources.checks import LEAST_SIDE
-from data_prep.store import read_slice
+from data_prep.store import read_mask, read_slice
 
 BLANK_HEAD = 0.002
 """A slice with less head than this share of the picture is blank."""
@@ -82,8 +82,8 @@ def check_patient(files: PatientFiles) -> PatientReport:
     masks = _listed(files.masks, findings)
     _check_pairs(files, images, masks, findings)
     _check_spacing(files, findings)
-    pictures = _read(images, findings, files.pixels)
-    lesions = _read(masks, findings, GREY)
+    pictures = _read(images, findings, lambda file: read_slice(file, files.pixels))
+    lesions = _read(masks, findings, lambda file: read_mask(file, has_ignored=files.has_ignored))
     for stem, mask_HW in lesions.items():
         _check_size(masks[stem], mask_HW, pictures.get(stem), findings)
         _check_values(masks[stem], mask_HW, files.has_ignored, findings)
@@ -177,14 +177,17 @@ def _check_spacing(files: PatientFiles, findings: _Findings) -> None:
             )
 
 
-def _read(files: Mapping[str, Path], findings: _Findings, pixels: Pixels) -> dict[str, NDArray[np.uint8]]:
-    read = {}
+def _read(
+    files: Mapping[str, Path], findings: _Findings, read: Callable[[Path], NDArray[np.uint8]]
+) -> dict[str, NDArray[np.uint8]]:
+    taken = {}
     for stem, file in files.items():
         try:
-            read[stem] = read_slice(file, pixels)
+            taken[stem] = read(file)
         except InputError as error:
-            findings.error(Kind.UNREADABLE, _without_path(error, file), file.name)
-    return read
+            kind = Kind.NOT_BINARY if isinstance(error, NoMask) else Kind.UNREADABLE
+            findings.error(kind, _without_path(error, file), file.name)
+    return taken
 
 
 def _without_path(error: InputError, place: Path) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +32,15 @@ from data_prep.cohort import Cohort, Patient, voxel_ml
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.framing import frame
-from data_prep.mask import expected_values, from_grey, ignored_in, is_mask, lesion_in
+from data_prep.mask import NoMask, expected_values, from_grey, ignored_in, is_mask, lesion_in
+from data_prep.mask_picture import mask_values
 from data_prep.picture import PictureConfig
 from data_prep.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.preprocessing.midline import Alignment
 from data_prep.sources.checks import check_shape
 from data_prep.window import Window
 
-FORMAT = 2
+FORMAT = 3
 IGNORED_FILE = "ignored.npy"
 
 
@@ -309,7 +311,7 @@ def read_patient(
         InputError: a file cannot be decoded, is too small for a slice, sizes differ, or a mask holds other values.
     """
     image_ZKHW = read_windows([root / name for name in patient.images], pixels)
-    masks = [_read_mask(root / name, has_ignored=has_ignored) for name in patient.masks]
+    masks = [_read_labels(root / name, has_ignored=has_ignored) for name in patient.masks]
     for name, mask in zip(patient.masks, masks, strict=True):
         _check_size(root / name, mask, image_ZKHW.shape[2:], root / patient.images[0])
     return image_ZKHW, np.stack(masks)
@@ -329,12 +331,25 @@ def read_windows(files: Sequence[Path], pixels: Pixels = GREY) -> NDArray[np.uin
 
 
 def read_slice(file: Path, pixels: Pixels = GREY) -> NDArray[np.uint8]:
-    """One slice or mask in the first window, uint8 (H, W), whatever its size.
+    """One slice in the first window, uint8 (H, W), whatever its size.
 
     Raises:
         InputError: it cannot be decoded.
     """
     return _read_grey(file, pixels)[0]
+
+
+def read_mask(file: Path, *, has_ignored: bool = False) -> NDArray[np.uint8]:
+    """The values of one mask, uint8 (H, W), as `mask_values` tells them; whether they are a mask's is not looked at.
+
+    Raises:
+        InputError: it cannot be decoded.
+        NoMask: it does not say where the lesion is, or holds values that no grey has.
+    """
+    values_HW: NDArray[Any] = _decoded(file, lambda image: mask_values(image, file))
+    if values_HW.dtype != np.uint8 and (values_HW.min() < 0 or values_HW.max() > 255):
+        raise NoMask(_wrong_values(file, np.unique(values_HW).tolist(), has_ignored=has_ignored))
+    return values_HW.astype(np.uint8, copy=False)
 
 
 def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], first: Path) -> None:
@@ -344,20 +359,28 @@ def _check_size(file: Path, array: NDArray[np.uint8], shape: tuple[int, ...], fi
 
 
 def _read_grey(path: Path, pixels: Pixels = GREY) -> NDArray[np.uint8]:
+    return _decoded(path, lambda image: pixels.to_grey(image, path))
+
+
+def _decoded(path: Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
-            return pixels.to_grey(image, path)
+            return decode(image)
     except InputError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from error
 
 
-def _read_mask(path: Path, *, has_ignored: bool) -> NDArray[np.uint8]:
-    grey = read_slice(path)
+def _read_labels(path: Path, *, has_ignored: bool) -> NDArray[np.uint8]:
+    grey = read_mask(path, has_ignored=has_ignored)
     # np.unique sorts: ten times as slow.
     values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
     if not is_mask(values, has_ignored=has_ignored):
-        shown = ", ".join(str(value) for value in values[:6])
-        raise InputError(f"{path}: mask values {shown}...; {expected_values(values, has_ignored=has_ignored)}")
+        raise NoMask(_wrong_values(path, values, has_ignored=has_ignored))
     return from_grey(grey)
+
+
+def _wrong_values(path: Path, values: Sequence[float], *, has_ignored: bool) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:6])
+    return f"{path}: mask values {shown}...; {expected_values(values, has_ignored=has_ignored)}"

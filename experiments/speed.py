@@ -53,7 +53,7 @@ from data_prep.jobs import available_cores
 from data_prep.mask import from_grey, lesion_in
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.pixels import in_chosen_windows, pixels_of
-from data_prep.store import read_slice, read_windows
+from data_prep.store import read_mask, read_windows
 from experiments.networks import BASELINES, network, parameters
 from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
@@ -272,7 +272,7 @@ class PngStacks:
         centre = self._source.centres[position] - entry.start
         stack = neighbours(np.array([centre]), self._half_width, 0, entry.slice_count - 1)[0]
         grey_DKHW = read_windows([self._data.root / patient.images[index] for index in stack], self._pixels)
-        mask_HW = read_slice(self._data.root / patient.masks[centre])
+        mask_HW = read_mask(self._data.root / patient.masks[centre])
         return grey_DKHW, lesion_in(from_grey(mask_HW)) * np.uint8(255), Box(*entry.box)
 
     def batch(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

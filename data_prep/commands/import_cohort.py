@@ -35,7 +35,7 @@ from data_prep.sources.dicom_choice import with_series
 from data_prep.sources.dicom_studies import processes_for
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
-from data_prep.sources.tree import Patterns
+from data_prep.sources.tree import Patterns, names_mask
 from data_prep.sources.whose import with_patients
 from data_prep.window import KeptHu
 from data_prep.window import in_words as windows_in_words
@@ -201,17 +201,31 @@ def _resolved(path: Path) -> Path:
 
 
 def _to_import(source: Source, options: argparse.Namespace) -> list[Case]:
+    has_none = len(source.without_mask) == len(source.cases)
+    if options.mask_pattern and has_none and options.missing_masks != "skip":
+        raise InputError(f"--mask-pattern {options.mask_pattern!r}: fits no mask below {options.scans}; correct it")
     if source.without_mask and options.missing_masks == "refuse":
         first = lacking_mask(source.without_mask[0])
         raise InputError(
-            f"{first}: no mask for it; {len(source.without_mask)} of {len(source.cases)} patients lack masks; say "
-            "--mask-pattern, or --missing-masks empty (no lesion) or skip"
+            f"{first}: no mask for it; {len(source.without_mask)} of {len(source.cases)} patients lack masks"
+            f"{_pairs(source, options.scans)}; say --mask-pattern, or --missing-masks empty (no lesion) or skip"
         )
     left_out = {*source.without_mask} if options.missing_masks == "skip" else set()
     cases = [case for case in source.cases if case not in left_out]
     if not cases:
         raise InputError(f"{options.scans}: no patient has a mask; say which files are masks by --mask-pattern")
     return cases
+
+
+def _pairs(source: Source, root: Path, most: int = 3) -> str:
+    """A few masks with their scans, for a message."""
+    whole = [case for case in source.cases if case not in source.without_mask and any(case.masks)]
+    pairs = [f"{_first_mask(case).relative_to(root)} with {case.images[0].relative_to(root)}" for case in whole[:most]]
+    return f"; paired {', '.join(pairs)}" if pairs else ""
+
+
+def _first_mask(case: Case) -> Path:
+    return next(mask for mask in case.masks if mask)
 
 
 def _with_series(source: Source, cases: list[Case], chosen: str | None) -> list[Case]:
@@ -282,6 +296,7 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], p
         f"window: {windows_in_words(chosen_windows(options))} where files hold HU"
         f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
     ]
+    lines += _guessed(options, cases)
     if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
         lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) is ignored: neither learnt nor scored")
     if len(cases) < len(source.cases):
@@ -293,6 +308,18 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], p
     if plan.official:
         lines.append(f"official test: {len(plan.official)} {'scans' if plan.groups else 'patients'}")
     return lines
+
+
+def _guessed(options: argparse.Namespace, cases: Sequence[Case]) -> list[str]:
+    """What was taken for masks because of where it lies, though no name and no option says that it is one."""
+    case = next((case for case in cases if any(case.masks)), None)
+    if case is None or options.mask_pattern or case.kind == Kind.DICOM:
+        return []
+    mask = _first_mask(case).relative_to(options.scans)
+    if names_mask(mask):
+        return []
+    image = case.images[case.masks.index(_first_mask(case))].relative_to(options.scans)
+    return [f"masks: {mask} for {image}, and so on; another choice is made by --mask-pattern"]
 
 
 def _spacing(options: argparse.Namespace, source: Source) -> str:

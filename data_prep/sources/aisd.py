@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.pictures import read_pixels
+from data_prep.sources.pictures import read_mask_pixels
 
 LESION = frozenset({1, 2, 3, 5})
 IGNORED = frozenset({4})
@@ -24,7 +24,7 @@ def is_aisd(cases: Sequence[Case]) -> bool:
     """
     for mask in (mask for case in cases for mask in case.masks if mask):
         try:
-            values = set(np.unique(read_pixels(mask)).tolist())
+            values = set(np.unique(read_mask_pixels(mask)).tolist())
         except InputError:
             continue
         if not values <= LABELS:

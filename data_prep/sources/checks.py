@@ -39,8 +39,8 @@ def check_shape(path: Path, shape_ZHW: Sequence[int]) -> None:
         raise InputError(f"{path}: {size} voxels by its header, more than any head CT; replace the file")
 
 
-def check_finite(path: Path, values: NDArray[Any]) -> None:
-    """See that a scan holds numbers only.
+def check_finite(path: Path, values: NDArray[Any], *, is_mask: bool = False) -> None:
+    """See that a scan, or a mask, holds numbers only.
 
     Raises:
         InputError: it holds NaN or infinity.
@@ -49,9 +49,10 @@ def check_finite(path: Path, values: NDArray[Any]) -> None:
         return
     bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
     if bad:
+        padding = "0" if is_mask else "air (-1000 HU)"
         raise InputError(
-            f"{path}: {bad} of {np.size(values)} voxels are NaN or infinite; replace padding by air "
-            "(-1000 HU), in masks by 0, or replace the file"
+            f"{path}: {bad} of {np.size(values)} voxels are NaN or infinite; replace padding by {padding}, or replace "
+            "the file"
         )
 
 

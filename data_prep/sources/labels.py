@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import InputError
-from data_prep.mask import labelled
+from data_prep.mask import labelled, whole_numbers
 from data_prep.sources.checks import check_finite
 
 
@@ -19,15 +19,15 @@ def labels_of(
 
     Args:
         path: the mask's file, for messages.
-        values: what it holds.
+        values: what it holds; such as are whole numbers but for rounding, as in `whole_numbers`.
         lesion: values that are lesion; None takes the one beside 0 that is not ignored.
         ignored: values that are neither learnt nor scored.
 
     Raises:
         InputError: values that are no labels, or several where none was named.
     """
-    check_finite(path, values)
-    _refuse_fractions(path, values)
+    check_finite(path, values, is_mask=True)
+    values = whole_numbers(path, values)
     if lesion is None:
         beside = np.setdiff1d(values, [0, *ignored])
         if len(beside) > 1 or (beside < 0).any():
@@ -38,13 +38,3 @@ def labels_of(
             )
         lesion = beside.tolist()
     return labelled(np.isin(values, list(lesion)), np.isin(values, list(ignored)) if ignored else None)
-
-
-def _refuse_fractions(path: Path, labels: NDArray[Any]) -> None:
-    if not np.issubdtype(labels.dtype, np.inexact):
-        return
-    fractions = labels[labels != np.round(labels)]
-    if fractions.size:
-        raise InputError(
-            f"{path}: mask values such as {float(fractions[0]):g}; cut probabilities at a threshold of yours first"
-        )

@@ -31,6 +31,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
+from data_prep.sources.pairing import paired
 from data_prep.sources.tree import Found, Patterns, files_below, listed, session, sort_out, subject
 from data_prep.volume import Grid, Volume
 
@@ -41,6 +42,7 @@ LARGEST_SHEAR = 0.6
 """The same where shear is allowed: 37 degrees, more than any gantry tilts."""
 GRID_TOLERANCE = 0.25
 """Distance between the corners of two grids that are one, in voxels of the smallest side."""
+NO_SCAN = "a mask whose scan is not found; name it as the scan, or say --image-pattern and --mask-pattern"
 UNREADABLE = (
     ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
     zlib.error,
@@ -82,7 +84,7 @@ def read_nifti_mask(
     Raises:
         InputError: it cannot be read, or lies on another grid.
     """
-    values, own = _read(path)
+    values, own = _read(path, is_mask=True)
     check_same_grid(path, own, grid)
     return labels_of(path, own.to_canonical(values), lesion, ignored)
 
@@ -114,7 +116,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.float32], Grid]:
     Raises:
         InputError: it cannot be read, or is no volume.
     """
-    return _read(path, may_shear=True)
+    return _read(path, may_shear=True, is_mask=True)
 
 
 def read_grid(path: Path) -> Grid:
@@ -126,14 +128,14 @@ def read_grid(path: Path) -> Grid:
     return _open(path)[1]
 
 
-def _read(path: Path, *, may_shear: bool = False) -> tuple[NDArray[np.float32], Grid]:
-    image, grid = _open(path, may_shear=may_shear)
+def _read(path: Path, *, may_shear: bool = False, is_mask: bool = False) -> tuple[NDArray[np.float32], Grid]:
+    image, grid = _open(path, may_shear=may_shear, is_mask=is_mask)
     try:
         with _quiet():  # about casts and slopes; the check below judges them by their result
             values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(grid.shape)
     except UNREADABLE as error:
         raise InputError(_unreadable(path, error)) from error
-    check_finite(path, values)
+    check_finite(path, values, is_mask=is_mask)
     return values, grid
 
 
@@ -149,7 +151,7 @@ def _quiet() -> Iterator[None]:
         nibabel_log.setLevel(level)
 
 
-def _open(path: Path, *, may_shear: bool = False) -> tuple[Any, Grid]:
+def _open(path: Path, *, may_shear: bool = False, is_mask: bool = False) -> tuple[Any, Grid]:
     try:
         with _quiet():
             image = nibabel.load(path)
@@ -159,12 +161,14 @@ def _open(path: Path, *, may_shear: bool = False) -> tuple[Any, Grid]:
     except UNREADABLE as error:
         raise InputError(_unreadable(path, error)) from error
     if not is_number:
-        raise InputError(f"{path}: colours or complex numbers, not a scan; export it in Hounsfield units")
+        wanted = "a mask; save it as whole numbers" if is_mask else "a scan; export it in Hounsfield units"
+        raise InputError(f"{path}: colours or complex numbers, not {wanted}")
     if len(shape) > 3 and set(shape[3:]) == {1}:
         shape = shape[:3]
     if len(shape) != 3:
         raise InputError(
-            f"{path}: {len(shape)}-dimensional ({' x '.join(map(str, shape))}); save the one volume that is the head CT"
+            f"{path}: {len(shape)}-dimensional ({' x '.join(map(str, shape))}); save the one volume that is "
+            f"the {'mask' if is_mask else 'head CT'}"
         )
     if not has_place:
         raise InputError(
@@ -216,23 +220,17 @@ def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
         raise InputError(f"{root}: {len(masks)} masks ({listed(masks)}) and no scan; say which by --image-pattern")
     by_folder = all(image.folders and not subject(image.relative) for image in images) and _one_each(images, masks)
     several = _of_several_sessions(images, masks)
-    scans, labels = _by_patient(images, by_folder, several), _by_patient(masks, by_folder, several)
-    for name, files in scans.items():
+    scans = _by_patient(images, by_folder, several)
+    for files in scans.values():
         if len(files) > 1:
             raise InputError(
                 f"{root}: {len(files)} scans of one patient ({listed(files)}); choose by --image-pattern, such as "
                 f"'*{files[0].relative.name[-12:]}'"
             )
-        if len(labels.get(name, [])) > 1:
-            raise InputError(
-                f"{root}: {len(labels[name])} masks of one patient ({listed(labels[name])}); choose by --mask-pattern"
-            )
-    orphans = [files[0] for name, files in labels.items() if name not in scans]
-    if orphans:
-        raise InputError(
-            f"{orphans[0].path}: a mask whose scan is not found; name it as the scan, or say --image-pattern and "
-            "--mask-pattern"
-        )
+    labels = _with_scans({name: files[0] for name, files in scans.items()}, _by_patient(masks, by_folder, several))
+    for files in labels.values():
+        if len(files) > 1:
+            raise InputError(f"{root}: {len(files)} masks of one patient ({listed(files)}); choose by --mask-pattern")
     return [
         Case(
             name, files[0].path, labels[name][0].path if name in labels else None, Kind.NIFTI, identity=_visit(files[0])
@@ -262,6 +260,15 @@ def _sessions(files: Sequence[Found]) -> defaultdict[str, set[str | None]]:
         if name := subject(file.relative):
             sessions[name].add(session(file.relative))
     return sessions
+
+
+def _with_scans(scans: dict[str, Found], labels: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    """The masks by the names of their scans."""
+    named = [(name, mask) for name, files in labels.items() for mask in files]
+    by_scan: dict[str, list[Found]] = defaultdict(list)
+    for name, mask in paired(scans, named, least=1, missing=NO_SCAN):
+        by_scan[name].append(mask)
+    return by_scan
 
 
 def _one_each(images: Sequence[Found], masks: Sequence[Found]) -> bool:

@@ -24,12 +24,14 @@ from data_prep.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
+from data_prep.sources.pairing import paired
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out
 from data_prep.volume import Volume
 
 SUFFIXES = (".npz",)
 IMAGE_NAMES = ("image", "img", "ct", "volume")
 MASK_NAMES = ("mask", "label", "seg", "lesion")
+NO_IMAGE = "a mask without its image; add it, or say --image-pattern"
 UNREADABLE = (
     OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, SyntaxError, RuntimeError,
     NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
@@ -169,10 +171,9 @@ def find_npz(root: Path, patterns: Patterns) -> list[Case]:
                 f"{image.path}: two archives for one slice ({listed([pieces[piece], image])}); say --image-pattern"
             )
         pieces[piece] = image
-    labels = {_place(mask): mask for mask in masks}
-    orphans = [mask for (name, piece), mask in labels.items() if piece not in patients.get(name, {})]
-    if orphans:
-        raise InputError(f"{orphans[0].path}: a mask without its image; add it, or say --image-pattern")
+    archives = {(name, piece): image for name, pieces in patients.items() for piece, image in pieces.items()}
+    least = 2 if any(piece for _, piece in archives) else 1
+    labels = dict(paired(archives, [(_place(mask), mask) for mask in masks], least=least, missing=NO_IMAGE))
     return [_case(name, pieces, labels) for name, pieces in patients.items()]
 
 

@@ -7,7 +7,7 @@ Legend: Z slices, H rows, W columns.
 """
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,17 @@ from PIL import Image, UnidentifiedImageError
 from data_prep.cohort import SLICE_SUFFIXES
 from data_prep.errors import InputError, first_line
 from data_prep.mask import MIDDLE, is_blurred, labelled
+from data_prep.mask_picture import DEEP_MODES, grey_values, mask_values
 from data_prep.sources.case import Case, Kind
 from data_prep.sources.checks import check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
+from data_prep.sources.pairing import paired
 from data_prep.sources.tree import Found, Patterns, files_below, listed, sort_out
 from data_prep.volume import Volume
 
+NO_SLICE = "a mask without its slice; add it, or say --image-pattern"
 MOST_PIXELS = 2**26
 """Of a picture: 8,192 x 8,192."""
-GREY_TOLERANCE = 4
-"""By how much the colours of a grey pixel may differ, of 255; JPEG rounds them apart."""
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
-"""Pillow's modes of more than 8 bits a pixel."""
 
 
 def read_picture_files(files: Sequence[Path], hu_offset: int | None = None) -> Volume:
@@ -85,7 +84,7 @@ def read_picture_masks(
     values_ZHW = np.zeros(shape_ZHW, dtype=np.float32)
     for z, file in enumerate(masks):
         if file is not None:
-            values_HW = read_pixels(file)
+            values_HW = read_mask_pixels(file)
             if values_HW.shape != shape_ZHW[1:]:
                 size = f"{shape_ZHW[2]}x{shape_ZHW[1]}"
                 raise InputError(f"{file}: {_size(values_HW)} pixels, but its slice has {size}; export both alike")
@@ -110,12 +109,26 @@ def is_smeared(values_ZHW: NDArray[np.float32]) -> bool:
 def read_pixels(path: Path) -> NDArray[Any]:
     """A picture's grey values: uint8 (H, W), or int or float where it holds more than 8 bits.
 
-    Palettes and colours are taken where all of it is grey; palette *indices* are taken where the colours are not, as in
-    masks whose labels were given colours.
+    Palettes and colours are taken where all of it is grey.
 
     Raises:
         InputError: it cannot be decoded, is in colour, or holds several pages.
     """
+    return _decoded(
+        path, lambda picture: np.asarray(picture) if picture.mode in DEEP_MODES else grey_values(picture, path)
+    )
+
+
+def read_mask_pixels(path: Path) -> NDArray[Any]:
+    """A mask's values, (H, W), as `mask_values` tells them.
+
+    Raises:
+        InputError: it cannot be decoded, does not say where the lesion is, or holds several pages.
+    """
+    return _decoded(path, lambda picture: mask_values(picture, path))
+
+
+def _decoded(path: Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged notes beside the pixels
@@ -128,7 +141,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
                 pages = getattr(picture, "n_frames", 1)
                 if pages > 1:
                     raise InputError(f"{path}: {pages} pages in one file; export a file a slice")
-                return _grey(picture, path)
+                return decode(picture)
     except InputError:
         raise
     except (
@@ -137,17 +150,6 @@ def read_pixels(path: Path) -> NDArray[Any]:
     ) as error:  # fmt: skip
         reason = first_line(error).replace(str(path), path.name)
         raise InputError(f"{path}: cannot be decoded ({reason}); replace the file") from error
-
-
-def _grey(picture: Image.Image, path: Path) -> NDArray[Any]:
-    if picture.mode in DEEP_MODES:
-        return np.asarray(picture)
-    if picture.mode in ("L", "1"):
-        return np.asarray(picture.convert("L"))
-    colours_HWC = np.asarray(picture.convert("RGB")).astype(np.int16)
-    if np.ptp(colours_HWC, axis=2).max() > GREY_TOLERANCE:
-        raise InputError(f"{path}: in colour (an overlay?); export the slice in grey")
-    return np.asarray(picture.convert("L"))
 
 
 def _size(pixels_HW: NDArray[Any]) -> str:
@@ -165,20 +167,22 @@ def find_pictures(root: Path, patterns: Patterns) -> list[Case]:
     for image in images:
         if not image.folders:
             raise InputError(f"{image.path}: a slice outside of a patient's folder; give each patient a folder")
-        _place(patients, image)
+        _place(patients, image, _place_of(image))
+    slices = {(patient, stem): image for patient, found in patients.items() for stem, image in found.items()}
     labels: dict[str, dict[str, Found]] = {}
-    for mask in masks:
-        _place(labels, mask)
-    for patient, found in labels.items():
-        orphans = [mask for stem, mask in found.items() if stem not in patients.get(patient, {})]
-        if orphans:
-            raise InputError(f"{orphans[0].path}: a mask without its slice; add it, or say --image-pattern")
-    return [_case(name, slices, labels.get(name, {})) for name, slices in patients.items()]
+    for place, mask in paired(slices, [(_place_of(mask), mask) for mask in masks], least=2, missing=NO_SLICE):
+        _place(labels, mask, place)
+    return [_case(name, found, labels.get(name, {})) for name, found in patients.items()]
 
 
-def _place(patients: dict[str, dict[str, Found]], file: Found) -> None:
-    slices = patients.setdefault("/".join(file.folders), {})
-    key = file.stem_words
+def _place_of(file: Found) -> tuple[str, str]:
+    """The patient and the slice."""
+    return "/".join(file.folders), file.stem_words
+
+
+def _place(patients: dict[str, dict[str, Found]], file: Found, place: tuple[str, str]) -> None:
+    patient, key = place
+    slices = patients.setdefault(patient, {})
     if key in slices:
         what = "--mask-pattern" if file.is_mask else "--image-pattern"
         raise InputError(f"{file.path}: two files for one slice ({listed([slices[key], file])}); choose by {what}")
