@@ -31,7 +31,9 @@ from data_prep.groups import add_group_option, group_numbers, group_pattern, pat
 from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.phantom import PhantomConfig
 from data_prep.phantom_cohort import build_phantom_cohort
+from data_prep.progress import bar
 from data_prep.window_options import add_window_options, chosen_windows
+from data_prep.wording import counted
 
 COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
     "download": (download, "fetch a cohort as two ZIP files from Google Drive"),
@@ -87,7 +89,9 @@ def build_phantom(options: argparse.Namespace) -> None:
     windows, keeps_hu = chosen_windows(options), options.depth == 16
     if options.folder.exists():
         raise InputError(f"{options.folder}: exists; remove it or name another folder")
-    build_phantom_cohort(options.folder, config, options.jobs, windows=windows, keeps_hu=keeps_hu)
+    print(f"{options.folder}: building {counted(config.patients, 'synthetic patient')}", flush=True)
+    with bar("building the phantom", config.patients) as show:
+        build_phantom_cohort(options.folder, config, options.jobs, show, windows=windows, keeps_hu=keeps_hu)
     print(f"{options.folder}: {config.patients} synthetic patients")
 
 

@@ -10,7 +10,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from pydantic import (
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.groups import in_words
+from data_prep.machine import available_cores
 from data_prep.window import COLOURS, KeptHu, Window
 from data_prep.wording import pasted
 
@@ -200,7 +200,7 @@ def scan_cohort(
     if orphans:
         raise InputError(f"{masks / min(orphans)}: a mask folder without images; add {images / min(orphans)}")
     by_patient = spacing_mm if isinstance(spacing_mm, Mapping) else {folder.name: spacing_mm for folder in folders}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         patients = tuple(
             pool.map(lambda folder: _scan_patient(root, folder, masks, by_patient.get(folder.name)), folders)
         )

@@ -1,16 +1,9 @@
 """How many processes work at once."""
 
 import argparse
-import os
 
 from data_prep.errors import InputError
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from data_prep.machine import available_cores
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:

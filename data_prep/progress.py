@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -12,19 +13,39 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+HEARTBEAT_S = 20.0
+"""Without a terminal, a line of progress at most this often."""
 CHUNKS_A_PROCESS = 4
 """Items under way for every process: enough that none waits, few enough that results do not pile up."""
 
 
 @contextmanager
 def bar(what: str, total: int | None, *, in_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on standard error, silent without a terminal; call what it gives with done and total."""
+    """A progress bar on standard error, without a terminal a line now and then; call what it gives: done and total."""
+    if not sys.stderr.isatty():
+        yield _lines(what, in_bytes=in_bytes)
+        return
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
+
+
+def _lines(what: str, *, in_bytes: bool) -> Callable[[int, int | None], None]:
+    last = time.monotonic()
+
+    def show(done: int, whole: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= HEARTBEAT_S:
+            last = time.monotonic()
+            amount = f"{done / 1e6:.1f} MB" if in_bytes else str(done)
+            total = "" if whole is None else f" of {whole / 1e6:.1f} MB" if in_bytes else f" of {whole}"
+            sys.stderr.write(f"{what}: {amount}{total}\n")
+            sys.stderr.flush()
+
+    return show
 
 
 def in_processes(

@@ -16,7 +16,6 @@ H rows, W columns (native), S stored side.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from data_prep.cohort import Cohort, Patient, voxel_ml
 from data_prep.errors import InputError, first_line
 from data_prep.files import replacing_folder
 from data_prep.framing import frame
+from data_prep.machine import available_cores
 from data_prep.mask import NoMask, expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.mask_picture import mask_values
 from data_prep.picture import PictureConfig
@@ -214,7 +214,7 @@ def _compile(
     def work(patient: Patient, start: int) -> tuple[str, StoredPatient]:
         return patient.id, _store_patient(patient, root, start, images, masks, ignored, lesion_N, picture, pixels)
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         jobs = [pool.submit(work, patient, int(start)) for patient, start in zip(cohort.patients, starts, strict=False)]
         try:
             for done, job in enumerate(as_completed(jobs), start=1):

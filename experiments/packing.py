@@ -27,7 +27,7 @@ import torch
 from data_prep.answering import answering
 from data_prep.errors import InputError, last_line
 from data_prep.files import write_text_atomically
-from data_prep.jobs import available_cores
+from data_prep.machine import available_cores
 from data_prep.store import Store
 from experiments.speed import open_data
 from lcnn.config import CosineRestarts, TrainConfig

@@ -30,7 +30,7 @@ from data_prep.cohort_check import check_cohort
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
-from data_prep.jobs import available_cores
+from data_prep.machine import available_cores
 from data_prep.picture import PictureConfig
 from data_prep.pixels import pixels_of
 from data_prep.progress import in_processes

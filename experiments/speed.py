@@ -49,7 +49,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.framing import to_stored
 from data_prep.head import Box
-from data_prep.jobs import available_cores
+from data_prep.machine import available_cores
 from data_prep.mask import from_grey, lesion_in
 from data_prep.phantom_cohort import build_phantom_cohort
 from data_prep.pixels import in_chosen_windows, pixels_of

@@ -32,6 +32,7 @@ from data_prep.pixels import pixels_of
 from data_prep.split import SplitConfig, lock_split, read_split, training_normalisation
 from data_prep.window import WINDOWS, in_words
 from data_prep.window_options import window_names
+from data_prep.wording import counted
 from lcnn.config import FORMATS, TrainingConfig
 from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
 from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
@@ -214,21 +215,44 @@ def predict(options: argparse.Namespace) -> int:
     is_announced = bool(model.windows)
     seconds = 0.0
     rows: list[VolumeRow] = []
+    faults: list[InputError] = []
     for patient in patients:
-        scan = patient.open(seen[patient.name])
-        if scan.assumed and not is_announced:
-            is_announced = True
-            print(f"window: {scan.assumed}, for the model keeps none; if another, name it by --window", flush=True)
-        started = time.perf_counter()
-        predicted_ZHW = predict_volume(model, scan.image_ZKHW, scan.spacing_mm) >= THRESHOLD
-        seconds += time.perf_counter() - started
-        write_prediction(options.out, patient.name, scan, predicted_ZHW)
+        try:
+            scan = patient.open(seen[patient.name])
+            if scan.assumed and not is_announced:
+                is_announced = True
+                print(f"window: {scan.assumed}, for the model keeps none; if another, name it by --window", flush=True)
+            started = time.perf_counter()
+            predicted_ZHW = predict_volume(model, scan.image_ZKHW, scan.spacing_mm) >= THRESHOLD
+            seconds += time.perf_counter() - started
+            write_prediction(options.out, patient.name, scan, predicted_ZHW)
+        except InputError as error:
+            # The others are predicted all the same; this one is told at the end, where it is not overlooked.
+            faults.append(error)
+            continue
         rows.append(volume_row(patient.name, scan, predicted_ZHW))
         write_volumes(options.out / VOLUMES, rows)
         print(f"{patient.name}: {rows[-1]}{f' ({scan.note})' if scan.note else ''}", flush=True)
-    slices = sum(row.slices for row in rows)
-    print(f"{slices / seconds:.1f} slices/s predicting ({slices} slices, {model.device}); results in {options.out}")
+    if rows:
+        slices = sum(row.slices for row in rows)
+        print(f"{slices / seconds:.1f} slices/s predicting ({slices} slices, {model.device}); results in {options.out}")
+    refuse_all(faults, len(patients))
     return 0
+
+
+def refuse_all(faults: Sequence[InputError], patients: int) -> None:
+    """Say what was wrong with each patient that could not be predicted.
+
+    Raises:
+        InputError: there is one.
+    """
+    if len(faults) == patients:
+        # Most likely all for one reason, such as an option, so that one line says it.
+        others = f" (none of {patients} patients could be predicted)" if patients > 1 else ""
+        raise InputError(f"{faults[0]}{others}")
+    if faults:
+        sys.stderr.writelines(f"{fault}\n" for fault in faults)
+        raise InputError(f"{len(faults)} of {counted(patients, 'patient')} could not be predicted; see above")
 
 
 def export(options: argparse.Namespace) -> int:
@@ -246,6 +270,7 @@ def export(options: argparse.Namespace) -> int:
         formats=tuple(options.formats),
         split_hash=read_settings(place).split_hash if is_folder else hash_split(place.parent),
         evidence=read_evidence(place.resolve().parent) if is_folder and place.resolve().name == MODEL else None,
+        on_step=lambda step: print(f"exporting: {step}", flush=True),
     )
     for graph in graphs:
         print(graph)

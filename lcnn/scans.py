@@ -133,7 +133,14 @@ def _volumes(path: Path, *, beside_dicom: bool) -> list[tuple[str, Path]]:
     files = files_below(path, SUFFIXES) if path.is_dir() else []
     if not files or (beside_dicom and not sort_out(path, files, Patterns())[0]):
         return []  # masks alone are those that somebody drew on the series
-    return [(case.name.replace("/", "_"), case.images[0]) for case in find_nifti(path, Patterns())]
+    return [(_output_name(case.name, case.images[0]), case.images[0]) for case in find_nifti(path, Patterns())]
+
+
+def _output_name(name: str, file: Path) -> str:
+    """What a patient's results are called: as the file where that only spells the name otherwise, else by the name."""
+    stem = _stem(file)
+    letters = ("".join(filter(str.isalnum, text.lower())) for text in (stem, name))
+    return stem if len(set(letters)) == 1 else name.replace("/", "_")
 
 
 def _stem(path: Path) -> str:

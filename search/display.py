@@ -9,9 +9,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from data_prep.progress import HEARTBEAT_S
+
 log = logging.getLogger("search.run")
-HEARTBEAT_S = 20.0
-"""Without a terminal, a line of progress at most this often."""
 
 
 class Display:

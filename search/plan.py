@@ -18,7 +18,7 @@ from search.execution.cluster import cluster_slots
 from search.execution.measuring import recalled_slots
 from search.execution.tune_search import ray_running
 from search.placement.rehearsal import Rehearsal
-from search.placement.resources import Slots, is_placed_by_memory, this_machine
+from search.placement.resources import Slots, is_placed_by_memory, this_machine, thread_warning
 from search.prepare import CACHE, CohortPlace, find_cohort, window_count
 from search.run_folder import run_folder
 from search.run_study import open_ledger, study_of
@@ -161,6 +161,8 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display, asked: Aske
     trials = planned_trials(spec, space)
     place = find_cohort(spec.cohort)
     cohort = read_cohort(place.root, cache_folder(place.root, results / CACHE)) if place.is_there else None
+    if asked.address is None and (warning := thread_warning(spec.resources)):
+        display.say(warning)
     split = check_parts(spec, place, cohort, run, results, display.progress)
     display.clear()
     display.say(

@@ -12,7 +12,7 @@ from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.errors import InputError
 from data_prep.folds import lock_folds
-from data_prep.jobs import available_cores
+from data_prep.machine import available_cores
 from data_prep.phantom import VERSION, PhantomConfig
 from data_prep.phantom_cohort import PHANTOM_WINDOWS, build_phantom_cohort
 from data_prep.pixels import GREY, Pixels, in_chosen_windows, pixels_of

@@ -19,7 +19,7 @@ from search.execution.measuring import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
 from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
-from search.placement.resources import Slots, this_machine
+from search.placement.resources import Slots, this_machine, thread_warning
 from search.prepare import CACHE, Prepared, find_cohort, prepare
 from search.report.page import write_report
 from search.run_folder import RunFolder, run_folder, write_environment, write_spec
@@ -88,6 +88,8 @@ def run_search(
             CheckpointStore(spec.storage.checkpoints).check_is_free(run.root.resolve().name)
         slots = this_machine(spec.resources)
         announce(spec, run, slots, display, resumed=resumed)
+        if address is None and (warning := thread_warning(spec.resources)):
+            display.say(warning)
         # The cohort comes first: where it is refused, no half-made run is left behind.
         prepared = prepare_cohort(spec, run, results, display)
         write_spec(run, spec)
@@ -289,7 +291,10 @@ def finish(
     # Kept before the model is exported, so that nothing that ends the command then opens the test part again.
     write_evaluation(run.evaluation, evaluation)
     if evaluation.get("exported") != evaluation["winner"]:
-        for graph in export_winner(run, jobs["winner"], evaluation, spec.exports):
+        graphs = export_winner(
+            run, jobs["winner"], evaluation, spec.exports, lambda step: display.say(f"Exporting: {step}")
+        )
+        for graph in graphs:
             display.say(f"Exported: {graph}")
         write_evaluation(run.evaluation, evaluation | {"exported": evaluation["winner"]})
     write_tensorboard(run, ledger.trials())

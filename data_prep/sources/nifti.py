@@ -66,9 +66,9 @@ def read_nifti(path: Path, hu_offset: int | None = None) -> Volume:
     """
     values, grid = _read(path)
     values -= np.float32(hu_offset or 0)
-    doubt = check_hu(path, values, hu_offset)
+    doubts = (check_hu(path, values, hu_offset), place_doubt(path))
     canonical_ZHW = np.ascontiguousarray(grid.to_canonical(values), dtype=np.float32)
-    return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt=doubt)
+    return Volume(canonical_ZHW, is_windowed=False, grid=grid, doubt="; ".join(filter(None, doubts)) or None)
 
 
 def read_nifti_mask(
@@ -105,9 +105,14 @@ def grid_difference(mask: Grid, scan: Grid) -> str | None:
     shapes = [grid.canonical_shape for grid in (mask, scan)]
     if shapes[0] != shapes[1]:
         return " but ".join(" x ".join(map(str, shape)) for shape in shapes) + " voxels in its scan"
-    corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in shapes[0]))])
-    apart = np.linalg.norm((corners @ (mask.canonical_affine - scan.canonical_affine).T)[:, :3], axis=1).max()
+    apart = _corners_apart(mask, scan)
     return f"lies up to {apart:.1f} mm off its scan" if apart > GRID_TOLERANCE * min(scan.spacing_mm) else None
+
+
+def _corners_apart(one: Grid, other: Grid) -> float:
+    """The largest distance between the corners of two grids of one canonical shape, in mm."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in one.canonical_shape))])
+    return float(np.linalg.norm((corners @ (one.canonical_affine - other.canonical_affine).T)[:, :3], axis=1).max())
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.float32], Grid]:
@@ -178,6 +183,31 @@ def _open(path: Path, *, may_shear: bool = False, is_mask: bool = False) -> tupl
     grid = Grid((shape[0], shape[1], shape[2]), affine)
     check_shape(path, grid.canonical_shape)
     return image, grid
+
+
+def place_doubt(path: Path) -> str | None:
+    """That a header says twice where the voxels lie, and not the same; None where it does not.
+
+    Where both qform and sform are set, sform is used (nifti.nimh.nih.gov, nifti1.h, "method 3"), as nibabel does.
+
+    Raises:
+        InputError: as `read_grid`.
+    """
+    image, grid = _open(path, may_shear=True)
+    if not isinstance(image, nibabel.Nifti1Image) or 0 in (image.header["qform_code"], image.header["sform_code"]):
+        return None
+    with _quiet():
+        by_qform = Grid(grid.shape, np.asarray(image.header.get_qform(), dtype=np.float64))
+    with np.errstate(all="ignore"):
+        ratio = abs(np.linalg.det(by_qform.affine[:3, :3]) / np.linalg.det(grid.affine[:3, :3]))
+    if not _corners_apart(grid, by_qform) > GRID_TOLERANCE * min(grid.spacing_mm):
+        return None
+    told, other = (" x ".join(f"{mm:.3g}" for mm in each.spacing_mm) for each in (grid, by_qform))
+    volumes = "the same" if math.isclose(ratio, 1, rel_tol=0.005) else f"{ratio:.3g} times as large"
+    return (
+        f"its sform ({told} mm) and its qform ({other} mm) disagree on where the voxels lie; sform is used, by qform "
+        f"volumes would be {volumes}"
+    )
 
 
 def _says_place(header: Any) -> bool:

@@ -106,13 +106,16 @@ def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dic
 def inference_config(settings: ModelSettings) -> dict[str, Any]:
     """MONAI's configuration of an inference: our network and inferer between MONAI's reader, engine and writer."""
     windows = len(settings.windows)
-    names = ("grey_picture", "colour_picture", "by_window", "patient_items")
+    names = ("as_stack", "grey_picture", "colour_picture", "by_window", "patient_items")
     # MONAI stacks grey slices along a new axis, and joins the colours of all slices along theirs.
     to_windows: list[dict[str, Any]] = [
         {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": -1},
         {"_target_": "Lambdad", "keys": "image", "func": f"$lambda image: by_window(image, {windows})"},
     ]
-    to_grey = [{"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel"}]
+    to_grey: list[dict[str, Any]] = [
+        {"_target_": "Lambdad", "keys": "image", "func": "$as_stack"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel"},
+    ]
     return {
         "imports": ["$import torch", *(f"$from {OURS} import {name}" for name in names)],
         "bundle_root": ".",

@@ -67,6 +67,11 @@ def colour_picture(image: Image.Image) -> Image.Image:
     return image
 
 
+def as_stack(image: Tensor) -> Tensor:
+    """Grey slices (Z, H, W) as MONAI reads a patient's files: stacked, but for a single one (H, W)."""
+    return image if image.ndim == 3 else image.unsqueeze(0)
+
+
 def by_window(image_CHW: Tensor, windows: int) -> Tensor:
     """Slices (K, Z, H, W) from the colours of all slices, one slice after the other, of which the first are windows."""
     return image_CHW.unflatten(0, (-1, COLOURS))[:, :windows].movedim(1, 0)

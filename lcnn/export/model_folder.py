@@ -15,6 +15,7 @@ from lcnn.model import LCNN
 from lcnn.model_file import WEIGHTS, TrainedModel, model_settings, save_model
 
 Writer = Callable[[ExportedProgram, LogitNetwork, int, Path], float]
+OnStep = Callable[[str], None]
 FILES: Mapping[Format, str] = {"torch": "exports/model.pt2", "onnx": "exports/model.onnx"}
 WRITERS: Mapping[Format, Writer] = {"torch": write_torch, "onnx": write_onnx}
 
@@ -26,6 +27,7 @@ def export_model(
     formats: tuple[Format, ...] = FORMATS,
     split_hash: str | None = None,
     evidence: Evidence | None = None,
+    on_step: OnStep = lambda step: None,
 ) -> list[Graph]:
     """Write the model's folder. A graph that fails is left out, and told.
 
@@ -35,6 +37,7 @@ def export_model(
         formats: graphs to make.
         split_hash: of the split file that says who trained it.
         evidence: what its run measured.
+        on_step: told of every step before it begins; graphs take minutes.
 
     Raises:
         TypeError: the network is not LCNN.
@@ -49,8 +52,10 @@ def export_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     require_room(out.parent, (2 + len(formats)) * weights)
     with replacing_folder(out, keep_existing=False) as partial:
+        on_step("weights and settings")
         save_model(partial, model, split_hash)
-        graphs = write_graphs(partial, network, model.picture.image_size, formats)
+        graphs = write_graphs(partial, network, model.picture.image_size, formats, on_step)
+        on_step("MONAI bundle and model card")
         write_bundle(partial / "bundle", network, settings, evidence.figures("winner") if evidence else {})
         parameters = sum(parameter.numel() for parameter in model.net.parameters())
         card = model_card(settings, evidence, graphs, parameters)
@@ -58,16 +63,23 @@ def export_model(
     return graphs
 
 
-def write_graphs(folder: Path, network: LogitNetwork, side: int, formats: tuple[Format, ...]) -> list[Graph]:
+def write_graphs(
+    folder: Path, network: LogitNetwork, side: int, formats: tuple[Format, ...], on_step: OnStep
+) -> list[Graph]:
     """Make the graphs that can be made, traced once for all."""
     if not formats:
         return []
     (folder / "exports").mkdir()
+    on_step("tracing the network")
     try:
         program = trace(network, side)
     except ExportFailed as error:
         return [Graph(FILES[name], None, str(error)) for name in formats]
-    return [_write_graph(folder / FILES[name], name, program, network, side) for name in formats]
+    graphs = []
+    for name in formats:
+        on_step(f"{FILES[name]}, compared with torch")
+        graphs.append(_write_graph(folder / FILES[name], name, program, network, side))
+    return graphs
 
 
 def _write_graph(path: Path, name: Format, program: ExportedProgram, network: LogitNetwork, side: int) -> Graph:

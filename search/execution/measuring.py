@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from data_prep.jobs import available_cores
+from data_prep.machine import available_cores
 from search.display import Display
 from search.execution.cluster import cluster_nodes, slots_by_memory_of
 from search.execution.cluster_probe import NodeBench, cards_of, smallest_card

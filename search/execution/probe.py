@@ -11,12 +11,11 @@ Weights are kept in the run folder. A later sitting on the same device does not 
 import json
 import math
 import multiprocessing
-import os
 import platform
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic import ValidationError
 
 from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
+from data_prep.machine import bytes_in, free_memory
 from lcnn.fit import is_out_of_memory
 from search.errors import RunFailed
 from search.placement.memory import SHAPE_FIELDS, SHARES, Grid, MemoryPlan, Shape, shape_grid, share_of, space_shapes
@@ -353,18 +353,6 @@ def resident_bytes() -> int:
     return _status_bytes("VmRSS")
 
 
-def free_memory() -> int:
-    """Bytes of main memory that new work can have; all there are where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        return _bytes_in(meminfo.read_text(encoding="ascii").splitlines(), "MemAvailable")
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _status_bytes(name: str) -> int:
     status = Path("/proc/self/status")
-    return _bytes_in(status.read_text(encoding="utf-8").splitlines(), name) if status.exists() else 0
-
-
-def _bytes_in(lines: Iterable[str], name: str) -> int:
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+    return bytes_in(status.read_text(encoding="utf-8").splitlines(), name) if status.exists() else 0

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from data_prep.jobs import available_cores
+from data_prep.machine import available_cores
 from data_prep.wording import counted
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement
@@ -84,6 +84,17 @@ def plan_slots(config: ResourcesConfig, *, cores: int, gpus: int) -> Slots:
         at_once = min(config.trials_at_once or gpus * per_gpu, gpus * per_gpu)
         return Slots(at_once, config.threads, 1 / per_gpu, gpus, "cuda")
     return Slots(config.trials_at_once or max(1, cores // config.threads), config.threads, 0.0, 0, "cpu")
+
+
+def thread_warning(config: ResourcesConfig) -> str | None:
+    """That a trial is to have more threads than there are cores, which slows it down; None where it is not."""
+    cores = available_cores()
+    if config.threads <= cores:
+        return None
+    return (
+        f"WARNING: resources.threads = {config.threads}, but this process may use {counted(cores, 'core')}; threads "
+        f"that share a core wait for each other: set it to {cores} or less"
+    )
 
 
 def is_placed_by_memory(config: ResourcesConfig, slots: Slots) -> bool:

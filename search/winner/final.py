@@ -104,7 +104,11 @@ def train_final(
 
 
 def export_winner(
-    run: RunFolder, job: FinalJob, evaluation: Mapping[str, Any], formats: tuple[Format, ...]
+    run: RunFolder,
+    job: FinalJob,
+    evaluation: Mapping[str, Any],
+    formats: tuple[Format, ...],
+    on_step: Callable[[str], None],
 ) -> list[Graph]:
     """Put the winner where people look for it: the model's folder, its settings as text, its history.
 
@@ -113,6 +117,7 @@ def export_winner(
         job: the winner, trained.
         evaluation: its figures, for the model card.
         formats: graphs to export.
+        on_step: told of every step before it begins.
 
     Returns:
         The graphs, those that failed among them.
@@ -120,7 +125,8 @@ def export_winner(
     trained = run.final / str(job.number)
     model = load_model(trained / "last.pt")
     evidence = Evidence(run.root.resolve().name, evaluation)
-    graphs = export_model(run.model, model, formats=formats, split_hash=hash_split(run.root), evidence=evidence)
+    split_hash = hash_split(run.root)
+    graphs = export_model(run.model, model, formats=formats, split_hash=split_hash, evidence=evidence, on_step=on_step)
     settings = TrainingConfig(**dict(model.config), picture=model.picture)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     write_text_atomically(run.root / "best_config.yaml", text)

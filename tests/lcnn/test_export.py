@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -268,9 +269,14 @@ def test_monai_verifies_the_bundle(folder, tmp_path):
 
 
 def test_monai_runs_the_bundle_and_marks_what_we_mark(folder, model, cohort_root, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    shutil.copytree(cohort_root / "images", scans)
+    first = sorted(next(path for path in scans.iterdir() if path.is_dir()).iterdir())[1]
+    (scans / "single").mkdir()
+    shutil.copy(first, scans / "single" / "001.png")  # a patient of one slice, which MONAI does not stack
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
     done = subprocess.run(
-        [*command, "--dataset_dir", str(cohort_root / "images"), "--output_dir", str(tmp_path)],
+        [*command, "--dataset_dir", str(scans), "--output_dir", str(out)],
         cwd=folder / "bundle",
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -280,9 +286,9 @@ def test_monai_runs_the_bundle_and_marks_what_we_mark(folder, model, cohort_root
     )
     assert done.returncode == 0, done.stderr
     marked = 0
-    for name, files in input_patients(cohort_root):
+    for name, files in input_patients(scans):
         expected = predict_volume(model, read_windows(files)) >= THRESHOLD
-        mask = np.asarray(nibabel.load(tmp_path / name / f"{files[0].stem}_lesion.nii.gz").dataobj)
+        mask = np.asarray(nibabel.load(out / name / f"{files[0].stem}_lesion.nii.gz").dataobj)
         assert np.array_equal(mask, expected)
         marked += expected.any() and not expected.all()
     assert marked

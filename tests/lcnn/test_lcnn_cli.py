@@ -106,9 +106,11 @@ def test_predict_takes_a_cohort_a_patient_or_a_slice(trained, larger_cohort, tmp
     assert "slices/s" in capsys.readouterr().out
 
 
-def test_an_exported_model_predicts_like_the_training_it_comes_from(trained, larger_cohort, tmp_path):
+def test_an_exported_model_predicts_like_the_training_it_comes_from(trained, larger_cohort, tmp_path, capsys):
     arguments = ["export", "--model", str(trained / "out"), "--out", str(tmp_path / "model"), "--formats"]
     assert main(arguments) == 0
+    steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("exporting: ")]
+    assert steps == ["exporting: weights and settings", "exporting: MONAI bundle and model card"]
     assert "exported without a test" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     for model in (trained / "out", tmp_path / "model"):
         arguments = ["predict", "--model", str(model), "--input", str(larger_cohort / "images" / "p3")]

@@ -247,3 +247,37 @@ def test_nothing_that_identifies_a_patient_leaves_the_series(model, tmp_path, ca
         assert not markers.search(file.read_bytes().decode("latin-1")), file
         assert not markers.search(file.name)
     assert dcmread(tmp_path / "out" / "masks" / "patient_0001.dcm").PatientID == "MARKER-ID"
+
+
+def test_the_patients_after_a_bad_one_are_predicted_too(model, tmp_path, capsys):
+    for name in ("a", "b", "Case_C"):
+        write_nifti(tmp_path / "scans" / f"{name}.nii.gz")
+    (tmp_path / "scans" / "b.nii.gz").write_bytes(b"damaged")
+    arguments = ["predict", "--model", str(model), "--input", str(tmp_path / "scans"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert sorted(file.name for file in (tmp_path / "out" / "masks").iterdir()) == ["Case_C.nii.gz", "a.nii.gz"]
+    assert sorted(pd.read_csv(tmp_path / "out" / "volumes.csv").patient) == ["Case_C", "a"]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "b.nii.gz: not a readable NIfTI file" in told[0]
+    assert told[1] == "error: 1 of 3 patients could not be predicted; see above"
+
+
+def test_a_single_bad_patient_is_one_line(model, tmp_path, capsys):
+    (tmp_path / "b.nii.gz").write_bytes(b"damaged")
+    arguments = ["predict", "--model", str(model), "--input", str(tmp_path / "b.nii.gz"), "--out", str(tmp_path / "o")]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith("error: ")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_header_that_says_two_places_is_told_with_the_mask(model, tmp_path, capsys):
+    path = write_nifti(tmp_path / "scan.nii.gz")
+    image = nibabel.load(path)
+    image.set_sform(AFFINE, code=1)
+    image.set_qform(AFFINE @ np.diag([1, 2, 1, 1]), code=1)
+    nibabel.save(image, path)
+    assert main(["predict", "--model", str(model), "--input", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert "sform is used, by qform volumes would be 2 times as large" in capsys.readouterr().out

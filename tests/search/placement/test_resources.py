@@ -2,9 +2,17 @@
 
 import pytest
 
+from data_prep.machine import available_cores
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement, Shape
-from search.placement.resources import ALLOCATOR_SHARE, Slots, is_placed_by_memory, plan_slots, slots_by_memory
+from search.placement.resources import (
+    ALLOCATOR_SHARE,
+    Slots,
+    is_placed_by_memory,
+    plan_slots,
+    slots_by_memory,
+    thread_warning,
+)
 from search.spec import ResourcesConfig
 
 SIDE = 64
@@ -98,3 +106,11 @@ def test_room_for_one_more() -> None:
     cpu = Slots(2, 1, 0.0, 0, "cpu", plan(170))
     assert cpu.has_room([0.125])
     assert not cpu.has_room([0.125, 0.125])
+
+
+def test_more_threads_than_cores_are_warned_of() -> None:
+    cores = available_cores()
+    assert thread_warning(ResourcesConfig(threads=cores)) is None
+    warning = thread_warning(ResourcesConfig(threads=64)) or ""
+    assert warning.startswith("WARNING: resources.threads = 64, but this process may use ")
+    assert warning.endswith(f"set it to {cores} or less")
