@@ -92,7 +92,7 @@ def build_phantom(options: argparse.Namespace) -> None:
     print(f"{options.folder}: building {counted(config.patients, 'synthetic patient')}", flush=True)
     with bar("building the phantom", config.patients) as show:
         build_phantom_cohort(options.folder, config, options.jobs, show, windows=windows, keeps_hu=keeps_hu)
-    print(f"{options.folder}: {config.patients} synthetic patients")
+    print(f"{options.folder}: {counted(config.patients, 'synthetic patient')}")
 
 
 def index_folder(options: argparse.Namespace) -> None:
@@ -111,7 +111,7 @@ def index_folder(options: argparse.Namespace) -> None:
     if pattern:
         cohort = with_groups(cohort, _groups_by(pattern, [patient.id for patient in cohort.patients]))
     write_manifest(cohort, options.folder)
-    print(f"{options.folder / MANIFEST}: {cohort.size}, {cohort.slice_count} slices")
+    print(f"{options.folder / MANIFEST}: {cohort.size}, {counted(cohort.slice_count, 'slice')}")
 
 
 def _groups_by(pattern: re.Pattern[str], names: Sequence[str]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from data_prep.patient_check import PatientFiles, check_patient
 from data_prep.pixels import GREY, pixels_of
 from data_prep.progress import in_processes
 from data_prep.signatures import SignatureFile
+from data_prep.wording import counted
 
 IN_FRONT = "the couch lies in front of the head"
 
@@ -213,7 +214,11 @@ def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Findi
     missing = [patient.id for patient in patients if patient.spacing_mm is None]
     findings = []
     if missing:
-        who = "all patients" if len(missing) == len(patients) else f"{len(missing)} patients, {missing[0]} the first"
+        who = (
+            "all patients"
+            if len(missing) == len(patients)
+            else f"{counted(len(missing), 'patient')}, {missing[0]} the first"
+        )
         told = f"{who}: volumes are in voxels; `python -m data_prep index --spacing-mm` writes it down"
         findings.append(Finding(Severity.WARNING, Kind.NO_SPACING, "", "", told))
     if (root / MANIFEST).exists() and not any(finding.severity is Severity.ERROR for finding in found):

@@ -14,6 +14,7 @@ from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from data_prep.split import Scans, Split, largest_lesion, persons_of
 from data_prep.store import Store
+from data_prep.wording import counted
 
 
 def make_folds(store: Scans, split: Split, count: int) -> tuple[Split, ...]:
@@ -35,7 +36,8 @@ def make_folds(store: Scans, split: Split, count: int) -> tuple[Split, ...]:
     with_lesion = sum(volume > 0 for volume in volumes)
     if count > with_lesion:
         raise InputError(
-            f"folds.count: {count} folds, but only {with_lesion} patients with a lesion besides the test part; lower it"
+            f"folds.count: {counted(count, 'fold')}, but only {counted(with_lesion, 'patient')} with a lesion besides the "
+            "test part; lower it"
         )
     rng = np.random.default_rng([split.seed, 0xF01D, count])
     order = sorted(rng.permutation(len(persons)).tolist(), key=lambda i: -volumes[i])

@@ -62,8 +62,8 @@ def patients_by(pattern: re.Pattern[str], scans: Sequence[Sequence[str]]) -> lis
     patients = [next(filter(None, (_patient(pattern, name) for name in names)), None) for names in scans]
     if not any(patients):
         raise InputError(
-            f"{OPTION} {pattern.pattern}: fits none of {len(scans)} scans, such as {' or '.join(scans[0])}; it is to "
-            f"fit a whole name; {EXAMPLE}"
+            f"{OPTION} {pattern.pattern}: fits none of {counted(len(scans), 'scan')}, such as {' or '.join(scans[0])}; "
+            f"it is to fit a whole name; {EXAMPLE}"
         )
     return patients
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.files import table_text, write_text_atomically
+from data_prep.wording import counted
 from lcnn.scans import Scan
 
 VOLUMES = "volumes.csv"
@@ -29,7 +30,7 @@ class VolumeRow:
 
     def __str__(self) -> str:
         size = f"{self.lesion_voxels} voxels" if self.lesion_ml is None else f"{self.lesion_ml:.1f} ml"
-        return f"lesion on {self.lesion_slices} of {self.slices} slices, {size}"
+        return f"lesion on {self.lesion_slices} of {counted(self.slices, 'slice')}, {size}"
 
 
 def volume_row(name: str, scan: Scan, mask_ZHW: NDArray[np.bool_]) -> VolumeRow:

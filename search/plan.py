@@ -202,7 +202,7 @@ def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:
     """Where the cohort is, and how large; None is the synthetic one, still to be built."""
     if cohort is None:
         return f"{place.root} (synthetic, built on the first run)"
-    size = f"{place.root}, {cohort.size}, {cohort.slice_count} slices"
+    size = f"{place.root}, {cohort.size}, {counted(cohort.slice_count, 'slice')}"
     return f"{size} (synthetic)" if place.is_phantom else size
 
 

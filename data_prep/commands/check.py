@@ -22,6 +22,7 @@ from data_prep.files import IF_BUSY, locked
 from data_prep.findings import Finding, Severity, write_findings
 from data_prep.fixes import apply_fixes, undo_unfinished
 from data_prep.jobs import add_jobs_option, check_jobs
+from data_prep.wording import counted
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
@@ -69,7 +70,7 @@ def _show(report: CohortReport) -> None:
     for severity in Severity:
         for finding in (f for f in report.findings if f.severity is severity):
             grouped.setdefault((severity, finding.kind.value), []).append(finding)
-    print(f"{report.size}, {report.slices} slices that can be read and compared")
+    print(f"{report.size}, {counted(report.slices, 'slice')} that can be read and compared")
     if not grouped:
         print("nothing to report")
         return

@@ -11,7 +11,7 @@ from data_prep.errors import InputError
 from data_prep.fetching import fetch_zip, link_of
 from data_prep.files import IF_BUSY, locked
 from data_prep.progress import bar
-from data_prep.wording import pasted
+from data_prep.wording import counted, pasted
 
 DOWNLOADS = ".download"
 """Folder of the target in which archives are kept until they are unpacked."""
@@ -61,7 +61,7 @@ def _fetched(root: Path, links: Mapping[str, str], *, keeps_zip: bool) -> Unpack
 
 
 def _tell(root: Path, unpacked: Unpacked) -> None:
-    print(f"{root}: {unpacked.patients} patients, {unpacked.slices} slices")
+    print(f"{root}: {counted(unpacked.patients, 'patient')}, {counted(unpacked.slices, 'slice')}")
     for names, lack in ((unpacked.without_masks, "masks"), (unpacked.without_images, "images")):
         if names:
             more = f" and {len(names) - FEW} more" if len(names) > FEW else ""

@@ -40,6 +40,7 @@ from data_prep.sources.whose import with_patients
 from data_prep.window import KeptHu
 from data_prep.window import in_words as windows_in_words
 from data_prep.window_options import add_window_options, chosen_windows
+from data_prep.wording import counted
 
 FORMAT_NAMES = {kind.name.lower(): kind for kind in FORMATS}
 
@@ -169,8 +170,8 @@ def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None
         raise InputError(unwritable(options.folder, error)) from error
     doubts = [(patient, note.doubt) for patient, note in notes.items() if note.doubt]
     if doubts:
-        print(f"warning: {len(doubts)} patients to look at; {doubts[0][0]}: {doubts[0][1]}")
-    print(f"{options.folder}: {cohort.size}, {cohort.slice_count} slices")
+        print(f"warning: {counted(len(doubts), 'patient')} to look at; {doubts[0][0]}: {doubts[0][1]}")
+    print(f"{options.folder}: {cohort.size}, {counted(cohort.slice_count, 'slice')}")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -290,7 +291,7 @@ def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
 
 def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], plan: _Plan) -> list[str]:
     lines = [
-        f"{options.scans}: {source.kind}, {len(source.cases)} {'scans' if plan.groups else 'patients'}, "
+        f"{options.scans}: {source.kind}, {counted(len(source.cases), 'scan' if plan.groups else 'patient')}, "
         f"{len(source.cases) - len(source.without_mask)} with a mask",
         f"spacing: {_spacing(options, source)}",
         f"window: {windows_in_words(chosen_windows(options))} where files hold HU"
@@ -300,7 +301,7 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], p
     if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
         lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) is ignored: neither learnt nor scored")
     if len(cases) < len(source.cases):
-        lines.append(f"left out: {len(source.cases) - len(cases)} patients without a mask")
+        lines.append(f"left out: {counted(len(source.cases) - len(cases), 'patient')} without a mask")
     if plan.groups:
         lines.append(f"groups: {plan.size}; no split divides those of a patient")
     elif options.group_by is not None:
@@ -364,7 +365,7 @@ def _refuse(faults: Sequence[str], lost: Sequence[str], patients: int) -> None:
         raise InputError(lines[0])
     if lines:
         sys.stderr.writelines(f"{line}\n" for line in lines)
-        parts = [f"{len(faults)} of {patients} patients"] if faults else []
+        parts = [f"{len(faults)} of {counted(patients, 'patient')}"] if faults else []
         parts += [f"{len(lost)} damaged file{'s' if len(lost) > 1 else ''} of no known patient"] if lost else []
         raise InputError(f"{' and '.join(parts)} could not be imported; mend them, the same command goes on")
 
@@ -383,7 +384,7 @@ def _import(plan: _Plan, lost: Sequence[str], jobs: int) -> dict[str, Note]:
     except OSError as error:
         raise InputError(unwritable(root, error)) from error
     if gone:
-        print(f"removed: {len(gone)} patients that are no longer in the source, {gone[0]} the first", flush=True)
+        print(f"removed: {counted(len(gone), 'patient')} no longer in the source, {gone[0]} the first", flush=True)
     notes: dict[str, Note] = {}
     faults = []
     tasks = [Task(patient, case, plan.settings) for patient, case in ids.items()]

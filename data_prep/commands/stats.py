@@ -13,6 +13,7 @@ from data_prep.jobs import add_jobs_option, check_jobs
 from data_prep.pixels import pixels_of
 from data_prep.progress import in_processes
 from data_prep.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
+from data_prep.wording import counted
 
 BINS = 16
 
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     total = row_of_all(patients)
     write_rows(out / "stats.csv", [*map(row_of, patients), total])
     window = cohort.grey_window or "a window that nobody has named"
-    label = f"{cohort.name}: {cohort.size}, {total.slices} slices in {window}"
+    label = f"{cohort.name}: {cohort.size}, {counted(total.slices, 'slice')} in {window}"
     write_text_atomically(out / "stats.svg", to_svg(_panels(patients), label))
     print(label)
     print(_in_words(total, patients))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import InputError
 from data_prep.sources.dicom_headers import Frame, Header, Kernel, Making
+from data_prep.wording import counted
 
 LEAST_SLICES = 8
 """Fewer are no head: scouts, and single slices of a perfusion."""
@@ -66,7 +67,7 @@ class Series:
 
     def __str__(self) -> str:
         making = self.frames[0].making
-        parts = [self.plane.value, f"{len(self.frames)} slices", making.kernel.value]
+        parts = [self.plane.value, counted(len(self.frames), "slice"), making.kernel.value]
         parts += [f"{making.thickness_mm:g} mm"] if making.thickness_mm is not None else []
         parts += ["contrast"] if making.has_contrast else []
         return f"{self.number}: {', '.join(parts)}"

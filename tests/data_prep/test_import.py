@@ -158,7 +158,7 @@ def test_values_that_may_be_hu_are_taken(capsys: pytest.CaptureFixture[str], cas
     inner_ZHW = read_patient(patient, Path("dst"))[0][:, 0, 4:-4, 4:-4]
     expected_ZHW = WINDOWS["brain"].to_grey(head_hu().transpose(2, 1, 0))[:, 4:-4, 4:-4]
     assert np.array_equal(np.sort(inner_ZHW, axis=None), np.sort(expected_ZHW, axis=None))
-    assert ("warning: 1 patients to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful
+    assert ("warning: 1 patient to look at; patient_0001: no air in it" in capsys.readouterr().out) is is_doubtful
 
 
 def test_aisd_labels_become_lesion_and_ignored(capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,7 +332,7 @@ def test_ids_stay_with_their_patients_when_the_source_changes(capsys: pytest.Cap
     kept = times(Path("dst"))
     capsys.readouterr()
     second = volumes(imported("src", "dst"))
-    assert "removed: 1 patients that are no longer in the source, patient_0002 the first" in capsys.readouterr().out
+    assert "removed: 1 patient no longer in the source, patient_0002 the first" in capsys.readouterr().out
     assert second == {"patient_0001": 5.5, "patient_0003": 6.5, "patient_0004": 5.0}
     assert {f: t for f, t in times(Path("dst")).items() if "_0004" not in f}.items() <= kept.items()
     Path("src/sub-Doe3").rename("src/sub-Zoe")
