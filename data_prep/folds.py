@@ -36,8 +36,8 @@ def make_folds(store: Scans, split: Split, count: int) -> tuple[Split, ...]:
     with_lesion = sum(volume > 0 for volume in volumes)
     if count > with_lesion:
         raise InputError(
-            f"folds.count: {counted(count, 'fold')}, but only {counted(with_lesion, 'patient')} with a lesion besides the "
-            "test part; lower it"
+            f"folds.count: {counted(count, 'fold')}, but only {counted(with_lesion, 'patient')} with a lesion besides "
+            "the test part; lower it"
         )
     rng = np.random.default_rng([split.seed, 0xF01D, count])
     order = sorted(rng.permutation(len(persons)).tolist(), key=lambda i: -volumes[i])
