@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.answering import STOPPED, stop_on_signals
+from data_prep.answering import STOPPED, Parser, stop_on_signals
 from data_prep.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ STUDY_REMEDY = "make room on its disk or mend its database, then the same comman
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Search LCNN's hyperparameters, train the best configuration, test it once. Whatever is "
         "interrupted, by Ctrl-C or a crash, goes on with the same command.",
         epilog=EXAMPLES,

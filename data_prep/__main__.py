@@ -23,7 +23,7 @@ from types import ModuleType
 
 from pydantic import ValidationError
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, with_groups, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
 from data_prep.errors import InputError
@@ -46,7 +46,7 @@ COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)

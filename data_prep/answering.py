@@ -1,17 +1,26 @@
 """How a command ends when something is wrong: one line on standard error, and an exit code."""
 
+import argparse
 import functools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 from data_prep.errors import InputError, disk_line
 
 P = ParamSpec("P")
 STOPPED = "Stopped. What is done is kept; the same command goes on from there."
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose faults are answered in one line, as all bad input is."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit code 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import MANIFEST
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
@@ -126,7 +126,7 @@ def measure(config: PhantomConfig, root: Path, cache: Path, *, steps: int, seed:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the errors; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="training steps of 8 stacks (default 300)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, stacks and augmentation (default 0)")
     parser.add_argument("--patients", type=int, default=60, help="phantom patients (default 60)")

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.errors import InputError
 from data_prep.files import write_text_atomically
 from experiments.curve_chart import Curve, Panel, chart
@@ -189,7 +189,7 @@ def title_of(records: Sequence[SearchRecord], found: Sequence[str]) -> str:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, of searches or W&B sweeps")
     options.add_argument("--force", action="store_true", help="compare what is not comparable, and say so")
     options.add_argument("--out", type=Path, default=Path("results/comparison"), metavar="DIR")

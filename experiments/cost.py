@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from lcnn.config import TrainConfig
 from lcnn.loss import lcnn_loss
 from lcnn.model import build_model
@@ -80,7 +80,7 @@ def count_cost(config: TrainConfig, image_size: int, *, mixed: bool, windows: in
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=Path, default=Path("spaces/lcnn.yaml"))
     parser.add_argument("--profile", default="gpu")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

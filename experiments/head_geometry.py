@@ -21,7 +21,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import MANIFEST, Cohort, Patient, open_cohort
 from data_prep.compiled import cache_folder
 from data_prep.errors import InputError
@@ -213,7 +213,7 @@ def _poses(poses: Sequence[NDArray[np.float64] | None]) -> str:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", required=True, help="phantom (synthetic), or a folder with images/ and masks/")
     parser.add_argument("--patients", type=int, help="only so many, evenly over the cohort (default: all)")
     parser.add_argument("--image-size", type=int, default=160, help="pixels of the network's pictures (default 160)")

@@ -24,7 +24,7 @@ from typing import Any
 import ray
 import torch
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.errors import InputError, last_line
 from data_prep.files import write_text_atomically
 from data_prep.machine import available_cores
@@ -132,7 +132,7 @@ def weigh(spec: Spec, device: str, windows: int) -> tuple[Card, Weight]:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=Path, default=Path("spaces/lcnn.yaml"))
     parser.add_argument("--profile", default="gpu", help="profile of the space file (default gpu)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

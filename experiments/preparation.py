@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import read_cohort
 from data_prep.cohort_check import check_cohort
 from data_prep.compiled import compile_cohort
@@ -124,7 +124,7 @@ def _peak_bytes() -> int:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure (default both)")
     parser.add_argument("--cohort", type=Path, help="cohort to time (default: synthetic slices)")
     parser.add_argument("--patients", type=int, nargs="+", default=[10, 1000], help="sizes whose memory is compared")

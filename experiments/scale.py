@@ -43,7 +43,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.errors import InputError, first_line
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
@@ -371,7 +371,7 @@ def cost_ms(seconds: Sequence[float]) -> dict[str, float]:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 100, 1000], help="(default 1 10 100 1000)")
     parser.add_argument(
         "--trials", type=int, default=200, help=f"a search; at least {TRIALS_A_WORKER} a worker are run (default 200)"

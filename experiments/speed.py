@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import MANIFEST
 from data_prep.compiled import CompiledCohort, compile_cohort
 from data_prep.errors import InputError, first_line
@@ -526,7 +526,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=Path, default=Path("spaces/lcnn.yaml"))
     parser.add_argument("--profile", default="cpu", help="profile of the space file (default cpu)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

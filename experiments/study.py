@@ -24,7 +24,7 @@ import torch
 from joblib import Parallel, delayed
 from torch import nn
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import MANIFEST, Cohort
 from data_prep.compiled import compile_cohort
 from data_prep.errors import InputError
@@ -294,7 +294,7 @@ def report(study: Study, planned: dict[str, Any], summary: dict[str, Any], seeds
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that all studies have."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cohort", required=True, help="phantom (synthetic), or a folder with images/ and masks/")
     options.add_argument("--space", type=Path, default=Path("spaces/lcnn.yaml"))
     options.add_argument("--profile", default="cpu")

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.cohort import Cohort, open_cohort, spacing_of
 from data_prep.compiled import cache_folder, compile_cohort
 from data_prep.errors import InputError
@@ -51,9 +51,7 @@ from lcnn.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lcnn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m lcnn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,predict,export}")
     train = commands.add_parser("train", help="train one configuration")
     train.add_argument("--config", type=Path, required=True, help="settings as YAML, such as a run's best_config.yaml")

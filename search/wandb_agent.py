@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from data_prep.answering import answering, stop_on_signals
+from data_prep.answering import Parser, answering, stop_on_signals
+from data_prep.errors import InputError, first_line
 from data_prep.files import write_text_atomically
 from lcnn.config import TrainConfig
 from lcnn.fit import EpochResult
@@ -43,7 +44,7 @@ RECORD = "trial.json"
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="the space file")
     parser.add_argument("--profile", default="auto", metavar="NAME", help="its profile")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
@@ -77,7 +78,11 @@ def run_trial(spec: Spec, space: SearchSpace, results: Path) -> None:
     prepared = prepare(spec.cohort, run, results / CACHE, Display().progress, folds=spec.folds.count)
     context = trial_context(spec, run, prepared, this_machine(spec.resources))
     settings = wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True)
-    with wandb.init(project=project(), dir=str(run.root), settings=settings) as tracked:
+    try:
+        tracked = wandb.init(project=project(), dir=str(run.root), settings=settings)
+    except wandb.Error as error:
+        raise InputError(f"W&B: {first_line(error)}; start the agent again once that is mended") from error
+    with tracked:
         params = drawn_params(space, dict(tracked.config))
         record = SweepTrial(run.trials / tracked.id, params, os.environ.get("WANDB_SWEEP_ID"))
         try:

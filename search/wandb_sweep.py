@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.files import write_text_atomically
 from search.spec import Overrides, load_spec
 from search.tracking.sweep import sweep_text
@@ -25,7 +25,7 @@ from search.tracking.sweep import sweep_text
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="the space file")
     parser.add_argument("--profile", default="auto", metavar="NAME", help="its profile, as for run_search.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")

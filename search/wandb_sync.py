@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from data_prep.errors import InputError, first_line
 from data_prep.split import read_split
 from data_prep.wording import pasted
@@ -139,7 +139,7 @@ def report(synced: Synced, run: RunFolder, mode: Mode) -> str:
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder, like results/lcnn-cpu")
     parser.add_argument("--mode", choices=[Mode.OFFLINE.value, Mode.ONLINE.value], help="default: see above")
     parser.add_argument("--no-pictures", action="store_true", help="keep pictures of real patients here")

@@ -3,12 +3,11 @@
 python -m search.report results/<run>
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.answering import answering
+from data_prep.answering import Parser, answering
 from search.report.page import write_report
 from search.run_folder import RunFolder
 from search.run_study import open_ledger
@@ -17,7 +16,7 @@ from search.run_study import open_ledger
 @answering
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m search.report",
         description="Write report.html of a tested run: one page with the answer, the evidence and how it was made. "
         "It opens offline and asks nothing of the network.",
