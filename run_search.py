@@ -44,7 +44,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--space", type=Path, metavar="FILE", help="the space file: cohort, settings, ranges, budget")
+    what.add_argument(
+        "--space",
+        type=Path,
+        metavar="FILE",
+        help="the space file: cohort, settings, ranges, budget; or lcnn, which is shipped",
+    )
     what.add_argument(
         "--retrain",
         type=Path,

@@ -40,5 +40,7 @@ class PictureConfig(BaseModel):
     """Make air of what is outside the intracranial space."""
     align_midline: bool = False
     """Turn and move each volume in 3D, so that the head's mirror plane stands upright in the middle."""
-    window: Annotated[WindowNames | None, BeforeValidator(_as_several)] = None
+    window: Annotated[
+        WindowNames | None, BeforeValidator(_as_several, json_schema_input_type=WindowName | WindowNames | None)
+    ] = None
     """Window, or windows, in which slices that keep their HU are seen: brain, stroke, wide; null: the cohort's own."""

@@ -39,9 +39,13 @@ class SplitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: float = Field(0.7, gt=0, lt=1)
+    """Share that trains."""
     val: float = Field(0.15, gt=0, lt=1)
+    """Share that validates: trials are judged by it."""
     test: float = Field(0.15, gt=0, lt=1)
+    """Share that is tested once, at the end; the three add up to 1."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the draw."""
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "SplitConfig":

@@ -296,18 +296,18 @@ def write_environment(run: RunFolder) -> None:
     write_text_atomically(run.environment, json.dumps(sittings, indent=1) + "\n")
 
 
-def _commit() -> str | None:
-    """The git commit of the code, marked where the working tree differs from it; None outside git."""
-    here = Path(__file__).parent
+def _commit(code: Path = Path(__file__)) -> str | None:
+    """The git commit of the code, marked where the working tree differs from it; None where git does not keep it.
+
+    An installed copy may lie in a folder of somebody else's repository, whose commit says nothing of ours.
+    """
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        _git(code.parent, "ls-files", "--error-unmatch", code.name)
+        return _git(code.parent, "describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -19,6 +19,7 @@ from data_prep.picture import PictureConfig
 from data_prep.split import SplitConfig
 from lcnn.config import FORMATS, Format, Settings, TrainConfig
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
+from search.shipped import find_space
 from search.space import SearchSpace
 
 
@@ -212,13 +213,14 @@ def load_spec(path: Path, overrides: Overrides, *, has_gpu: bool) -> Spec:
     """Read and validate a space file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped one; see `search.shipped.find_space`.
         overrides: changes from the command line.
         has_gpu: decides what the profile ``auto`` means.
 
     Raises:
         InputError: one line with the file, the key, what is wrong and the remedy.
     """
+    path = find_space(path)
     data = read_yaml(path)
     profiles = data.pop("profiles", None) or {}
     where = str(path)

@@ -17,7 +17,7 @@ from lcnn.intervals import Estimate
 from search.run_folder import RunFolder
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
 from search.study.pareto import Cost, front
-from search.words import minutes, short_params
+from search.words import minutes, search_command, short_params
 
 FEWEST_PATIENTS = 6
 """With fewer, no permutation test can be significant: all signs are equal by chance in one case of 16."""
@@ -84,7 +84,7 @@ def closing_summary(run: RunFolder, ledger: Ledger) -> str:
         *viewers(run),
         "",
         f"Next: open {run.report} in a browser, or retrain another trial:",
-        f"  python run_search.py --retrain {pasted(run.root)} --trial {_runner_up(trials, winner)}",
+        f"  {search_command()} --retrain {pasted(run.root)} --trial {_runner_up(trials, winner)}",
     ]
     return "\n".join(lines)
 

@@ -1,7 +1,9 @@
 """Trials, settings and durations in words."""
 
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from lcnn.outcome import Outcome
 from search.space import Value
@@ -17,6 +19,15 @@ def trial_line(trial: TrialRecord, unit: str = "epochs") -> str:
     steps = len(trial.curve)
     noun = unit.removesuffix("s") if steps == 1 else unit
     return f"trial {trial.number:>3}  {score}  {steps:>2} {noun:<{len(unit)}}  {end:<10} {short_params(trial.params)}"
+
+
+CONSOLE_SCRIPT = "lcnn-search"
+"""The search as an installed command, as pyproject.toml names it."""
+
+
+def search_command() -> str:
+    """The search as this process was started: the installed command, or the file of a checkout."""
+    return CONSOLE_SCRIPT if Path(sys.argv[0]).stem == CONSOLE_SCRIPT else "python run_search.py"
 
 
 def short_params(params: Mapping[str, Value]) -> str:
