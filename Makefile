@@ -1,11 +1,12 @@
 # make search   from a fresh clone to an evaluated model
 # make test     lint, types and tests
+# make docs     the documentation as a static site, in site/
 PYTHON ?= python3
 VENV   := .venv
 SPACE  ?= spaces/lcnn.yaml
 ARGS   ?=
 
-.PHONY: search test lint types clean
+.PHONY: search test lint types docs reference clean
 
 search: $(VENV)/.installed
 	$(VENV)/bin/python run_search.py --space $(SPACE) $(ARGS)
@@ -20,6 +21,17 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs
+	$(VENV)/bin/mkdocs build --strict
+
+# What is generated from the code: the settings and commands of the documentation, the schema of space files.
+reference: $(VENV)/.installed
+	$(VENV)/bin/python -m search.reference
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 # The stamp is written last, so that an installation that broke off is done again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
@@ -29,4 +41,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache *.egg-info

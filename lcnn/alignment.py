@@ -20,7 +20,7 @@ HEAD_GREY = 24.0
 """Grey value (of 255) above which a pixel counts as head rather than air."""
 POSE_SIDE = 32
 """Side in pixels at which the pose is estimated and the symmetry measured: 64 cost thrice the time and found the
-phantom's angle no better (docs/lcnn-attempts.md)."""
+phantom's angle no better (docs/explanation/lcnn-attempts.md)."""
 
 
 class Pose(NamedTuple):
