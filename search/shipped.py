@@ -1,5 +1,6 @@
 """The space files that come with the package, found from any folder."""
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,9 +19,11 @@ def find_space(path: Path) -> Path:
     ``lcnn``, ``lcnn.yaml`` and ``spaces/lcnn.yaml`` name the same shipped file. A path that names nothing comes back as
     it is, for its reader to refuse.
     """
-    if path.exists() and not path.is_dir():
+    # os.path, as pathlib raises where a folder on the way cannot be read; that is for the reader to say.
+    if os.path.exists(path) and not os.path.isdir(path):
         return path
-    parts = path.with_suffix(".yaml").parts
-    is_shipped_name = path.suffix in ("", ".yaml") and parts in ((path.stem + ".yaml",), (FOLDER, path.stem + ".yaml"))
-    shipped = shipped_folder() / f"{path.stem}.yaml"
-    return shipped if is_shipped_name and shipped.is_file() else path
+    for shipped in shipped_folder().glob("*.yaml"):
+        names = (shipped.stem, shipped.name)
+        if path in [Path(name) for name in names] or path in [Path(FOLDER, name) for name in names]:
+            return shipped
+    return path

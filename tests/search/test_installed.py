@@ -32,6 +32,15 @@ def test_no_other_path_is_taken_for_a_shipped_file(name: str, tmp_path: Path, mo
         load_spec(Path(name), Overrides("cpu"), has_gpu=False)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "n" * 300])
+def test_a_path_that_no_file_can_have_is_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="give the path of a space file"):
+        load_spec(Path(name), Overrides("cpu"), has_gpu=False)
+
+
 def test_a_file_of_ones_own_comes_before_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "spaces" / "lcnn.yaml"
