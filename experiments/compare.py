@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from data_prep.answering import Parser, answering
-from data_prep.errors import InputError
-from data_prep.files import write_text_atomically
+from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_text_atomically
 from experiments.curve_chart import Curve, Panel, chart
 from experiments.search_record import AXES, SearchRecord, differences, read_search, repeated_seeds
-from lcnn.comparison import holm
+from lcnn.scoring.comparison import holm
 
 FEWEST_RUNS = 3
 """With fewer repetitions there is no interval, and no verdict."""

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.answering import Parser, answering
+from data_prep.common.cli_errors import Parser, answering
 from lcnn.config import TrainConfig
-from lcnn.loss import lcnn_loss
-from lcnn.model import build_model
-from lcnn.stacks import channels
+from lcnn.network.model import build_model
+from lcnn.training.loss import lcnn_loss
+from lcnn.training.stacks import channels
 from search.placement.rehearsal import usual_normalisation
-from search.spec import Overrides, Spec, load_spec
+from search.spec.settings import Overrides, Spec, load_spec
 
 CONTEXT_GB = 1.0
 """Left for the CUDA context and libraries on a card."""

@@ -24,23 +24,23 @@ from typing import Any
 import ray
 import torch
 
-from data_prep.answering import Parser, answering
-from data_prep.errors import InputError, last_line
-from data_prep.files import write_text_atomically
-from data_prep.machine import available_cores
-from data_prep.store import Store
+from data_prep.cohort.store import Store
+from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.errors import InputError, last_line
+from data_prep.common.files import write_text_atomically
+from data_prep.common.machine import available_cores
 from experiments.speed import open_data
 from lcnn.config import CosineRestarts, TrainConfig
 from search.errors import RunFailed
-from search.execution.probe import Card, Weight, Workshop, find_card, weigh_in
+from search.execution.measuring.probe import Card, Weight, Workshop, find_card, weigh_in
 from search.execution.trainings import Training, start_stream
 from search.execution.trial import OUTCOME_KEY, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.memory import Shape, replaced, share_of
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots
-from search.prepare import window_count
-from search.spec import Overrides, Spec, load_spec
+from search.run.prepare import window_count
+from search.spec.settings import Overrides, Spec, load_spec
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
 GPU_IMAGE_SIZE = 256

@@ -42,28 +42,28 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import MANIFEST
-from data_prep.compiled import CompiledCohort, compile_cohort
-from data_prep.errors import InputError, first_line
-from data_prep.files import write_text_atomically
-from data_prep.framing import to_stored
-from data_prep.head import Box
-from data_prep.machine import available_cores
-from data_prep.mask import from_grey, lesion_in
-from data_prep.phantom_cohort import build_phantom_cohort
-from data_prep.pixels import in_chosen_windows, pixels_of
-from data_prep.store import read_mask, read_windows
+from data_prep.cohort.compiled import CompiledCohort, compile_cohort
+from data_prep.cohort.layout import MANIFEST
+from data_prep.cohort.store import read_mask, read_windows
+from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.errors import InputError, first_line
+from data_prep.common.files import write_text_atomically
+from data_prep.common.machine import available_cores
+from data_prep.intensity.pixels import in_chosen_windows, pixels_of
+from data_prep.phantom.cohort import build_phantom_cohort
+from data_prep.preprocessing.framing import to_stored
+from data_prep.preprocessing.head import Box
+from data_prep.volumes.mask import from_grey, lesion_in
 from experiments.networks import BASELINES, network, parameters
 from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
-from lcnn.fit import TrainingData, make_optimizer
-from lcnn.loss import lcnn_loss
-from lcnn.stacks import StackSource, channels, neighbours
+from lcnn.training.fit import TrainingData, make_optimizer
+from lcnn.training.loss import lcnn_loss
+from lcnn.training.stacks import StackSource, channels, neighbours
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import this_machine
-from search.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
-from search.spec import Overrides, Spec, load_spec
+from search.run.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
+from search.spec.settings import Overrides, Spec, load_spec
 
 WARM_UP = 2
 """Steps of each contender that are not counted; the first one compiles."""
@@ -137,7 +137,7 @@ class Contender:
         self.optimizer = make_optimizer(model, config.optim)
 
     def step(self) -> None:
-        """One training step, that of `lcnn.fit` without its checks; returns when the device is through."""
+        """One training step, that of `lcnn.training.fit` without its checks; returns when the device is through."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._variant.bf16):
             prediction = self.model(self._batch.grey_BDSS)
         loss = lcnn_loss(prediction, self._batch.lesion_BSS, self._config.loss)

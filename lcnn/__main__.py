@@ -24,29 +24,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import Cohort, open_cohort, spacing_of
-from data_prep.compiled import cache_folder, compile_cohort
-from data_prep.errors import InputError
-from data_prep.pixels import pixels_of
-from data_prep.split import SplitConfig, lock_split, read_split, training_normalisation
-from data_prep.window import WINDOWS, in_words
-from data_prep.window_options import window_names
-from data_prep.wording import counted
+from data_prep.cohort.compiled import cache_folder, compile_cohort
+from data_prep.cohort.layout import Cohort, open_cohort, spacing_of
+from data_prep.cohort.split import SplitConfig, lock_split, read_split, training_normalisation
+from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.errors import InputError
+from data_prep.common.wording import counted
+from data_prep.intensity.pixels import pixels_of
+from data_prep.intensity.window import WINDOWS, in_words
+from data_prep.intensity.window_options import window_names
 from lcnn.config import FORMATS, TrainingConfig
-from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
-from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
 from lcnn.export.model_card import read_evidence
 from lcnn.export.model_folder import export_model, refuse_foreign
-from lcnn.fit import EpochResult, TrainingData, fit
-from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
-from lcnn.model_windows import in_named_windows, other_window, pixels_for
+from lcnn.inference.model_file import MODEL, find_model, hash_split, load_model, read_settings
+from lcnn.inference.model_windows import in_named_windows, other_window, pixels_for
+from lcnn.inference.predict import predict_volume
+from lcnn.inference.scans import Scan, Told, find_patients
+from lcnn.inference.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
 from lcnn.outcome import Outcome
-from lcnn.overlay import save_best_median_worst, save_prediction
-from lcnn.predict import predict_volume
-from lcnn.scans import Scan, Told, find_patients
+from lcnn.scoring.evaluate import THRESHOLD, PatientResult, evaluate
+from lcnn.scoring.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
+from lcnn.scoring.overlay import save_best_median_worst, save_prediction
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
-from lcnn.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
+from lcnn.training.fit import EpochResult, TrainingData, fit
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

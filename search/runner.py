@@ -7,31 +7,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import InputError, first_line
-from data_prep.split import PARTS, training_normalisation
-from data_prep.window import in_words
-from lcnn.evaluation import summarise, write_evaluation
-from search.checks import Asked, check_cohort_and_network, check_run
-from search.display import Display
-from search.execution.cluster import check_address, on_cluster
-from search.execution.dashboard import QUIET, RayView, how_to_open
-from search.execution.measuring import measured_slots, slots_measured_there
+from data_prep.cohort.split import PARTS, training_normalisation
+from data_prep.common.errors import InputError, first_line
+from data_prep.intensity.window import in_words
+from lcnn.scoring.evaluation import summarise, write_evaluation
+from search.console.display import Display
+from search.execution.measuring.slots import measured_slots, slots_measured_there
 from search.execution.searching import limit_reached, search
+from search.execution.session.cluster import check_address, on_cluster
+from search.execution.session.dashboard import QUIET, RayView, how_to_open
 from search.execution.trial import Fold, TrialContext
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots, this_machine, thread_warning
-from search.prepare import CACHE, Prepared, find_cohort, prepare
 from search.report.page import write_report
-from search.run_folder import RunFolder, run_folder, write_environment, write_spec
-from search.run_study import open_ledger
-from search.spec import Extension, Spec
-from search.storage import CheckpointStore
-from search.study.budget import Limit, Tally
-from search.study.extension import NO_POINT_LEFT, extended_budget
+from search.report.summary import closing_summary, leak_in_words, write_front, write_trials_table
+from search.run.checks import Asked, check_cohort_and_network, check_run
+from search.run.folder import RunFolder, run_folder, write_environment, write_spec
+from search.run.prepare import CACHE, Prepared, find_cohort, prepare
+from search.run.storage import CheckpointStore
+from search.run.study import open_ledger
+from search.spec.settings import Extension, Spec
+from search.study.budget.extension import NO_POINT_LEFT, extended_budget
+from search.study.budget.limits import Limit, Tally
 from search.study.ledger import Ledger
-from search.study.pareto import cost_of, front_summary
+from search.study.objectives.pareto import cost_of, front_summary
 from search.study.warm_start import WarmStart
-from search.summary import closing_summary, leak_in_words, write_front, write_trials_table
 from search.tracking.tensorboard import write_tensorboard, write_trial
 from search.winner.confirm import Confirmed, confirmation_summary, validation_dice
 from search.winner.final import FinalJob, export_winner, overtuning, test_models

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 
 LEAST_SIDE = 16
 """Pixels; a smaller picture is no slice of a head."""

@@ -5,22 +5,22 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from data_prep.wording import counted
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
-from search.display import Display
+from search.console.display import Display
+from search.console.progress import SearchProgress
 from search.errors import RunFailed
 from search.execution.checkpoints import CheckpointKeeper
-from search.execution.dashboard import RayView
+from search.execution.session.dashboard import RayView
 from search.execution.trial import TrialContext
 from search.execution.tune_search import run_trials
-from search.progress import SearchProgress
-from search.space import SearchSpace
-from search.spec import Spec
-from search.study.budget import Limit, Tally, planned_trials, reached
+from search.spec.settings import Spec
+from search.spec.space import SearchSpace
+from search.study.budget.limits import Limit, Tally, planned_trials, reached
 from search.study.conductor import MOST_CRASHES, Conductor, Event
 from search.study.ledger import Ledger, TrialRecord
-from search.study.pareto import FrontGuard, cost_of
-from search.study.scheduler import build_scheduler, expected_epochs
+from search.study.objectives.pareto import FrontGuard, cost_of
+from search.study.scheduling.schedulers import build_scheduler, expected_epochs
 
 
 def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
-from data_prep.errors import last_line
+from data_prep.common.errors import last_line
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.errors import RunFailed

@@ -1,7 +1,7 @@
 """What trainings take of a card's memory, and what share of the card follows for each.
 
 A shape is all that decides the memory of a training. The shapes that a space can propose are weighed before the
-search (see `search.execution.probe`); here is what follows from the weights, without measuring anything.
+search (see `search.execution.measuring.probe`); here is what follows from the weights, without measuring anything.
 
 A card is a GPU, or on a computer without one its main memory.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lcnn.config import TrainConfig
-from search.space import SearchSpace, Value
+from search.spec.space import SearchSpace, Value
 
 ACCUMULATION = "train.accumulation"
 SHAPE_FIELDS = (

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from data_prep.split import Normalisation
-from lcnn.accumulation import forward
-from lcnn.augment import augment, draw_affine
+from data_prep.cohort.split import Normalisation
 from lcnn.config import TrainConfig
-from lcnn.fit import make_optimizer, predict_logits, resolve_precision
-from lcnn.loss import lcnn_loss
-from lcnn.model import build_model
-from lcnn.stacks import channels
+from lcnn.network.model import build_model
+from lcnn.training.accumulation import forward
+from lcnn.training.augment import augment, draw_affine
+from lcnn.training.fit import make_optimizer, predict_logits, resolve_precision
+from lcnn.training.loss import lcnn_loss
+from lcnn.training.stacks import channels
 
 
 def usual_normalisation(windows: int) -> Normalisation:
@@ -19,7 +19,7 @@ def usual_normalisation(windows: int) -> Normalisation:
 
 
 class Rehearsal:
-    """A network with its optimizer and a batch, as `lcnn.fit` has them, without a cohort.
+    """A network with its optimizer and a batch, as `lcnn.training.fit` has them, without a cohort.
 
     Args:
         config: the training; its initial weights are not read, for they take the room of any others.
@@ -41,7 +41,7 @@ class Rehearsal:
         self._lesion = (torch.rand(shape[0], *shape[2:], generator=self._generator) > 0.99).float().to(device)
 
     def step(self) -> None:
-        """One optimizer step, in the order of `lcnn.fit`: the former step's gradients are there until going back."""
+        """One optimizer step, in the order of `lcnn.training.fit`: the former gradients are there until going back."""
         self._model.train()
         train = self._config.train
         matrix = draw_affine(self._config.augment, train.batch_size, self._generator)

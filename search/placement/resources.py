@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from data_prep.machine import available_cores
-from data_prep.wording import counted
+from data_prep.common.machine import available_cores
+from data_prep.common.wording import counted
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement
-from search.spec import ResourcesConfig
+from search.spec.settings import ResourcesConfig
 
 ALLOCATOR_SHARE = 0.9
 """Of a share that nobody measured, what the allocator may have; CUDA's context and cuBLAS's workspaces come on top."""

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.answering import Parser, answering
+from data_prep.common.cli_errors import Parser, answering
 from search.report.page import write_report
-from search.run_folder import RunFolder
-from search.run_study import open_ledger
+from search.run.folder import RunFolder
+from search.run.study import open_ledger
 
 
 @answering

@@ -9,12 +9,12 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-from data_prep.wording import counted
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
 from search.report.evidence import Patient, Span
-from search.spec import SchedulerConfig
+from search.spec.settings import SchedulerConfig
 from search.study.ledger import TrialRecord
-from search.study.scheduler import rung_levels
+from search.study.scheduling.schedulers import rung_levels
 
 FEWEST_RANKED = 6
 """With fewer completed trials a rank correlation is left to chance."""

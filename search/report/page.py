@@ -11,27 +11,27 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from data_prep.files import write_text_atomically
-from data_prep.wording import counted
-from lcnn.evaluation import COLUMNS
+from data_prep.common.files import write_text_atomically
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
-from search.report.answer import METRIC_NAMES, answer_stats, confirmation_figure, gain_figure, headline
-from search.report.course_figures import (
+from lcnn.scoring.evaluation import COLUMNS
+from search.console.words import minutes
+from search.report.evidence import Evidence, Patient, read_evidence
+from search.report.figures.answer import METRIC_NAMES, answer_stats, confirmation_figure, gain_figure, headline
+from search.report.figures.course import (
     agreement_figure,
     curves_figure,
     progress_figure,
     survival_figure,
     timeline_figure,
 )
-from search.report.evidence import Evidence, Patient, read_evidence
-from search.report.figure import Cell, Figure, Table
-from search.report.patient_figures import calibration_figure, pareto_figure, strata_figure, volume_figure
+from search.report.figures.figure import Cell, Figure, Table
+from search.report.figures.patients import calibration_figure, pareto_figure, strata_figure, volume_figure
+from search.report.figures.settings import importance_figure, parallel_figure, slices_figure
+from search.report.figures.words import amount, number
 from search.report.pictures import Viewing, viewings
-from search.report.settings_figures import importance_figure, parallel_figure, slices_figure
-from search.report.words import amount, number
-from search.run_folder import RunFolder
+from search.run.folder import RunFolder
 from search.study.ledger import Ledger
-from search.words import minutes
 
 FAILED = (Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.CRASHED)
 

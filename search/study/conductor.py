@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from lcnn.settings_file import describe
+from lcnn.training.fit import EpochResult
 from search.placement.memory import Placement, with_accumulation
-from search.space import SearchSpace
-from search.spec import BudgetConfig
-from search.study.budget import Limit, Tally, reached
+from search.spec.settings import BudgetConfig
+from search.spec.space import SearchSpace
+from search.study.budget.limits import Limit, Tally, reached
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
-from search.study.scheduler import Decision, Scheduler
+from search.study.scheduling.schedulers import Decision, Scheduler
 
 TOO_LARGE = "takes more than a whole card, even one stack at a time"
 MOST_CRASHES = 3

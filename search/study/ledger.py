@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.placement.memory import with_accumulation
-from search.space import Params, SearchSpace, point_key
-from search.spec import SamplerConfig
-from search.study.samplers import TakenPoints, build_sampler, is_exhausted
-from search.study.study_storage import StudyStorage
-from search.study.tpe import Observations
+from search.spec.settings import SamplerConfig
+from search.spec.space import Params, SearchSpace, point_key
+from search.study.sampling.samplers import TakenPoints, build_sampler, is_exhausted
+from search.study.sampling.tpe import Observations
+from search.study.storage import StudyStorage
 
 log = logging.getLogger(__name__)
 

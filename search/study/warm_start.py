@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from data_prep.errors import InputError, first_line
-from search.run_folder import RunFolder
-from search.space import Params, SearchSpace, Value
+from data_prep.common.errors import InputError, first_line
+from search.run.folder import RunFolder
+from search.spec.space import Params, SearchSpace, Value
 
 BEST = 5
 """Points taken from another run."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from statistics import fmean, median_low, stdev
 from typing import Any
 
-from data_prep.files import write_text_atomically
+from data_prep.common.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trainings import Trained, Training
 from search.placement.memory import replaced
-from search.run_folder import RunFolder
-from search.space import SearchSpace
-from search.spec import ConfirmConfig
+from search.run.folder import RunFolder
+from search.spec.settings import ConfirmConfig
+from search.spec.space import SearchSpace
 from search.study.ledger import DEFAULTS, TrialRecord, settings_of
 
 

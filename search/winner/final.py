@@ -10,23 +10,23 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from data_prep.cohort import check_patients
-from data_prep.files import write_text_atomically
+from data_prep.cohort.layout import check_patients
+from data_prep.common.files import write_text_atomically
 from lcnn.config import Format, TrainConfig, TrainingConfig
-from lcnn.evaluate import PatientResult, evaluate
-from lcnn.evaluation import write_patients
 from lcnn.export.model_card import Evidence, Graph
 from lcnn.export.model_folder import export_model
-from lcnn.model_file import hash_split, load_model
+from lcnn.inference.model_file import hash_split, load_model
 from lcnn.outcome import Outcome
-from lcnn.overlay import save_best_median_worst
-from lcnn.slices import write_slices
+from lcnn.scoring.evaluate import PatientResult, evaluate
+from lcnn.scoring.evaluation import write_patients
+from lcnn.scoring.overlay import save_best_median_worst
+from lcnn.scoring.slices import write_slices
 from search.errors import RunFailed
 from search.execution.trainings import Training, run_trainings
 from search.execution.trial import TrialContext, fetch_training
-from search.prepare import Prepared
-from search.run_folder import RunFolder
-from search.space import SearchSpace
+from search.run.folder import RunFolder
+from search.run.prepare import Prepared
+from search.spec.space import SearchSpace
 from search.study.ledger import TrialRecord, settings_of
 
 HISTORY = "history.csv"

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from data_prep.wording import counted
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
-from search.display import Display
+from search.console.display import Display
 from search.errors import RunFailed
 from search.execution.trainings import run_trainings
 from search.execution.trial import TrialContext
-from search.run_folder import RunFolder
-from search.space import SearchSpace
-from search.spec import Spec
+from search.run.folder import RunFolder
+from search.spec.settings import Spec
+from search.spec.space import SearchSpace
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
-from search.study.pareto import cost_of, front
+from search.study.objectives.pareto import cost_of, front
 from search.winner.confirm import (
     Confirmed,
     candidates,

@@ -13,17 +13,17 @@ from dicom_files import IDENTIFYING, SIZE, SPACING_MM, UIDS, head, write_series
 from PIL import Image
 from pydicom import dcmread
 
-from data_prep.cohort import scan_cohort, write_manifest
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_seg import read_seg
-from data_prep.window import WINDOWS, KeptHu
+from data_prep.cohort.layout import scan_cohort, write_manifest
+from data_prep.common.errors import InputError
+from data_prep.intensity.window import WINDOWS, KeptHu
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.sources.dicom.seg import read_seg
+from data_prep.sources.dicom.study import open_dicom
 from lcnn.__main__ import main
-from lcnn.model import build_model
-from lcnn.model_file import TrainedModel, save_model
-from lcnn.scans import Told, find_patients
-from lcnn.volumes import volume_row
+from lcnn.inference.model_file import TrainedModel, save_model
+from lcnn.inference.scans import Told, find_patients
+from lcnn.inference.volumes import volume_row
+from lcnn.network.model import build_model
 
 AFFINE = np.array([[-SPACING_MM[1], 0, 0, 87.5], [0, 0, 5, -60], [0, -SPACING_MM[0], 0, 60], [0, 0, 0, 1]])
 """Columns, slices and rows of a file whose second axis runs forward and whose third runs down."""

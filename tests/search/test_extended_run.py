@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from lcnn.outcome import Outcome
-from search.display import Display
+from search.console.display import Display
 from search.execution.searching import limit_reached
-from search.run_folder import RunFolder, write_spec
+from search.run.folder import RunFolder, write_spec
 from search.runner import EVALUATION_FORMAT, extended
-from search.spec import ConfirmConfig, Extension, Overrides, Spec, command_line_limits
-from search.study.budget import Limit
+from search.spec.settings import ConfirmConfig, Extension, Overrides, Spec, command_line_limits
+from search.study.budget.limits import Limit
 from search.study.ledger import Ledger
 
 

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from tiny_cohort import SIDE, TINY, write_cohort
 
-from data_prep.errors import InputError
-from data_prep.phantom import PhantomConfig
-from data_prep.split import PARTS, SplitConfig, make_split
+from data_prep.cohort.split import PARTS, SplitConfig, make_split
+from data_prep.common.errors import InputError
+from data_prep.phantom.patients import PhantomConfig
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.checks import Asked, ExpectedScans, expected_scans
-from search.display import Display
+from search.commands.dry_run import describe_slots, dry_run
+from search.console.display import Display
 from search.placement.memory import MemoryPlan, Shape
 from search.placement.resources import Slots, plan_slots, slots_by_memory
-from search.plan import describe_slots, dry_run
+from search.run.checks import Asked, ExpectedScans, expected_scans
 from search.runner import how_to_extend
-from search.space import SearchSpace
-from search.spec import BudgetConfig, CohortConfig, ResourcesConfig, SamplerConfig, Spec
-from search.study.budget import Limit, planned_trials
+from search.spec.settings import BudgetConfig, CohortConfig, ResourcesConfig, SamplerConfig, Spec
+from search.spec.space import SearchSpace
+from search.study.budget.limits import Limit, planned_trials
 from search.study.ledger import Ledger
 
 SIX: dict[str, Any] = {

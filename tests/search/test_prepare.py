@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from tiny_cohort import SIDE, SLICES, write_cohort
 
-from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
-from data_prep.compiled import compile_cohort
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.split import Split
-from data_prep.store import Store, StoredPatient
-from data_prep.window import WINDOWS, KeptHu
-from search.prepare import alike_slices, check_lesions, find_cohort, window_count
-from search.spec import CohortConfig
-from search.summary import leak_in_words
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import MANIFEST, scan_cohort, write_manifest
+from data_prep.cohort.split import Split
+from data_prep.cohort.store import Store, StoredPatient
+from data_prep.common.errors import InputError
+from data_prep.intensity.window import WINDOWS, KeptHu
+from data_prep.preprocessing.picture import PictureConfig
+from search.report.summary import leak_in_words
+from search.run.prepare import alike_slices, check_lesions, find_cohort, window_count
+from search.spec.settings import CohortConfig
 
 
 @pytest.fixture(autouse=True)

@@ -10,16 +10,16 @@ import torch
 from tiny_cohort import TINY, tiny_context
 from watched_actor import DisturbedActor, ray_that_finds_us, read_log, train_config
 
-from lcnn.checkpoint import load_checkpoint
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
+from lcnn.training.checkpoint import load_checkpoint
 from search.execution.tune_search import run_trials
 from search.placement.resources import Slots
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig, SchedulerConfig
+from search.spec.settings import BudgetConfig, SamplerConfig, SchedulerConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import build_scheduler
+from search.study.scheduling.schedulers import build_scheduler
 
 TRIALS, FIFTH = 9, 4
 SLOTS = Slots(1, 1, 0.0, 0, "cpu")

@@ -16,11 +16,14 @@ from quick import EPOCHS, QuickActor, quick_context, read_diary
 from ray.cluster_utils import Cluster
 from tiny_cohort import SIDE, TINY
 
-from data_prep.errors import InputError
-from data_prep.files import write_text_atomically
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_text_atomically
 from lcnn.outcome import Outcome
-from search.display import Display
-from search.execution.cluster import (
+from search.console.display import Display
+from search.execution.measuring.cluster_probe import smallest_card
+from search.execution.measuring.probe import Card, main_memory, recall_memory
+from search.execution.measuring.slots import slots_measured_there
+from search.execution.session.cluster import (
     Node,
     check_address,
     check_nodes,
@@ -30,17 +33,14 @@ from search.execution.cluster import (
     plan_cluster_slots,
     slots_by_memory_of,
 )
-from search.execution.cluster_probe import smallest_card
-from search.execution.measuring import slots_measured_there
-from search.execution.probe import Card, main_memory, recall_memory
 from search.execution.tune_search import ray_running, run_trials
 from search.placement.memory import MemoryPlan, Shape, replaced
 from search.placement.resources import plan_slots
-from search.space import SearchSpace
-from search.spec import BudgetConfig, CohortConfig, Overrides, ResourcesConfig, Spec, load_spec
+from search.spec.settings import BudgetConfig, CohortConfig, Overrides, ResourcesConfig, Spec, load_spec
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor, Event
 from search.study.ledger import DEFAULTS, Ledger
-from search.study.scheduler import Asha
+from search.study.scheduling.schedulers import Asha
 
 Open = Callable[..., Ledger]
 TRIALS = 10

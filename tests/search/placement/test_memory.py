@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.config import TrainConfig
 from lcnn.settings_file import known_keys
 from search.errors import RunFailed
-from search.execution.probe import Card, Weight, Workshop, find_card, plan_memory, recall_memory, weigh_in
+from search.execution.measuring.probe import Card, Weight, Workshop, find_card, plan_memory, recall_memory, weigh_in
 from search.placement.memory import (
     MARGIN,
     MOST_SHAPES,
@@ -33,7 +33,7 @@ from search.placement.memory import (
     stand_in,
     with_accumulation,
 )
-from search.space import SearchSpace
+from search.spec.space import SearchSpace
 
 SIDE = 32
 TINY = TrainConfig.model_validate(

@@ -12,11 +12,11 @@ from lcnn.outcome import Outcome
 from search.execution.tune_search import run_trials
 from search.placement.memory import MemoryPlan, Shape, replaced
 from search.placement.resources import Slots, slots_by_memory
-from search.space import SearchSpace
-from search.spec import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
+from search.spec.settings import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import build_scheduler
+from search.study.scheduling.schedulers import build_scheduler
 
 GPUS, TRIALS, SEED = 2, 5, 65
 SHARES = {1: 0.25, 2: 0.5, 3: 1.0}

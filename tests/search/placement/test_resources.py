@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.machine import available_cores
+from data_prep.common.machine import available_cores
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement, Shape
 from search.placement.resources import (
@@ -13,7 +13,7 @@ from search.placement.resources import (
     slots_by_memory,
     thread_warning,
 )
-from search.spec import ResourcesConfig
+from search.spec.settings import ResourcesConfig
 
 SIDE = 64
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lcnn.evaluate import Case, score_patient
 from lcnn.outcome import Outcome
-from lcnn.slices import write_slices
+from lcnn.scoring.evaluate import Case, score_patient
+from lcnn.scoring.slices import write_slices
 from search.report.evidence import ConfirmingTraining, Evidence, Label, Parameter, Patient, Provenance, Span
-from search.spec import validate_spec
+from search.spec.settings import validate_spec
 from search.study.ledger import TrialRecord
 
 EPOCHS = 9

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.outcome import Outcome
 from search.report import __main__ as command
 from search.report.evidence import read_evidence
 from search.report.page import write_report
-from search.run_folder import RunFolder, write_environment, write_spec
-from search.space import SearchSpace
-from search.spec import validate_spec
+from search.run.folder import RunFolder, write_environment, write_spec
+from search.spec.settings import validate_spec
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
 
 PATIENTS = """model,patient,dice,hd95,true_volume,predicted_volume,distance_unit,volume_unit

@@ -11,10 +11,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.space import Params, SearchSpace
-from search.spec import SamplerConfig
+from search.spec.settings import SamplerConfig
+from search.spec.space import Params, SearchSpace
 from search.study.ledger import Ledger
-from search.study.samplers import CANDIDATES, Occasion, TakenPoints, _as_completed
+from search.study.sampling.samplers import CANDIDATES, Occasion, TakenPoints, _as_completed
 
 Open = Callable[..., Ledger]
 Spell = tuple[TrialState, list[float], bool]

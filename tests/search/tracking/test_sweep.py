@@ -13,10 +13,10 @@ from records import read_runs
 from wandb.sdk.launch.sweeps.utils import create_sweep_command
 from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
-from data_prep.errors import InputError
-from search import wandb_sweep
-from search.space import SearchSpace
-from search.spec import Overrides, Spec, load_spec
+from data_prep.common.errors import InputError
+from search.commands import wandb_sweep
+from search.spec.settings import Overrides, Spec, load_spec
+from search.spec.space import SearchSpace
 from search.tracking.sweep import drawn_params, sweep_config, sweep_text
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +112,7 @@ def test_a_draw_of_another_space_is_refused(change: dict[str, Any], said: str) -
     with pytest.raises(InputError) as error:
         drawn_params(space, {**DRAWN, **change})
     assert said in str(error.value)
-    assert "search.wandb_sweep" in str(error.value)
+    assert "search.commands.wandb_sweep" in str(error.value)
 
 
 def test_a_missing_parameter_is_named() -> None:

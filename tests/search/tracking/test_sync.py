@@ -11,9 +11,9 @@ import pytest
 import wandb
 from records import WrittenRun, read_runs
 
-from search import wandb_sync
-from search.display import Display
-from search.run_folder import RunFolder
+from search.commands import wandb_sync
+from search.console.display import Display
+from search.run.folder import RunFolder
 from search.tracking.manifest import Manifest
 from search.tracking.mode import Mode
 from search.tracking.runs import history_rows
