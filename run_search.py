@@ -201,20 +201,21 @@ def _search(options: argparse.Namespace, display: "Display") -> None:
     overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
 
-    from search import plan, runner, wandb_sync  # noqa: PLC0415
-    from search.execution.session.dashboard import RayView  # noqa: PLC0415
+    from search.commands import wandb_sync  # noqa: PLC0415
+    from search.commands.dry_run import dry_run  # noqa: PLC0415
+    from search.commands.search import run_search  # noqa: PLC0415
     from search.run.checks import Asked  # noqa: PLC0415
+    from search.run.opened import run_of  # noqa: PLC0415
+    from search.run.session import RayView  # noqa: PLC0415
 
+    run = run_of(spec, options.space, options.results, display)
     if options.dry_run:
         asked = Asked(bool(options.more_trials or options.more_hours), options.warm_start, options.address)
-        plan.dry_run(spec, str(options.space), options.results, display, asked)
+        dry_run(run, str(options.space), asked)
         return
     wandb_mode = wandb_sync.chosen_mode(options.wandb)
-    runner.run_search(
-        spec,
-        str(options.space),
-        options.results,
-        display,
+    run_search(
+        run,
         extension=Extension(options.more_trials, options.more_hours, command_line_limits(overrides)),
         warm_start=options.warm_start,
         address=options.address,

@@ -30,9 +30,9 @@ from data_prep.phantom.patients import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import AugmentConfig, ModelConfig
 from lcnn.network.alignment import AlignmentNetwork, asymmetry
+from lcnn.network.stacks import OVERVIEW, StackSource
 from lcnn.training.augment import augment, draw_affine
 from lcnn.training.loss import symmetry_loss
-from lcnn.training.stacks import OVERVIEW, StackSource
 
 HALF_WIDTH = 1
 """With it a stack has as many slices as an overview has pictures, and one network fits both."""

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_prep.common.cli_errors import Parser, answering
 from lcnn.config import TrainConfig
 from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
 from lcnn.training.loss import lcnn_loss
-from lcnn.training.stacks import channels
 from search.placement.rehearsal import usual_normalisation
 from search.spec.settings import Overrides, Spec, load_spec
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from data_prep.cohort.compiled import cache_folder
 from data_prep.cohort.layout import MANIFEST, Cohort, Patient, open_cohort
+from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.store import read_patient
 from data_prep.common.cli_errors import Parser, answering
 from data_prep.common.errors import InputError
-from data_prep.intensity.pixels import pixels_of
 from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
 from data_prep.phantom.patients import PatientRecord
 from data_prep.preprocessing.coarse import voxel_size
@@ -39,7 +39,7 @@ from data_prep.preprocessing.skull import intracranial_mask
 from data_prep.volumes.mask import lesion_in
 from experiments.preprocessing import PREPARATIONS
 from experiments.study import CACHE, PHANTOM
-from lcnn.scoring.metrics import count
+from lcnn.metrics import count
 from lcnn.settings_file import validate
 
 LARGEST_TURN = np.array([10.0, 5.0, 6.0])

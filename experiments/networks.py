@@ -19,8 +19,8 @@ from lcnn.config import TrainConfig
 from lcnn.network.alignment import Pose
 from lcnn.network.local_path import init_prior
 from lcnn.network.model import PRIOR, Prediction, build_model, normalised, statistic
+from lcnn.network.stacks import OVERVIEW
 from lcnn.training.fit import Build
-from lcnn.training.stacks import OVERVIEW
 
 LEVELS = 5
 """Resolution levels of the two U-Nets, the number of MONAI's own examples."""

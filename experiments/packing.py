@@ -39,7 +39,7 @@ from search.execution.tune_search import ray_running
 from search.placement.memory import Shape, replaced, share_of
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots
-from search.run.prepare import window_count
+from search.run.prepare import find_cohort, window_count
 from search.spec.settings import Overrides, Spec, load_spec
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
@@ -159,7 +159,7 @@ def _run(spec: Spec, options: argparse.Namespace) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         print(UNMEASURED)
         return
-    card, weight = weigh(spec, device, window_count(spec.cohort))
+    card, weight = weigh(spec, device, window_count(find_cohort(spec.cohort), spec.cohort))
     share = share_of(weight.peak_bytes, card.total_bytes, card.shares)
     fit = math.floor(1 / share)
     print(

@@ -26,12 +26,12 @@ from PIL import Image
 
 from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import read_cohort
+from data_prep.cohort.pixels import pixels_of
 from data_prep.common.cli_errors import Parser, answering
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
 from data_prep.common.progress import in_processes
-from data_prep.intensity.pixels import pixels_of
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.quality.cohort_check import check_cohort
 from data_prep.quality.statistics import count_patient, row_of_all

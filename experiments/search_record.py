@@ -12,10 +12,10 @@ from data_prep.cohort.split import read_split
 from data_prep.common.errors import InputError, first_line
 from lcnn.outcome import Outcome
 from search.commands.wandb_agent import RECORD
+from search.run.evaluation import read_evaluation
 from search.run.folder import RESUMABLE_KEYS, RunFolder
 from search.run.prepare import is_synthetic
 from search.run.study import open_ledger
-from search.runner import read_evaluation
 from search.spec.settings import Spec
 from search.spec.space import SearchSpace
 from search.study.ledger import TrialRecord

@@ -44,12 +44,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.cohort.compiled import CompiledCohort, compile_cohort
 from data_prep.cohort.layout import MANIFEST
+from data_prep.cohort.pixels import in_chosen_windows, pixels_of
 from data_prep.cohort.store import read_mask, read_windows
 from data_prep.common.cli_errors import Parser, answering
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
-from data_prep.intensity.pixels import in_chosen_windows, pixels_of
 from data_prep.phantom.cohort import build_phantom_cohort
 from data_prep.preprocessing.framing import to_stored
 from data_prep.preprocessing.head import Box
@@ -57,9 +57,9 @@ from data_prep.volumes.mask import from_grey, lesion_in
 from experiments.networks import BASELINES, network, parameters
 from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
+from lcnn.network.stacks import StackSource, channels, neighbours
 from lcnn.training.fit import TrainingData, make_optimizer
 from lcnn.training.loss import lcnn_loss
-from lcnn.training.stacks import StackSource, channels, neighbours
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import this_machine
 from search.run.prepare import PHANTOM_PREFIX, find_cohort, phantom_key

@@ -27,8 +27,8 @@ import lcnn.network.model
 import lcnn.training.fit
 from data_prep.cohort.split import Normalisation
 from lcnn.config import OptimConfig, TrainConfig
+from lcnn.network.stacks import StackSource
 from lcnn.training.fit import Build, TrainingData
-from lcnn.training.stacks import StackSource
 
 
 class Part(StrEnum):

@@ -35,6 +35,7 @@ from data_prep.phantom.cohort import build_phantom_cohort
 from data_prep.phantom.patients import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from experiments.networks import parameters
+from lcnn.checkpoint import load_checkpoint
 from lcnn.config import OneCycle, TrainConfig
 from lcnn.inference.model_file import TrainedModel
 from lcnn.outcome import Outcome
@@ -43,7 +44,6 @@ from lcnn.scoring.evaluate import evaluate
 from lcnn.scoring.evaluation import write_patients
 from lcnn.scoring.intervals import Estimate, estimate_mean
 from lcnn.settings_file import assign
-from lcnn.training.checkpoint import load_checkpoint
 from lcnn.training.fit import Build, TrainingData, fit
 from search.errors import RunFailed
 from search.spec.settings import Overrides, Spec, load_spec

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from data_prep.cohort.compiled import cache_folder, compile_cohort
 from data_prep.cohort.layout import Cohort, open_cohort, spacing_of
+from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.split import SplitConfig, lock_split, read_split, training_normalisation
 from data_prep.common.cli_errors import Parser, answering
 from data_prep.common.errors import InputError
 from data_prep.common.wording import counted
-from data_prep.intensity.pixels import pixels_of
 from data_prep.intensity.window import WINDOWS, in_words
 from data_prep.intensity.window_options import window_names
 from lcnn.config import FORMATS, TrainingConfig

@@ -25,11 +25,11 @@ from scipy import ndimage
 
 from data_prep.cohort.compiled import CompiledCohort
 from data_prep.cohort.layout import Patient
+from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.split import PARTS, Part, Split
 from data_prep.cohort.store import StoredPatient, read_slice
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import table_text, write_text_atomically
-from data_prep.intensity.pixels import pixels_of
 from data_prep.preprocessing.framing import to_native
 from data_prep.preprocessing.head import Box
 

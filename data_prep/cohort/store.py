@@ -28,15 +28,15 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict
 
 from data_prep.cohort.layout import Cohort, Patient, voxel_ml
+from data_prep.cohort.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import replacing_folder
 from data_prep.common.machine import available_cores
-from data_prep.intensity.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.intensity.window import Window
 from data_prep.preprocessing.framing import frame
 from data_prep.preprocessing.midline import Alignment
 from data_prep.preprocessing.picture import PictureConfig
-from data_prep.sources.checks import check_shape
+from data_prep.volumes.checks import check_shape
 from data_prep.volumes.mask import NoMask, expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.volumes.mask_picture import mask_values
 
@@ -304,7 +304,7 @@ def read_patient(
     Args:
         patient: whose.
         root: the cohort's folder.
-        pixels: what the slices hold; see `data_prep.intensity.pixels.pixels_of`.
+        pixels: what the slices hold; see `data_prep.cohort.pixels.pixels_of`.
         has_ignored: whether masks hold 128 as well, as the cohort says.
 
     Raises:

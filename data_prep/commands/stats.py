@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.cohort.layout import read_cohort
+from data_prep.cohort.pixels import pixels_of
 from data_prep.common.files import write_text_atomically
 from data_prep.common.jobs import add_jobs_option, check_jobs
 from data_prep.common.progress import in_processes
 from data_prep.common.wording import counted
-from data_prep.intensity.pixels import pixels_of
 from data_prep.quality.histograms import Histogram, Series, in_digits, to_svg
 from data_prep.quality.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
 

@@ -69,7 +69,7 @@ class Note(BaseModel):
     is_windowed: bool
     """Whether the source's slices were grey values already, so that no window of ours was applied."""
     doubt: str | None = None
-    """What the scan's values leave open; see `data_prep.sources.checks`."""
+    """What the scan's values leave open; see `data_prep.volumes.checks`."""
     taken: str | None = None
     """As of a `Reading`."""
     has_lesion: bool = True

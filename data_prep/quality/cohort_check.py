@@ -20,10 +20,10 @@ from data_prep.cohort.layout import (
     refuse_unfinished,
     scan_cohort,
 )
+from data_prep.cohort.pixels import GREY, pixels_of
 from data_prep.common.errors import InputError
 from data_prep.common.progress import in_processes
 from data_prep.common.wording import counted
-from data_prep.intensity.pixels import GREY, pixels_of
 from data_prep.quality.contact_sheet import Tile, draw_tile
 from data_prep.quality.findings import Finding, Fix, Kind, Severity
 from data_prep.quality.orientation import COUCH_SURE, LEAST_PATIENTS, LIKELY_MARGIN, find_turns

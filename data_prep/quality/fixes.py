@@ -26,10 +26,10 @@ from data_prep.cohort.layout import (
     told_of,
 )
 from data_prep.cohort.layout import write_manifest as write_cohort
+from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.store import read_mask, read_slice
 from data_prep.common.errors import InputError
 from data_prep.common.files import replacing, write_png, write_text_atomically
-from data_prep.intensity.pixels import pixels_of
 from data_prep.quality.findings import Finding, Fix
 from data_prep.volumes.mask import MIDDLE
 from data_prep.volumes.mask_picture import DEEP_MODES

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from data_prep.cohort.duplicates import BRIGHT
 from data_prep.cohort.layout import slice_files
+from data_prep.cohort.pixels import GREY, Pixels
 from data_prep.cohort.store import read_mask, read_slice
 from data_prep.common.errors import InputError
-from data_prep.intensity.pixels import GREY, Pixels
 from data_prep.quality.findings import Finding, Fix, Kind, Severity
 from data_prep.quality.orientation import (
     LIKELY_REVERSED,
@@ -28,7 +28,7 @@ from data_prep.quality.orientation import (
     upward_score,
 )
 from data_prep.quality.signatures import signatures, telling_slices
-from data_prep.sources.checks import LEAST_SIDE
+from data_prep.volumes.checks import LEAST_SIDE
 from data_prep.volumes.mask import IGNORED_GREY, NoMask, expected_values, is_blurred, is_mask
 
 BLANK_HEAD = 0.002

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError
-from data_prep.sources.checks import check_finite
+from data_prep.volumes.checks import check_finite
 from data_prep.volumes.mask import labelled, whole_numbers
 
 

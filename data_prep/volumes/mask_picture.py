@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.sources.checks import check_finite
+from data_prep.volumes.checks import check_finite
 from data_prep.volumes.mask import NoMask, whole_numbers
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")

@@ -1,6 +1,6 @@
 """The network as a graph that runs without our code: torch.export and ONNX, each compared with torch.
 
-One input, ``image``: grey values 0..255, float32 (B, C, S, S), as `lcnn.training.stacks` lays them out: the patient's
+One input, ``image``: grey values 0..255, float32 (B, C, S, S), as `lcnn.network.stacks` lays them out: the patient's
 overview, then slice by slice all windows of the stack. One output, ``logits``: log-odds of lesion on the centre slice,
 float32 (B, 1, S, S). Pose, warping and normalisation are inside; the size of the batch is free.
 
@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 
 from data_prep.common.errors import first_line
 from lcnn.network.model import LCNN
-from lcnn.training.stacks import OVERVIEW
+from lcnn.network.stacks import OVERVIEW
 
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-4

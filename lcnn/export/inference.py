@@ -14,8 +14,8 @@ from monai.utils import convert_to_dst_type
 from PIL import Image
 from torch import Tensor
 
+from data_prep.cohort.pixels import as_grey
 from data_prep.common.errors import InputError
-from data_prep.intensity.pixels import as_grey
 from data_prep.intensity.window import COLOURS
 from lcnn.export.graph import LogitNetwork
 from lcnn.inference.model_file import ModelSettings, network

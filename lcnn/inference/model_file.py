@@ -21,10 +21,10 @@ from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import require_room
 from data_prep.intensity.window import Window
 from data_prep.preprocessing.picture import PictureConfig
+from lcnn.checkpoint import checkpoint_config, load_checkpoint
 from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.network.model import LCNN, build_model
 from lcnn.settings_file import read_yaml, validate
-from lcnn.training.checkpoint import checkpoint_config, load_checkpoint
 
 MODEL = "model"
 """The model's folder in a run's."""

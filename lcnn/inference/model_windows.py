@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from data_prep.cohort.pixels import Pixels
 from data_prep.common.errors import InputError
-from data_prep.intensity.pixels import Pixels
 from data_prep.intensity.window import in_words
 from data_prep.intensity.window_options import named_windows
 from lcnn.inference.model_file import TrainedModel

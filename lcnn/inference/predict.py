@@ -17,8 +17,8 @@ from data_prep.common.errors import InputError
 from data_prep.preprocessing.framing import frame
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.inference.model_file import TrainedModel
+from lcnn.network.stacks import as_channels, neighbours, overview
 from lcnn.training.fit import predict_logits, resolve_precision
-from lcnn.training.stacks import as_channels, neighbours, overview
 
 Logits = Callable[[Tensor], Tensor]
 """Log-odds (B, S, S) of lesion from stacks of grey values, uint8 (B, C, S, S) on the CPU."""

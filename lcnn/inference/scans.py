@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.cohort.layout import MANIFEST, Spacing, read_manifest, voxel_ml
+from data_prep.cohort.pixels import GREY, Pixels, pixels_of
 from data_prep.cohort.store import read_windows
 from data_prep.common.errors import InputError
 from data_prep.common.files import replacing, write_png
-from data_prep.intensity.pixels import GREY, Pixels, pixels_of
 from data_prep.intensity.window import WINDOWS, Window, in_words
 from data_prep.sources.dicom.seg import Author, write_seg
 from data_prep.sources.dicom.studies import Study, find_studies, is_dicom

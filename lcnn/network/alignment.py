@@ -1,7 +1,7 @@
 """Midline alignment: find the in-plane pose of the head, undo it, and put predictions back.
 
 Left-right mirror symmetry identifies only the in-plane angle and the left-right shift, so the network
-predicts just these two. It finds them in the overview of the whole volume (`lcnn.training.stacks.overview`): means of
+predicts just these two. It finds them in the overview of the whole volume (`lcnn.network.stacks.overview`): means of
 many slices, in which noise, lesions and small asymmetries count for less than in the few slices of a stack. All
 geometry stays in float32: a bf16 grid is wrong by half a pixel at 512 pixels.
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_prep.common.errors import InputError, first_line
+from lcnn.checkpoint import UNREADABLE
 from lcnn.network.local_path import init_prior
 from lcnn.network.norms import Norm
 from lcnn.network.torchvision_models import models
-from lcnn.training.checkpoint import UNREADABLE
 
 PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_4x2d": 16}
 

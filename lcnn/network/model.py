@@ -15,7 +15,7 @@ from lcnn.network.alignment import AlignmentNetwork, Pose, align, asymmetry, pos
 from lcnn.network.global_path import GlobalPath
 from lcnn.network.local_path import LocalPath
 from lcnn.network.norms import NORMS
-from lcnn.training.stacks import OVERVIEW
+from lcnn.network.stacks import OVERVIEW
 
 PRIOR = 0.01
 """Probability of lesion that an untrained network predicts."""
@@ -71,7 +71,7 @@ class LCNN(nn.Module):
     def forward(self, grey_BCHW: Tensor) -> Prediction:
         """Segment the centre slice of each stack of grey values 0..255.
 
-        A stack comes behind its patient's overview, as `lcnn.training.stacks.StackSource` gives it.
+        A stack comes behind its patient's overview, as `lcnn.network.stacks.StackSource` gives it.
         """
         if grey_BCHW.shape[1] != OVERVIEW + self.slices * self.windows:
             raise ValueError(

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cohort.layout import Cohort, voxel_ml
+from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.store import read_patient
-from data_prep.intensity.pixels import pixels_of
 from data_prep.volumes.mask import ignored_in, lesion_in
 from lcnn.inference.model_file import TrainedModel
 from lcnn.inference.model_windows import pixels_for
 from lcnn.inference.predict import predict_volume
+from lcnn.metrics import count, hd95, surface_dice
 from lcnn.scoring.calibration import Reliability, reliability
 from lcnn.scoring.lesions import count_lesions
-from lcnn.scoring.metrics import count, hd95, surface_dice
 
 THRESHOLD = 0.5
 """Probability from which a voxel is taken for lesion."""
@@ -30,7 +30,7 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class PatientResult:
-    """One patient's figures; NaN by the empty rule of `lcnn.scoring.metrics`."""
+    """One patient's figures; NaN by the empty rule of `lcnn.metrics`."""
 
     patient: str
     dice: float

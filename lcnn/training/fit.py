@@ -24,16 +24,16 @@ from data_prep.cohort.split import Normalisation
 from data_prep.cohort.store import Store
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import table_text, write_text_atomically
+from lcnn.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.config import OptimConfig, TrainConfig
+from lcnn.metrics import Counts, mean_defined
 from lcnn.network.model import build_model
+from lcnn.network.stacks import LesionAwareSampler, StackSource
 from lcnn.outcome import Outcome
-from lcnn.scoring.metrics import Counts, mean_defined
 from lcnn.training.accumulation import forward
 from lcnn.training.augment import augment, draw_affine, move
-from lcnn.training.checkpoint import checkpoint_config, load_checkpoint, save_checkpoint
 from lcnn.training.loss import lcnn_loss
 from lcnn.training.schedule import lr_factor
-from lcnn.training.stacks import LesionAwareSampler, StackSource
 
 LEARNING = 0.01
 """Validation Dice above which a training has left 0; before that, standing still is no reason to stop."""

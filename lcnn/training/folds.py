@@ -8,8 +8,8 @@ step's value is the mean of the folds so far: bad settings are given up after th
 from collections.abc import Callable, Generator, Sequence
 from statistics import fmean
 
+from lcnn.metrics import mean_defined
 from lcnn.outcome import Outcome
-from lcnn.scoring.metrics import mean_defined
 from lcnn.training.fit import EpochResult, is_finished
 
 Training = Generator[EpochResult, None, Outcome]

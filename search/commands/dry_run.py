@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -12,17 +11,16 @@ from data_prep.cohort.compiled import cache_folder
 from data_prep.cohort.layout import Cohort, read_cohort
 from data_prep.common.wording import counted
 from lcnn.config import TrainConfig
-from search.console.display import Display
 from search.console.words import minutes
 from search.execution.measuring.slots import recalled_slots
 from search.execution.session.cluster import cluster_slots
 from search.execution.tune_search import ray_running
 from search.placement.rehearsal import Rehearsal
-from search.placement.resources import Slots, is_placed_by_memory, this_machine, thread_warning
+from search.placement.resources import Slots, is_placed_by_memory, thread_warning
 from search.run.checks import NOTHING_ASKED, Asked, check_cohort_and_network, check_parts, check_run
-from search.run.folder import run_folder
-from search.run.prepare import CACHE, CohortPlace, find_cohort, window_count
-from search.run.study import open_ledger, study_of
+from search.run.opened import Run
+from search.run.prepare import CACHE, CohortPlace
+from search.run.study import study_of
 from search.spec.settings import ResourcesConfig, Spec
 from search.spec.space import SearchSpace
 from search.study.budget.limits import planned_trials
@@ -89,14 +87,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload) -> TimeEstimate:
+def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload, windows: int) -> TimeEstimate:
     """Time of search and final trainings, had all trials the defaults' cost and ASHA its usual course.
 
     Infinite where only a plateau ends a search without a number of trials.
 
     A search over T costs more than this where larger T are drawn often; the estimate names the order.
     """
-    step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots, window_count(spec.cohort))
+    step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots, windows)
     steps, val_batches = load.train_stacks / spec.train.batch_size, load.val_slices / spec.train.stacks_at_once
     epoch_s = math.ceil(steps) * step_s + math.ceil(val_batches) * val_s
     per_trial = expected_epochs(spec.scheduler, spec.steps)
@@ -135,38 +133,34 @@ def describe_slots(config: ResourcesConfig, slots: Slots) -> str:
     return f"{slots}, or fewer where their memory, which the search measures first, asks for it"
 
 
-def dry_run(spec: Spec, where: str, results: Path, display: Display, asked: Asked = NOTHING_ASKED) -> None:
+def dry_run(run: Run, where: str, asked: Asked = NOTHING_ASKED) -> None:
     """Check all that the search itself checks, show the plan and estimate its time; nothing is left behind.
 
     Args:
-        spec: the validated space file.
-        where: its name, for messages.
-        results: folder of all runs.
-        display: where to report.
+        run: the run, as it would be begun or gone on with.
+        where: names the space file.
         asked: what the command line asks beside it.
 
     Raises:
         InputError: something that the search would refuse.
     """
-    space = spec.space(where)
-    run = run_folder(results, spec)
-    check_cohort_and_network(spec)
-    exists, warm = check_run(spec, space, run, asked)
-    if exists and (run.study.exists() or study_of(spec, run).is_shared):
-        open_ledger(run, spec, space)
-    slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
+    spec, space, display, place = run.spec, run.space, run.display, run.place
+    check_cohort_and_network(run)
+    exists, warm = check_run(run, asked)
+    if exists and (run.folder.study.exists() or study_of(spec, run.folder).is_shared):
+        _ = run.ledger  # opened, it is seen to be readable
+    slots = recalled_slots(run)
     if asked.address is not None:
         with ray_running(slots, asked.address):
             slots = cluster_slots(spec.resources)
     trials = planned_trials(spec, space)
-    place = find_cohort(spec.cohort)
-    cohort = read_cohort(place.root, cache_folder(place.root, results / CACHE)) if place.is_there else None
+    cohort = read_cohort(place.root, cache_folder(place.root, run.results / CACHE)) if place.is_there else None
     if asked.address is None and (warning := thread_warning(spec.resources)):
         display.say(warning)
-    split = check_parts(spec, place, cohort, run, results, display.progress)
+    split = check_parts(run, cohort)
     display.clear()
     display.say(
-        f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.root}"
+        f"{where} is valid. Profile {spec.profile or 'none'}; run folder {run.folder.root}"
         + (" (exists, would be resumed)" if exists else "")
     )
     display.say(f"Cohort: {describe_cohort(place, cohort)}")
@@ -180,7 +174,7 @@ def dry_run(spec: Spec, where: str, results: Path, display: Display, asked: Aske
     for line in describe_space(space):
         display.say(f"  {line}")
     load, source = workload(spec, cohort)
-    time_s = estimate_time(spec, trials, slots, load)
+    time_s = estimate_time(spec, trials, slots, load, run.windows)
     steps = f"{time_s.trial_steps:.1f} of {spec.steps} {spec.step_unit}"
     every_point = ", every point there is" if trials != spec.budget.trials else ""
     most = "no limit of trials" if trials is None else counted(trials, "trial")

@@ -14,14 +14,13 @@ from lcnn.outcome import Outcome
 from search.console.display import Display
 from search.console.words import short_params
 from search.errors import RunFailed
+from search.execution.context import trial_context
 from search.execution.measuring.slots import recalled_slots
 from search.execution.trainings import Trained, Training, run_trainings
 from search.execution.trial import TrialContext
 from search.execution.tune_search import ray_running
-from search.placement.resources import this_machine
 from search.run.folder import RunFolder, describe_environment, read_environment
-from search.run.study import open_ledger
-from search.runner import prepare_cohort, trial_context
+from search.run.opened import open_run
 from search.study.ledger import Ledger, TrialRecord, settings_of
 
 
@@ -65,28 +64,26 @@ def replay(run_root: Path, number: int, results: Path, display: Display) -> None
         InputError: no run, no such trial, or one without an epoch.
         RunFailed: the replay differs from the record.
     """
-    run = RunFolder(run_root)
-    spec = run.read_spec()
-    space = spec.space(run.spec)
-    with run.locked():
-        trial = _trial(open_ledger(run, spec, space), run, number)
+    run = open_run(run_root, results, display)
+    with run.folder.locked():
+        trial = _trial(run.ledger, run.folder, number)
         display.say(f"Replaying trial {number} for {counted(len(trial.curve), 'epoch')}: {short_params(trial.params)}")
-        prepared = prepare_cohort(spec, run, results, display)
-        slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
+        _ = run.prepared
+        run.slots = recalled_slots(run)
         # From the start, not from what an interrupted replay left: that is what is to be shown.
-        context = replay_context(trial_context(spec, run, prepared, slots), run)
+        context = replay_context(trial_context(run), run.folder)
         shutil.rmtree(context.folder, ignore_errors=True)
-        training = Training(str(number), settings_of(trial, space), len(trial.curve))
+        training = Training(str(number), settings_of(trial, run.space), len(trial.curve))
         try:
-            with ray_running(slots, on_death=display.failed):
+            with ray_running(run.slots, on_death=display.failed):
                 trained = run_trainings(
                     [training], context, lambda done: display.progress("replay, epochs", done, training.epochs)
                 )[training.key]
         finally:
             display.clear()
             shutil.rmtree(context.folder, ignore_errors=True)
-        found = compare(trial, trained, read_environment(run)[-1], describe_environment())
-        path = run.replays / f"{number}.json"
+        found = compare(trial, trained, read_environment(run.folder)[-1], describe_environment())
+        path = run.folder.replays / f"{number}.json"
         write_text_atomically(path, json.dumps({**asdict(found), "is_identical": found.is_identical}, indent=1) + "\n")
     for line in report(found, len(trial.curve)):
         display.say(line)

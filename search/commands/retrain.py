@@ -8,12 +8,12 @@ from lcnn.scoring.evaluation import estimate_text, summarise, write_evaluation
 from search.console.display import Display
 from search.console.words import short_params
 from search.errors import RunFailed
+from search.execution.context import trial_context
 from search.execution.measuring.slots import recalled_slots
 from search.execution.tune_search import ray_running
-from search.placement.resources import this_machine
+from search.run.evaluation import read_evaluation
 from search.run.folder import RunFolder
-from search.run.study import open_ledger
-from search.runner import prepare_cohort, read_evaluation, trial_context
+from search.run.opened import open_run
 from search.study.ledger import Ledger, TrialRecord
 from search.winner.final import final_job, fold_epochs, test_models
 from search.winner.finalists import train
@@ -32,29 +32,25 @@ def retrain(run_root: Path, number: int | None, results: Path, display: Display)
         InputError: no run, no such trial, or one without a value.
         RunFailed: the trial's settings did not train again.
     """
-    run = RunFolder(run_root)
-    spec = run.read_spec()
-    space = spec.space(run.spec)
-    with run.locked():
-        run.check_test_openings()
-        display.log_to(run.root / "run.log")
-        ledger = open_ledger(run, spec, space)
-        trial = pick_trial(run, ledger, number)
-        slots = recalled_slots(spec, space, this_machine(spec.resources), run.memory)
+    run = open_run(run_root, results, display)
+    with run.folder.locked():
+        run.folder.check_test_openings()
+        display.log_to(run.folder.root / "run.log")
+        trial = pick_trial(run.folder, run.ledger, number)
+        run.slots = recalled_slots(run)
         display.say(f"Trial {trial.number}: {short_params(trial.params)}")
-        prepared = prepare_cohort(spec, run, results, display)
-        context = trial_context(spec, run, prepared, slots)
-        job = final_job(trial, space, fold_epochs(context, trial.number) if spec.step_unit == "folds" else None)
+        cohort = run.prepared.data.cohort
+        by_fold = run.spec.step_unit == "folds"
+        job = final_job(trial, run.space, fold_epochs(trial_context(run), trial.number) if by_fold else None)
         jobs = {"trial": job}
-        with ray_running(slots, on_death=display.failed):
-            outcomes = train(jobs, context, run, display)
+        with ray_running(run.slots, on_death=display.failed):
+            outcomes = train(jobs, run)
         if outcomes[job.number] != Outcome.COMPLETED:
             raise RunFailed(f"the final training of trial {job.number} ended {outcomes[job.number]}")
         reason = f"retraining of trial {job.number}"
-        folder = run.final / str(job.number)
-        summary = summarise(test_models(run, jobs, prepared, slots.device, reason=reason, out=folder, slices=None))
-        cohort = prepared.data.cohort
-        about = {"trial": job.number, "synthetic": cohort.synthetic, "opening": run.last_test_opening()}
+        folder = run.folder.final / str(job.number)
+        summary = summarise(test_models(run, jobs, reason=reason, out=folder, slices=None))
+        about = {"trial": job.number, "synthetic": cohort.synthetic, "opening": run.folder.last_test_opening()}
         write_evaluation(folder / "evaluation.json", {**about, **summary})
     synthetic = " (SYNTHETIC cohort)" if cohort.synthetic else ""
     display.say(f"Trial {job.number}: test Dice {estimate_text(summary['models']['trial']['dice'])}{synthetic}")

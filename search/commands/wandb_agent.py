@@ -26,13 +26,12 @@ from lcnn.outcome import Outcome
 from lcnn.settings_file import describe
 from lcnn.training.fit import EpochResult
 from search.console.display import Display
+from search.execution.context import trial_context
 from search.execution.trial import start_training
-from search.placement.resources import this_machine
 from search.run.folder import RunFolder, check_spec, run_folder, write_spec
-from search.run.prepare import CACHE, prepare
-from search.runner import trial_context
+from search.run.opened import Run
 from search.spec.settings import Overrides, Spec, load_spec
-from search.spec.space import Params, SearchSpace
+from search.spec.space import Params
 from search.tracking.mode import project
 from search.tracking.runs import METRIC
 from search.tracking.sweep import drawn_params
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop_on_signals()  # W&B stops a trial by a polite kill
     overrides = Overrides(options.profile, tuple(options.set))
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
-    space = spec.space(options.space)
-    run_trial(spec, space, options.results)
+    run_trial(spec, options.space, options.results)
     return 0
 
 
@@ -64,7 +62,7 @@ def sweep_folder(results: Path, spec: Spec) -> RunFolder:
     return RunFolder(root.with_name(f"{root.name}-sweep"))
 
 
-def run_trial(spec: Spec, space: SearchSpace, results: Path) -> None:
+def run_trial(spec: Spec, where: Path, results: Path) -> None:
     """Train what W&B has drawn.
 
     Raises:
@@ -72,25 +70,25 @@ def run_trial(spec: Spec, space: SearchSpace, results: Path) -> None:
     """
     import wandb  # noqa: PLC0415
 
-    run = sweep_folder(results, spec)
-    if not check_spec(run, spec):
-        write_spec(run, spec)
-    prepared = prepare(spec.cohort, run, results / CACHE, Display().progress, folds=spec.folds.count)
-    context = trial_context(spec, run, prepared, this_machine(spec.resources))
+    folder = sweep_folder(results, spec)
+    run = Run(spec, folder, results, Display(), where)
+    if not check_spec(folder, spec):
+        write_spec(folder, spec)
+    facts = {"profile": spec.profile, "synthetic": run.prepared.data.cohort.synthetic}
+    context = trial_context(run)
     settings = wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True)
     try:
-        tracked = wandb.init(project=project(), dir=str(run.root), settings=settings)
+        tracked = wandb.init(project=project(), dir=str(folder.root), settings=settings)
     except wandb.Error as error:
         raise InputError(f"W&B: {first_line(error)}; start the agent again once that is mended") from error
     with tracked:
-        params = drawn_params(space, dict(tracked.config))
-        record = SweepTrial(run.trials / tracked.id, params, os.environ.get("WANDB_SWEEP_ID"))
+        params = drawn_params(run.space, dict(tracked.config))
+        record = SweepTrial(folder.trials / tracked.id, params, os.environ.get("WANDB_SWEEP_ID"))
         try:
-            config = space.config(params)
+            config = run.space.config(params)
         except ValidationError as error:
             refuse(tracked, record, describe(error, TrainConfig).removeprefix(": "))
             return
-        facts = {"profile": spec.profile, "synthetic": prepared.data.cohort.synthetic}
         tracked.config.update({"settings": config.model_dump(mode="json"), **facts})
         # A trial of a sweep has its card to itself.
         training = start_training(context, tracked.id, config, share=1.0)

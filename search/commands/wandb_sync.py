@@ -18,13 +18,11 @@ from data_prep.common.cli_errors import Parser, answering
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.wording import pasted
 from search.console.display import Display
+from search.run.evaluation import read_evaluation
 from search.run.folder import RunFolder, read_environment, run_folder
+from search.run.opened import Run, open_run
 from search.run.prepare import is_synthetic
-from search.run.study import open_ledger
-from search.runner import read_evaluation
 from search.spec.settings import Spec
-from search.spec.space import SearchSpace
-from search.study.ledger import Ledger
 from search.tracking.mode import Mode, is_logged_in
 from search.tracking.runs import Group, TrackedRun, evaluation_run, search_key, trial_run
 from search.tracking.sync import FOLDER, Patience, Synced, sync
@@ -63,47 +61,42 @@ def after_search(spec: Spec, results: Path, mode: Mode | None, display: Display,
     if mode is None:
         display.say(HINT)
     elif mode != Mode.OFF:
-        run = run_folder(results, spec)
+        root = run_folder(results, spec).root
         try:
-            synced = sync_run(run, mode, pictures_of_patients=asked, patience=Patience())
+            synced = sync_run(open_run(root, results, display), mode, pictures_of_patients=asked, patience=Patience())
         except (InputError, OSError) as error:
             synced = Synced(0, 0, fault=first_line(error))
-        display.say(report(synced, run, mode))
+        display.say(report(synced, root, mode))
 
 
-def sync_run(run: RunFolder, mode: Mode, *, pictures_of_patients: bool, patience: Patience) -> Synced:
+def sync_run(run: Run, mode: Mode, *, pictures_of_patients: bool, patience: Patience) -> Synced:
     """Bring W&B up to date about a run.
 
     Args:
-        run: its folder.
+        run: the run.
         mode: offline or online.
         pictures_of_patients: also pictures of test patients, where the cohort is not synthetic.
         patience: how long W&B is waited for.
 
     Raises:
-        InputError: no run, or a damaged one, or another command is working on it.
+        InputError: a damaged run, or another command is working on it.
     """
-    spec = run.read_spec()
-    space = spec.space(run.spec)
-    with run.locked():
-        ledger = open_ledger(run, spec, space)
-        runs = list(tracked(run, spec, ledger, space, pictures_of_patients=pictures_of_patients))
-        return sync(runs, run.root, mode, patience)
+    with run.folder.locked():
+        runs = list(tracked(run, pictures_of_patients=pictures_of_patients))
+        return sync(runs, run.folder.root, mode, patience)
 
 
-def tracked(
-    run: RunFolder, spec: Spec, ledger: Ledger, space: SearchSpace, *, pictures_of_patients: bool
-) -> Iterator[TrackedRun]:
+def tracked(run: Run, *, pictures_of_patients: bool) -> Iterator[TrackedRun]:
     """All that W&B is to know of a run: trials that have ended, and the test, if there was one."""
-    group = group_of(run, spec)
-    for trial in ledger.trials():
+    group, folder = group_of(run.folder, run.spec), run.folder
+    for trial in run.ledger.trials():
         if trial.outcome is not None:
-            yield trial_run(group, trial, space, run.trials / str(trial.number))
-    if run.evaluation.exists():
-        evaluation = read_evaluation(run)
+            yield trial_run(group, trial, run.space, folder.trials / str(trial.number))
+    if folder.evaluation.exists():
+        evaluation = read_evaluation(folder)
         show = pictures_of_patients or evaluation["synthetic"]
-        pictures = sorted(run.overlays.glob("*.png")) if show else []
-        yield evaluation_run(group, evaluation, ledger.trial(evaluation["winner"]), space, pictures)
+        pictures = sorted(folder.overlays.glob("*.png")) if show else []
+        yield evaluation_run(group, evaluation, run.ledger.trial(evaluation["winner"]), run.space, pictures)
 
 
 def group_of(run: RunFolder, spec: Spec) -> Group:
@@ -125,14 +118,14 @@ def group_of(run: RunFolder, spec: Spec) -> Group:
     return Group(name, search_key(name, sittings[0]["started"] if sittings else ""), facts, synthetic)
 
 
-def report(synced: Synced, run: RunFolder, mode: Mode) -> str:
+def report(synced: Synced, root: Path, mode: Mode) -> str:
     """What was done, in one line."""
-    again = f"python -m search.wandb_sync {pasted(run.root)} --mode {mode}"
+    again = f"python -m search.wandb_sync {pasted(root)} --mode {mode}"
     if synced.fault is not None:
         missing = synced.missing or "the"
         return f"W&B: {missing} runs are not written ({synced.fault}); nothing is lost, later: {again}"
     done = f"W&B ({mode}): {synced.written} runs written, {synced.known} were there"
-    sending = f"; to send them: wandb sync {pasted(run.root / FOLDER)}/offline-run-*" if mode == Mode.OFFLINE else ""
+    sending = f"; to send them: wandb sync {pasted(root / FOLDER)}/offline-run-*" if mode == Mode.OFFLINE else ""
     return done + sending
 
 
@@ -150,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     display = Display()
     mode = chosen_mode(options.mode) or Mode.OFFLINE
     patience = Patience(options.stall, total_s=float("inf"))
-    run = RunFolder(options.run)
+    run = open_run(options.run, options.run.parent, display)
     synced = sync_run(run, mode, pictures_of_patients=not options.no_pictures, patience=patience)
-    display.say(report(synced, run, mode))
+    display.say(report(synced, options.run, mode))
     return 0 if synced.fault is None else 1
 
 

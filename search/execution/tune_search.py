@@ -28,11 +28,12 @@ from lcnn.outcome import Outcome
 from lcnn.training.fit import EpochResult
 from search.errors import RunFailed
 from search.execution.session.cluster import join
-from search.execution.session.dashboard import LOOPBACK, QUIET, RayView
+from search.execution.session.dashboard import LOOPBACK
 from search.execution.session.watch import watching
 from search.execution.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
 from search.execution.trial_name import trial_name
 from search.placement.resources import Slots
+from search.run.session import QUIET, RayView
 from search.study.conductor import Conductor
 from search.study.scheduling.schedulers import Decision
 

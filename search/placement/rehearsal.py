@@ -6,11 +6,11 @@ from torch import nn
 from data_prep.cohort.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
 from lcnn.training.accumulation import forward
 from lcnn.training.augment import augment, draw_affine
 from lcnn.training.fit import make_optimizer, predict_logits, resolve_precision
 from lcnn.training.loss import lcnn_loss
-from lcnn.training.stacks import channels
 
 
 def usual_normalisation(windows: int) -> Normalisation:

@@ -30,8 +30,7 @@ from search.report.figures.patients import calibration_figure, pareto_figure, st
 from search.report.figures.settings import importance_figure, parallel_figure, slices_figure
 from search.report.figures.words import amount, number
 from search.report.pictures import Viewing, viewings
-from search.run.folder import RunFolder
-from search.study.ledger import Ledger
+from search.run.opened import Run
 
 FAILED = (Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.CRASHED)
 
@@ -46,15 +45,14 @@ class Section:
     figures: tuple[Figure, ...]
 
 
-def write_report(run: RunFolder, ledger: Ledger) -> None:
+def write_report(run: Run) -> None:
     """Write the run as one page.
 
     Raises:
         InputError: the run is not tested yet, or one of its files is damaged.
     """
-    spec = run.read_spec()
-    space = spec.space(run.spec)
-    write_text_atomically(run.report, render(read_evidence(run, ledger, space)))
+    # The budget that the run was given last is the folder's, not the command's.
+    write_text_atomically(run.folder.report, render(read_evidence(run.folder, run.ledger, run.space)))
 
 
 def render(evidence: Evidence) -> str:

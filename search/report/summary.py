@@ -2,14 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from data_prep.cohort.duplicates import AlikeSlices
 from data_prep.common.files import write_text_atomically
 from data_prep.common.wording import counted, pasted
 from lcnn.scoring.evaluation import comparison_text, estimate_text, find_comparison
@@ -177,17 +176,6 @@ def _overtuning(overtuning: Mapping[str, float | None]) -> list[str]:
 def _false_alarms(model: Mapping[str, Any]) -> list[str]:
     free, alarms = model["lesion_free_patients"], model["lesion_free_with_false_alarm"]
     return [f"  no lesion   {alarms} of {free} lesion-free patients with a false alarm"] if free else []
-
-
-def leak_in_words(alike: Sequence[AlikeSlices]) -> str:
-    """That test figures may be too good, and why."""
-    identical = sum(pair.identical for pair in alike)
-    patients = {(pair.patient, pair.other_patient) for pair in alike}
-    return (
-        f"{len(alike)} pairs of slices ({identical} identical) of {len(patients)} pairs of patients look alike across "
-        "training, validation and test, so figures may be too good; where they are scans of one patient, say so by "
-        "--group-by of python -m data_prep import or index"
-    )
 
 
 class Gain(StrEnum):

@@ -17,12 +17,11 @@ from data_prep.phantom.patients import PhantomConfig, is_lesion_free, patient_na
 from lcnn.network.model import build_model
 from search.placement.rehearsal import usual_normalisation
 from search.run.folder import RunFolder, check_spec
-from search.run.prepare import CACHE, CohortPlace, Progress, prepare, window_count
+from search.run.opened import Run
+from search.run.prepare import CACHE, prepare
 from search.run.storage import CheckpointStore, check_study_is_free
 from search.run.study import study_of
-from search.spec.settings import Spec
-from search.spec.space import SearchSpace
-from search.study.warm_start import WarmStart, read_warm_start
+from search.run.warm_start import WarmStart, read_warm_start
 
 
 class Asked(NamedTuple):
@@ -39,16 +38,16 @@ class Asked(NamedTuple):
 NOTHING_ASKED = Asked()
 
 
-def check_cohort_and_network(spec: Spec) -> None:
+def check_cohort_and_network(run: Run) -> None:
     """Refuse a cohort that is not there, and settings that no trial could build a network from.
 
     Raises:
         InputError: either.
     """
-    build_model(spec.defaults, usual_normalisation(window_count(spec.cohort)))
+    build_model(run.spec.defaults, usual_normalisation(run.windows))
 
 
-def check_run(spec: Spec, space: SearchSpace, run: RunFolder, asked: Asked) -> tuple[bool, WarmStart | None]:
+def check_run(run: Run, asked: Asked) -> tuple[bool, WarmStart | None]:
     """Look at all that a run needs beside its cohort; nothing is written.
 
     Returns:
@@ -58,41 +57,37 @@ def check_run(spec: Spec, space: SearchSpace, run: RunFolder, asked: Asked) -> t
         InputError: the folder holds another search or cannot be written, a storage is not usable or another run's,
             the test part's log was tampered with, there is no run to extend or to start from.
     """
-    run.check_place()
-    resumed = check_spec(run, spec)
-    warm = read_warm_start(asked.warm_start, space) if asked.warm_start else None
+    folder, storage = run.folder, run.spec.storage
+    folder.check_place()
+    resumed = check_spec(folder, run.spec)
+    warm = read_warm_start(asked.warm_start, run.space) if asked.warm_start else None
     if asked.extension and not resumed:
-        raise InputError(f"{run.root}: no run to extend; start it with --trials N, without a plus")
-    place = study_of(spec, run)
-    store = CheckpointStore(spec.storage.checkpoints) if spec.storage.checkpoints else None
+        raise InputError(f"{folder.root}: no run to extend; start it with --trials N, without a plus")
+    place = study_of(run.spec, folder)
+    store = CheckpointStore(storage.checkpoints) if storage.checkpoints else None
     if resumed:
-        run.check_test_openings()
+        folder.check_test_openings()
     else:
         check_study_is_free(place)
         if store is not None:
-            store.check_is_free(run.root.resolve().name, tries=False)
+            store.check_is_free(folder.root.resolve().name, tries=False)
     return resumed, warm
 
 
 # --- the cohort, without leaving anything behind -----------------------------------------------------------------
 
 
-def check_parts(
-    spec: Spec, place: CohortPlace, cohort: Cohort | None, run: RunFolder, results: Path, on_progress: Progress
-) -> Split:
+def check_parts(run: Run, cohort: Cohort | None) -> Split:
     """Split and folds as the run would lock them, from the pixels, in a folder that goes away again.
 
     Args:
-        spec: the search.
-        place: where its cohort lies.
-        cohort: the cohort; None where it is the synthetic one and not built yet.
-        run: its folder, which may be there already.
-        results: folder of all runs, where compiled cohorts are kept.
-        on_progress: told of the work.
+        run: the run.
+        cohort: its cohort; None where it is the synthetic one and not built yet.
 
     Raises:
         InputError: slices that cannot be read, parts or folds without a lesion, a split that is not this cohort's.
     """
+    spec, folder = run.spec, run.folder
     if cohort is None:
         expected = expected_scans(spec.cohort.phantom)
         split = make_split(expected, spec.cohort.split)
@@ -100,15 +95,15 @@ def check_parts(
             make_folds(expected, split, spec.folds.count)
         return split
     with TemporaryDirectory(prefix="lcnn-dry-run-") as scratch:
-        copied = RunFolder(Path(scratch) / run.root.name)
+        copied = RunFolder(Path(scratch) / folder.root.name)
         copied.root.mkdir()
-        for kept in (run.split, run.folds, run.near_duplicates):
+        for kept in (folder.split, folder.folds, folder.near_duplicates):
             if kept.exists():
                 copy(kept, copied.root)
-        cache = results / CACHE
-        if not store_folder(cohort, cache_folder(place.root, cache), spec.cohort.picture).exists():
+        cache = run.results / CACHE
+        if not store_folder(cohort, cache_folder(run.place.root, cache), spec.cohort.picture).exists():
             cache = Path(scratch) / CACHE
-        return prepare(spec.cohort, copied, cache, on_progress, folds=spec.folds.count).split
+        return prepare(run.place, spec.cohort, copied, cache, run.display.progress, folds=spec.folds.count).split
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class RunFolder:
         return self.root / "memory.json"
 
     @property
+    def course(self) -> Path:
+        """What each stage has left for the next."""
+        return self.root / "course.json"
+
+    @property
     def trials(self) -> Path:
         """A folder a trial: last.pt, best.pt, history.csv."""
         return self.root / "trials"

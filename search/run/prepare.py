@@ -11,11 +11,11 @@ from data_prep.cohort.compiled import CompiledCohort, compile_cohort
 from data_prep.cohort.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.cohort.folds import lock_folds
 from data_prep.cohort.layout import LAYOUT_REMEDY, MANIFEST, has_layout, read_manifest, refuse_unfinished
+from data_prep.cohort.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.cohort.split import Normalisation, Split, lock_split, training_normalisation
 from data_prep.cohort.store import Store
 from data_prep.common.errors import InputError
 from data_prep.common.machine import available_cores
-from data_prep.intensity.pixels import GREY, Pixels, in_chosen_windows, pixels_of
 from data_prep.phantom.cohort import PHANTOM_WINDOWS, build_phantom_cohort
 from data_prep.phantom.patients import VERSION, PhantomConfig
 from search.run.folder import RunFolder
@@ -26,6 +26,19 @@ CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
 Progress = Callable[[str, int, int], None]
 """Told of a piece of work, how much of it is done, and how much there is."""
+
+
+class CohortPlace(NamedTuple):
+    """Where the cohort lies."""
+
+    root: Path
+    is_phantom: bool
+    """Whether it is the synthetic cohort that stands in for missing data; then it may not exist yet."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it need not be built; a user's is there."""
+        return not self.is_phantom or (self.root / MANIFEST).exists()
 
 
 @dataclass(frozen=True)
@@ -41,13 +54,14 @@ class Prepared:
     """Who trains and validates in each fold, where trials are measured on folds."""
 
 
-def prepare(config: CohortConfig, run: RunFolder, cache: Path, on_progress: Progress, *, folds: int = 0) -> Prepared:
-    """Find or build the cohort, compile it, lock the split and its folds into the run folder.
+def prepare(
+    place: CohortPlace, config: CohortConfig, run: RunFolder, cache: Path, on_progress: Progress, *, folds: int = 0
+) -> Prepared:
+    """Build the cohort where it is yet to be built, compile it, lock the split and its folds into the run folder.
 
     Raises:
         InputError: no cohort, a broken one, or one that is not the run's.
     """
-    place = find_cohort(config)
     if not place.is_there:
         jobs = available_cores()
         build_phantom_cohort(place.root, config.phantom, jobs, lambda i, n: on_progress("building the phantom", i, n))
@@ -91,19 +105,6 @@ def check_lesions(store: Store, split: Split, image_size: int) -> None:
             )
 
 
-class CohortPlace(NamedTuple):
-    """Where the cohort lies."""
-
-    root: Path
-    is_phantom: bool
-    """Whether it is the synthetic cohort that stands in for missing data; then it may not exist yet."""
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it need not be built; a user's is there."""
-        return not self.is_phantom or (self.root / MANIFEST).exists()
-
-
 def find_cohort(config: CohortConfig) -> CohortPlace:
     """The cohort to use: the user's, or the synthetic one.
 
@@ -124,13 +125,13 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
     return CohortPlace(root / f"{PHANTOM_PREFIX}{phantom_key(config.phantom)}", is_phantom=True)
 
 
-def window_count(config: CohortConfig) -> int:
+def window_count(place: CohortPlace, config: CohortConfig) -> int:
     """In how many windows the cohort's slices come; told by its manifest, before anything is compiled.
 
     Raises:
-        InputError: no cohort, or one that does not hold the windows that are asked for.
+        InputError: it does not hold the windows that are asked for.
     """
-    root, is_phantom = find_cohort(config)
+    root, is_phantom = place
     manifest = root / MANIFEST
     without = Pixels(PHANTOM_WINDOWS) if is_phantom else GREY
     pixels = pixels_of(read_manifest(manifest)) if manifest.exists() else without
@@ -153,3 +154,14 @@ def phantom_key(config: PhantomConfig) -> str:
     """Short name of a synthetic cohort: other settings or another version of the phantom, another folder."""
     text = json.dumps([VERSION, config.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def leak_in_words(alike: Sequence[AlikeSlices]) -> str:
+    """That test figures may be too good, and why."""
+    identical = sum(pair.identical for pair in alike)
+    patients = {(pair.patient, pair.other_patient) for pair in alike}
+    return (
+        f"{len(alike)} pairs of slices ({identical} identical) of {len(patients)} pairs of patients look alike across "
+        "training, validation and test, so figures may be too good; where they are scans of one patient, say so by "
+        "--group-by of python -m data_prep import or index"
+    )

@@ -19,11 +19,11 @@ from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, sa
 from data_prep.__main__ import main
 from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import NOTES, Cohort, open_cohort
+from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.split import SplitConfig, make_split
 from data_prep.cohort.store import read_patient
 from data_prep.common.files import IF_BUSY, LOCK
 from data_prep.importing.register import REGISTER, own_name
-from data_prep.intensity.pixels import pixels_of
 from data_prep.intensity.window import WINDOWS
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.sources.case import Case, Kind

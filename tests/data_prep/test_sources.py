@@ -13,7 +13,7 @@ from PIL import Image
 from refusals import refusal
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
-from data_prep.intensity.pixels import Pixels
+from data_prep.cohort.pixels import Pixels
 from data_prep.intensity.window import HU_OFFSET, WINDOWS, to_pixels
 from data_prep.sources.case import Kind
 from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask

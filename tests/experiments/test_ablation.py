@@ -19,7 +19,7 @@ from lcnn.config import TrainConfig
 from lcnn.network.attention import SymmetryAttention
 from lcnn.network.local_path import FOLD
 from lcnn.network.model import build_model
-from lcnn.training.stacks import channels
+from lcnn.network.stacks import channels
 
 CONFIG = TrainConfig.model_validate(
     {

@@ -8,7 +8,7 @@ from data_prep.cohort.split import Normalisation
 from experiments.networks import BASELINES, Baseline, baseline_of_size, network, parameters
 from lcnn.config import TrainConfig
 from lcnn.network.model import LCNN, build_model
-from lcnn.training.stacks import OVERVIEW, channels
+from lcnn.network.stacks import OVERVIEW, channels
 
 CONFIG = TrainConfig.model_validate(
     {"model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"}}

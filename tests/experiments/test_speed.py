@@ -33,8 +33,8 @@ from experiments.speed import (
 )
 from experiments.step_parts import Part, Phase, Timeline, take_apart
 from lcnn.config import TrainConfig
+from lcnn.network.stacks import OVERVIEW, StackSource
 from lcnn.training.fit import TrainingData
-from lcnn.training.stacks import OVERVIEW, StackSource
 from search.placement.rehearsal import usual_normalisation
 from search.spec.settings import Overrides, load_spec
 

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 from lcnn.config import LossConfig
 from lcnn.network.alignment import Pose
 from lcnn.network.model import LCNN, Prediction, build_model
+from lcnn.network.stacks import channels
 from lcnn.training.accumulation import forward, frozen_statistics
 from lcnn.training.loss import lcnn_loss
-from lcnn.training.stacks import channels
 
 LOSS = LossConfig(alignment=1.0)
 

@@ -21,8 +21,8 @@ from lcnn.network.alignment import (
     unalign,
 )
 from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
 from lcnn.training.loss import dice_loss, symmetry_loss, weighted_cross_entropy
-from lcnn.training.stacks import channels
 
 
 def coordinates(side):

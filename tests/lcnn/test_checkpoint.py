@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.common.errors import InputError
-from lcnn.training.checkpoint import FORMAT, KIND, load_checkpoint, save_checkpoint
+from lcnn.checkpoint import FORMAT, KIND, load_checkpoint, save_checkpoint
 
 
 def test_tensors_and_plain_values_come_back(tmp_path):

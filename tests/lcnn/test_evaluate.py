@@ -14,8 +14,8 @@ from lcnn.inference.model_file import TrainedModel
 from lcnn.inference.predict import predict_volume
 from lcnn.network.alignment import Pose
 from lcnn.network.model import Prediction, build_model
+from lcnn.network.stacks import OVERVIEW, StackSource
 from lcnn.scoring.evaluate import evaluate, score_patient
-from lcnn.training.stacks import OVERVIEW, StackSource
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 

@@ -21,14 +21,14 @@ from pydantic import BaseModel
 import lcnn.network.model
 import lcnn.training.fit
 from data_prep.common.errors import InputError
+from lcnn.checkpoint import load_checkpoint, save_checkpoint
 from lcnn.config import CosineRestarts, OneCycle, Polynomial, TrainConfig
 from lcnn.inference.model_file import load_model
 from lcnn.network.model import LCNN, build_model
+from lcnn.network.stacks import OVERVIEW, StackSource, overview
 from lcnn.outcome import Outcome
-from lcnn.training.checkpoint import load_checkpoint, save_checkpoint
 from lcnn.training.fit import EpochResult, TrainingData, count_patients, fit, make_optimizer, resolve_precision
 from lcnn.training.schedule import lr_factor
-from lcnn.training.stacks import OVERVIEW, StackSource, overview
 
 EPOCHS = 12
 OVERFIT = {

@@ -16,13 +16,13 @@ from lcnn.config import LossConfig
 from lcnn.inference.model_file import TrainedModel
 from lcnn.network.alignment import Pose
 from lcnn.network.model import Prediction, build_model
+from lcnn.network.stacks import StackSource
 from lcnn.scoring.evaluate import Case, evaluate, score_patient
 from lcnn.scoring.overlay import GREY, save_overlay
 from lcnn.scoring.slices import keep_slices, read_slices_of, write_slices
 from lcnn.training.augment import augment, draw_affine, move
 from lcnn.training.fit import count_patients, fit
 from lcnn.training.loss import dice_loss, lcnn_loss, weighted_cross_entropy
-from lcnn.training.stacks import StackSource
 
 WEIGHTS = (0.1, 0.9)
 

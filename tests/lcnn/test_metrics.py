@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.scoring.metrics import Counts, count, hd95, mean_defined, surface_dice
+from lcnn.metrics import Counts, count, hd95, mean_defined, surface_dice
 
 
 def mask(*voxels, shape=(4, 8, 8)):

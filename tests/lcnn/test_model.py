@@ -11,7 +11,7 @@ from data_prep.cohort.split import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.network.alignment import POSE_SIDE, Pose, align, unalign
 from lcnn.network.model import build_model
-from lcnn.training.stacks import OVERVIEW, channels
+from lcnn.network.stacks import OVERVIEW, channels
 
 
 @pytest.fixture

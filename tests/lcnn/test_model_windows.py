@@ -11,10 +11,10 @@ from PIL import Image
 
 from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import scan_cohort, write_manifest
+from data_prep.cohort.pixels import GREY, Pixels, pixels_of
 from data_prep.cohort.split import Normalisation
 from data_prep.cohort.store import read_patient
 from data_prep.common.errors import InputError
-from data_prep.intensity.pixels import GREY, Pixels, pixels_of
 from data_prep.intensity.window import WINDOWS, KeptHu, to_pixels
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.__main__ import main
@@ -25,8 +25,8 @@ from lcnn.inference.model_windows import in_named_windows, other_window, pixels_
 from lcnn.inference.predict import predict_volume
 from lcnn.network.global_path import grey_adapter
 from lcnn.network.model import build_model
+from lcnn.network.stacks import OVERVIEW, StackSource, channels, overview
 from lcnn.training.fit import TrainingData, fit
-from lcnn.training.stacks import OVERVIEW, StackSource, channels, overview
 
 THREE = tuple(WINDOWS.values())
 BRAIN, STROKE, WIDE = THREE

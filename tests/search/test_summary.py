@@ -8,8 +8,8 @@ import pytest
 from data_prep.common.errors import InputError
 from lcnn.scoring.intervals import Estimate
 from search.report.summary import gain_of, viewers
+from search.run.evaluation import read_evaluation
 from search.run.folder import RunFolder
-from search.runner import read_evaluation
 from search.winner.final import overtuning
 
 

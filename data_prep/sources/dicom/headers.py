@@ -28,7 +28,7 @@ from pydicom.tag import BaseTag, Tag
 
 from data_prep.cohort.layout import natural_key
 from data_prep.common.errors import InputError
-from data_prep.sources.checks import LEAST_SIDE
+from data_prep.volumes.checks import LEAST_SIDE
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings that promise DICOM: such a file without its mark is a fault, any other is passed over."""

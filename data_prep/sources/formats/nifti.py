@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.checks import AXIAL_MM, check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
 from data_prep.sources.naming.pairing import paired
 from data_prep.sources.naming.tree import Found, Patterns, files_below, listed, session, sort_out, subject
+from data_prep.volumes.checks import AXIAL_MM, check_finite, check_hu, check_shape
 from data_prep.volumes.volume import Grid, Volume
 
 SUFFIXES = (".nii", ".nii.gz")

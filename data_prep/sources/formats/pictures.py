@@ -18,10 +18,10 @@ from PIL import Image, UnidentifiedImageError
 from data_prep.cohort.layout import SLICE_SUFFIXES
 from data_prep.common.errors import InputError, first_line
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.checks import check_finite, check_hu, check_shape
 from data_prep.sources.labels import labels_of
 from data_prep.sources.naming.pairing import paired
 from data_prep.sources.naming.tree import Found, Patterns, files_below, listed, sort_out
+from data_prep.volumes.checks import check_finite, check_hu, check_shape
 from data_prep.volumes.mask import MIDDLE, is_blurred, labelled
 from data_prep.volumes.mask_picture import DEEP_MODES, grey_values, mask_values
 from data_prep.volumes.volume import Volume

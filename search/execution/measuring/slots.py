@@ -1,62 +1,54 @@
 """Trial slots by what trainings are seen to take: on this machine, on a cluster, or as an earlier sitting saw it."""
 
 from functools import partial
-from pathlib import Path
 
 from data_prep.common.machine import available_cores
-from search.console.display import Display
 from search.execution.measuring.cluster_probe import NodeBench, cards_of, smallest_card
 from search.execution.measuring.probe import Bench, Card, Workshop, find_card, plan_memory, recall_memory, weigh_in
 from search.execution.session.cluster import cluster_nodes, slots_by_memory_of
 from search.placement.memory import MemoryPlan
 from search.placement.resources import Slots, is_placed_by_memory, slots_by_memory
-from search.run.prepare import window_count
-from search.spec.settings import Spec
-from search.spec.space import SearchSpace
+from search.run.opened import Run
 
 
-def measured_slots(spec: Spec, space: SearchSpace, slots: Slots, path: Path, display: Display) -> Slots:
+def measured_slots(run: Run) -> Slots:
     """This machine's slots by what trials are seen to take, unless the file fixes how many share a GPU.
-
-    Args:
-        spec: the search.
-        space: what can be proposed.
-        slots: as they are planned before anything is measured.
-        path: where weights are kept.
-        display: where to report.
 
     Raises:
         InputError: the file of an earlier sitting is damaged.
         RunFailed: a training broke off for another reason than memory.
     """
-    if not is_placed_by_memory(spec.resources, slots):
+    resources, slots = run.spec.resources, run.slots
+    if not is_placed_by_memory(resources, slots):
         return slots
     with Workshop() as workshop:
         card = find_card(workshop, slots.device, slots.gpus)
-        memory = _measure(spec, space, slots, path, workshop, card, display)
-    slots = slots_by_memory(spec.resources, slots, memory, cores=available_cores())
-    display.say(f"Memory: {memory}; trials: {slots}")
+        memory = _measure(run, slots, workshop, card)
+    slots = slots_by_memory(resources, slots, memory, cores=available_cores())
+    run.display.say(f"Memory: {memory}; trials: {slots}")
     return slots
 
 
-def recalled_slots(spec: Spec, space: SearchSpace, slots: Slots, path: Path) -> Slots:
+def recalled_slots(run: Run) -> Slots:
     """This machine's slots by what earlier sittings have weighed; as they were planned where that is not known here.
 
     Raises:
         InputError: the file of an earlier sitting is damaged.
     """
-    if not is_placed_by_memory(spec.resources, slots) or not path.exists():
+    resources, slots, path = run.spec.resources, run.slots, run.folder.memory
+    if not is_placed_by_memory(resources, slots) or not path.exists():
         return slots
     with Workshop() as workshop:
         card = find_card(workshop, slots.device, slots.gpus)
-    memory = recall_memory(space, spec.cohort.image_size, path, card, windows=window_count(spec.cohort))
-    return slots_by_memory(spec.resources, slots, memory, cores=available_cores()) if memory else slots
+    memory = recall_memory(run.space, run.spec.cohort.image_size, path, card, windows=run.windows)
+    return slots_by_memory(resources, slots, memory, cores=available_cores()) if memory else slots
 
 
-def slots_measured_there(spec: Spec, space: SearchSpace, slots: Slots, path: Path, display: Display) -> Slots:
+def slots_measured_there(run: Run) -> Slots:
     """The same as `measured_slots` on the cluster that was joined: weighed on the node that has the smallest card."""
+    resources, slots, display = run.spec.resources, run.slots, run.display
     nodes = [node for node in cluster_nodes() if node.count(slots)]
-    if not is_placed_by_memory(spec.resources, slots) or not nodes:
+    if not is_placed_by_memory(resources, slots) or not nodes:
         # A cluster that is yet to grow has no node to weigh on; there a trial has a whole GPU.
         display.say(f"Trials: {slots}")
         return slots
@@ -67,23 +59,21 @@ def slots_measured_there(spec: Spec, space: SearchSpace, slots: Slots, path: Pat
             f"The nodes differ; trials are planned for the smallest, {card.total_bytes / 1e9:.1f} GB ({card.name})"
         )
     with NodeBench(node, slots) as bench:
-        memory = _measure(spec, space, slots, path, bench, card, display)
-    slots = slots_by_memory_of(nodes, spec.resources, slots, memory)
+        memory = _measure(run, slots, bench, card)
+    slots = slots_by_memory_of(nodes, resources, slots, memory)
     display.say(f"Memory: {memory}; trials: {slots}")
     return slots
 
 
-def _measure(
-    spec: Spec, space: SearchSpace, slots: Slots, path: Path, bench: Bench, card: Card, display: Display
-) -> MemoryPlan:
+def _measure(run: Run, slots: Slots, bench: Bench, card: Card) -> MemoryPlan:
     memory = plan_memory(
-        space,
-        spec.cohort.image_size,
-        path,
+        run.space,
+        run.spec.cohort.image_size,
+        run.folder.memory,
         card,
         weigh_in(bench, slots.device, slots.threads, card),
-        partial(display.progress, "measuring the memory of trials"),
-        windows=window_count(spec.cohort),
+        partial(run.display.progress, "measuring the memory of trials"),
+        windows=run.windows,
     )
-    display.clear()
+    run.display.clear()
     return memory

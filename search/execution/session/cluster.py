@@ -16,7 +16,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_prep.common.errors import InputError, first_line
-from search.execution.trial import TrialContext
 from search.placement.memory import MemoryPlan
 from search.placement.resources import Slots, plan_slots
 from search.spec.settings import ResourcesConfig
@@ -172,21 +171,24 @@ def cluster_slots(config: ResourcesConfig) -> Slots:
     return slots
 
 
-def on_cluster(context: TrialContext, config: ResourcesConfig) -> TrialContext:
-    """The same trainings on the cluster that was joined, once it is known that its nodes can run them.
+def slots_on_cluster(config: ResourcesConfig, store: Path, folder: Path | None) -> Slots:
+    """Trial slots on the cluster that was joined, once it is known that its nodes can run trainings.
+
+    Args:
+        config: what a trial takes.
+        store: the compiled cohort.
+        folder: the run's, where trainings keep their files; None: in a storage of their own.
 
     Raises:
         InputError: no node can hold a trial, or one cannot read what a trial needs.
     """
     slots = cluster_slots(config)
     nodes = [node for node in cluster_nodes() if node.count(slots)]
-    index = context.store / "index.json"
-    check_nodes(nodes, index, f"the compiled cohort {context.store}", "put --results on a folder that all nodes share")
-    if context.checkpoints is None:
-        spec = context.folder.parent / "spec.yaml"
-        remedy = "put --results on a folder that all nodes share, or set storage.checkpoints"
-        check_nodes(nodes, spec, f"the run folder {spec.parent}", remedy)
-    return replace(context, slots=slots)
+    remedy = "put --results on a folder that all nodes share"
+    check_nodes(nodes, store / "index.json", f"the compiled cohort {store}", remedy)
+    if folder is not None:
+        check_nodes(nodes, folder / "spec.yaml", f"the run folder {folder}", f"{remedy}, or set storage.checkpoints")
+    return slots
 
 
 def check_nodes(nodes: Sequence[Node], file: Path, what: str, remedy: str) -> None:

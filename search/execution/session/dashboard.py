@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common.wording import pasted
@@ -10,19 +9,6 @@ from data_prep.common.wording import pasted
 LOOPBACK = "127.0.0.1"
 """The dashboard can run code; it is for this machine's own browser, or a tunnel to it."""
 WITHOUT = "Ray's dashboard did not start (does it have the packages of ray[default]?); the search goes on without it"
-
-
-@dataclass(frozen=True)
-class RayView:
-    """What Ray is to show."""
-
-    dashboard: bool = False
-    """Open the dashboard. Each trial then has a worker of its own: Ray names a worker once, when it starts."""
-    verbose: bool = False
-    """Let Ray, its workers and Tune write to the terminal."""
-
-
-QUIET = RayView()
 
 
 def how_to_open(address: str | None) -> str:

@@ -10,9 +10,9 @@ import torch
 from tiny_cohort import TINY, tiny_context
 from watched_actor import DisturbedActor, ray_that_finds_us, read_log, train_config
 
+from lcnn.checkpoint import load_checkpoint
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from lcnn.training.checkpoint import load_checkpoint
 from search.execution.tune_search import run_trials
 from search.placement.resources import Slots
 from search.spec.settings import BudgetConfig, SamplerConfig, SchedulerConfig

@@ -5,6 +5,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import curves
@@ -29,13 +30,15 @@ from search.execution.session.cluster import (
     check_nodes,
     cluster_nodes,
     cluster_slots,
-    on_cluster,
     plan_cluster_slots,
     slots_by_memory_of,
+    slots_on_cluster,
 )
 from search.execution.tune_search import ray_running, run_trials
 from search.placement.memory import MemoryPlan, Shape, replaced
 from search.placement.resources import plan_slots
+from search.run.folder import RunFolder
+from search.run.opened import Run
 from search.spec.settings import BudgetConfig, CohortConfig, Overrides, ResourcesConfig, Spec, load_spec
 from search.spec.space import SearchSpace
 from search.study.conductor import Conductor, Event
@@ -201,7 +204,7 @@ def test_a_search_loses_nothing_with_a_node(
     )
     with ray_running(ONE_SLOT, cluster.address):
         assert len(cluster_nodes()) == 3
-        there = on_cluster(context, ONE_GPU_EACH)
+        there = replace(context, slots=slots_on_cluster(ONE_GPU_EACH, context.store, None))
         assert (there.slots.at_once, there.slots.gpu_share, there.slots.device) == (2, 1.0, "cuda")
         with pytest.raises(InputError, match=r"no node of the cluster .* lower resources.threads"):
             cluster_slots(ResourcesConfig(threads=2, trials_per_gpu=1))
@@ -247,10 +250,12 @@ def test_a_cluster_is_packed_by_memory_that_is_measured_on_its_smallest_node(
     ranges = {"T": {"choice": [1, 2]}, "optim.lr": {"log": [1e-4, 1e-2]}}
     spec = Spec(**dict(TINY), cohort=CohortConfig(image_size=SIDE, fallback="phantom"), search=ranges)
     space = SearchSpace(ranges, TINY, "file")
-    weights = tmp_path / "memory.json"
+    run = Run(spec, RunFolder(tmp_path), tmp_path, Display(), "file")
+    weights = run.folder.memory
     with ray_running(ONE_SLOT, uneven_cluster.address):
         planned = cluster_slots(spec.resources)
-        slots = slots_measured_there(spec, space, planned, weights, Display())
+        run.slots = planned
+        slots = slots_measured_there(run)
 
     assert planned.at_once == 6
     assert slots.memory is not None

@@ -10,9 +10,9 @@ from PIL import Image
 from data_prep.cohort.split import Split
 from lcnn.outcome import Outcome
 from lcnn.training.fit import EpochResult, history_csv
+from search.run.evaluation import EVALUATION_FORMAT
 from search.run.folder import RunFolder, run_folder, write_environment, write_spec
 from search.run.study import open_ledger
-from search.runner import EVALUATION_FORMAT
 from search.spec.settings import Overrides, load_spec
 from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
