@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from data_prep.cohort.groups import add_group_option, group_numbers, group_pattern, patients_by
 from data_prep.cohort.layout import MANIFEST, scan_cohort, spacing_of, with_groups, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.common.jobs import add_jobs_option, check_jobs
 from data_prep.common.progress import bar
@@ -121,7 +121,7 @@ def _groups_by(pattern: re.Pattern[str], names: Sequence[str]) -> dict[str, int]
     )
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)

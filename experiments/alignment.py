@@ -23,7 +23,7 @@ from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import MANIFEST
 from data_prep.cohort.split import SplitConfig, make_split
 from data_prep.cohort.store import Store
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
 from data_prep.phantom.patients import PhantomConfig
@@ -123,7 +123,7 @@ def measure(config: PhantomConfig, root: Path, cache: Path, *, steps: int, seed:
     return errors
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the errors; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -25,7 +25,7 @@ from data_prep.cohort.compiled import cache_folder
 from data_prep.cohort.layout import MANIFEST, Cohort, Patient, open_cohort
 from data_prep.cohort.pixels import pixels_of
 from data_prep.cohort.store import read_patient
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
 from data_prep.phantom.patients import PatientRecord
@@ -210,7 +210,7 @@ def _poses(poses: Sequence[NDArray[np.float64] | None]) -> str:
     )
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -27,7 +27,7 @@ from PIL import Image
 from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import read_cohort
 from data_prep.cohort.pixels import pixels_of
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
@@ -121,7 +121,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -43,7 +43,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError, first_line
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
@@ -368,7 +368,7 @@ def cost_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {"count": len(ordered), **{name: 1e3 * value for name, value in figures.items()}}
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -10,7 +10,7 @@ steps  Time and peak memory of one training step (forward, loss, backward, optim
        a CPU takes minutes a network; --variants fp32 bf16 channels_last leaves it out.
 parts  Where the time of a real training step goes, waiting for data included. See experiments/step_parts.py.
 data   Stacks a second from the compiled cohort, and decoded from its PNG files.
-gpu    Mixed precision against float32 on a GPU, and how near the card's own speed a step comes.
+gpu    Mixed precision against float32 on a GPU, and how near the pool's own speed a step comes.
 
 Peak memory is what the tensors of a contender take at most: its weights, gradients and moments, the batch, and all
 that a step allocates. On a GPU the allocator counts it; on a CPU torch's profiler does, allocation by allocation. It
@@ -46,7 +46,7 @@ from data_prep.cohort.compiled import CompiledCohort, compile_cohort
 from data_prep.cohort.layout import MANIFEST
 from data_prep.cohort.pixels import in_chosen_windows, pixels_of
 from data_prep.cohort.store import read_mask, read_windows
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
@@ -312,7 +312,7 @@ def measure_data(data: CompiledCohort, config: TrainConfig, *, rounds: int) -> l
 
 @dataclass(frozen=True)
 class GpuFigures:
-    """Mixed precision against float32, and a step against the card."""
+    """Mixed precision against float32, and a step against the pool."""
 
     fp32_stacks_a_second: float
     bf16_stacks_a_second: float
@@ -321,7 +321,7 @@ class GpuFigures:
     step_tflops: float
     """TFLOP/s that a step under bf16 autocast achieves, a multiply-add being two operations."""
     matrix_tflops: float
-    """TFLOP/s of a large matrix product in bf16 on the same card."""
+    """TFLOP/s of a large matrix product in bf16 on the same pool."""
 
 
 def measure_gpu(
@@ -523,7 +523,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -28,7 +28,7 @@ from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import MANIFEST, Cohort
 from data_prep.cohort.split import Split, SplitConfig, lock_split, training_normalisation
 from data_prep.cohort.store import Store
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_text_atomically
 from data_prep.phantom.cohort import build_phantom_cohort
@@ -306,7 +306,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-@answering
+@cli_errors
 def run_study(kind: str, contenders: Sequence[Contender], options: argparse.Namespace) -> int:
     """Run a whole study and print what came out; the exit code.
 

@@ -38,7 +38,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def answering(main: Callable[P, int | None]) -> Callable[P, int]:
+def cli_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """A command's main function, which then answers bad input and broken disks by exit code 2, and Ctrl-C by 130.
 
     Other exceptions are faults of ours, and keep their traceback.

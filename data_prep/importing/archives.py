@@ -19,7 +19,7 @@ from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import replacing_folder, require_room
 
 Progress = Callable[[int, int], None]
-"""Told of what is done and of all there is."""
+"""Called with what is done and of all there is."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def unpack_cohort(
         images_zip: a folder of slices a patient, at any depth.
         masks_zip: the same for masks; its patients have the names of the images', in whatever case.
         root: the cohort to make.
-        on_file: told of files unpacked and their number.
+        on_file: called with files unpacked and their number.
         limits: of each archive.
 
     Raises:

@@ -53,7 +53,7 @@ def fetch_zip(link: str, folder: Path, on_bytes: Callable[[int, int | None], Non
     Args:
         link: from `link_of`.
         folder: where it is kept, in part or whole, under a name that only this link has.
-        on_bytes: told of bytes so far, and of all where the server says.
+        on_bytes: called with bytes so far, and of all where the server says.
 
     Raises:
         InputError: the server cannot be reached, refuses, or sends something else than a ZIP file.

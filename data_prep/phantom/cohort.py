@@ -31,7 +31,7 @@ def build_phantom_cohort(
         root: folder to make.
         config: the phantom's settings.
         jobs: processes to use.
-        on_patient: told of patients done and their number.
+        on_patient: called with patients done and their number.
         windows: in which slices are seen.
         keeps_hu: whether slices hold HU in 16 bits.
     """

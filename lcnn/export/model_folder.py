@@ -37,7 +37,7 @@ def export_model(
         formats: graphs to make.
         split_hash: of the split file that says who trained it.
         evidence: what its run measured.
-        on_step: told of every step before it begins; graphs take minutes.
+        on_step: called with every step before it begins; graphs take minutes.
 
     Raises:
         TypeError: the network is not LCNN.

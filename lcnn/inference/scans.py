@@ -46,7 +46,7 @@ COHORT_DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Told:
+class InputOverrides:
     """What a person says of files that do not say it themselves."""
 
     series: int | None = None
@@ -93,29 +93,29 @@ class Patient:
     """Reads the scan, in the windows that are asked for."""
 
 
-def find_patients(path: Path, told: Told | None = None) -> list[Patient]:
+def find_patients(path: Path, overrides: InputOverrides | None = None) -> list[Patient]:
     """The patients of an input: a slice, a volume, a study, or a folder of any of them.
 
     Args:
         path: file or folder.
-        told: what the files do not say themselves.
+        overrides: what the files do not say themselves.
 
     Raises:
         InputError: there are none, two have one name, or something is told that the files say, or that is for others.
     """
-    told = told or Told()
-    series = told.series
+    overrides = overrides or InputOverrides()
+    series = overrides.series
     studies = _studies(path)
     if series is not None and len(studies) != 1:
         raise InputError(f"--series {series}: is for one DICOM study, but {path} holds {len(studies)}; give its folder")
-    if told.hu_offset is not None and studies:
-        raise InputError(f"--hu-offset {told.hu_offset}: DICOM files tell theirs; leave it out")
+    if overrides.hu_offset is not None and studies:
+        raise InputError(f"--hu-offset {overrides.hu_offset}: DICOM files tell theirs; leave it out")
     patients = [_dicom(number, study, series) for number, study in enumerate(studies, start=1)]
-    patients += [_nifti(name, file, told.hu_offset) for name, file in _volumes(path, beside_dicom=bool(studies))]
+    patients += [_nifti(name, file, overrides.hu_offset) for name, file in _volumes(path, beside_dicom=bool(studies))]
     if not patients or (path.is_dir() and has_pictures(path)):
         known = _known_of(path)
-        patients += [_pictures(name, files, told, known) for name, files in input_patients(path)]
-    elif told.spacing_mm:
+        patients += [_pictures(name, files, overrides, known) for name, files in input_patients(path)]
+    elif overrides.spacing_mm:
         raise InputError(f"--spacing-mm: {path} holds no pictures, and other files tell theirs; leave it out")
     name, count = Counter(patient.name for patient in patients).most_common(1)[0]
     if count > 1:
@@ -170,28 +170,28 @@ def _known_of(path: Path) -> _Known:
     )
 
 
-def _pictures(name: str, files: Sequence[Path], told: Told, known: _Known) -> Patient:
+def _pictures(name: str, files: Sequence[Path], overrides: InputOverrides, known: _Known) -> Patient:
     stems = tuple(file.stem for file in files)
     known_mm = known.spacing_mm.get(files[0].parent.resolve())
-    if known_mm and told.spacing_mm:
+    if known_mm and overrides.spacing_mm:
         raise InputError(f"--spacing-mm: {MANIFEST} tells that of {name}; leave it out")
-    spacing_mm = known_mm or told.spacing_mm
+    spacing_mm = known_mm or overrides.spacing_mm
 
     def write(folder: Path, mask_ZHW: NDArray[np.bool_]) -> None:
         for stem, mask_HW in zip(stems, mask_ZHW, strict=True):
             write_png(folder / name / f"{stem}.png", Image.fromarray(mask_HW.astype(np.uint8) * 255))
 
     def open_(seen: Pixels) -> Scan:
-        if told.hu_offset is None:
+        if overrides.hu_offset is None:
             return Scan(read_windows(files, seen), stems, spacing_mm, write)
-        values = read_picture_files(files, told.hu_offset)
+        values = read_picture_files(files, overrides.hu_offset)
         if not values.is_windowed:
             return Scan(_in_windows(values, seen), stems, spacing_mm, write, values.doubt, _assumed(seen))
         if seen.count > 1:
             raise InputError(f"{files[0]}: grey values in one window, but the model sees {in_words(seen.windows)}")
         return Scan(values.values_ZHW.astype(np.uint8)[:, None], stems, spacing_mm, write)
 
-    return Patient(name, known.pixels if told.hu_offset is None else USUAL, open_)
+    return Patient(name, known.pixels if overrides.hu_offset is None else USUAL, open_)
 
 
 def _nifti(name: str, file: Path, hu_offset: int | None) -> Patient:

@@ -43,7 +43,7 @@ class Replay:
     epochs: tuple[EpochDifference, ...]
     """Epochs that differ, in order."""
     environment: Mapping[str, tuple[Any, Any]]
-    """What is not as in the run's last sitting: recorded and now."""
+    """What is not as in the run's last session: recorded and now."""
 
     @property
     def is_identical(self) -> bool:
@@ -102,7 +102,7 @@ def compare(trial: TrialRecord, trained: Trained, recorded: Mapping[str, Any], n
     Args:
         trial: the record.
         trained: the replay, of as many epochs.
-        recorded: the environment of the run's last sitting.
+        recorded: the environment of the run's last session.
         now: the environment of the replay.
     """
     # A trial that was stopped is replayed up to where it was stopped, which it completes.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from data_prep.common.cli_errors import Parser, answering, stop_on_signals
+from data_prep.common.cli_errors import Parser, cli_errors, stop_on_signals
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import write_text_atomically
 from lcnn.config import TrainConfig
@@ -40,7 +40,7 @@ RECORD = "trial.json"
 """In a trial's folder: what it was, and how it ended."""
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,7 +90,7 @@ def run_trial(spec: Spec, where: Path, results: Path) -> None:
             refuse(tracked, record, describe(error, TrainConfig).removeprefix(": "))
             return
         tracked.config.update({"settings": config.model_dump(mode="json"), **facts})
-        # A trial of a sweep has its card to itself.
+        # A trial of a sweep has its pool to itself.
         training = start_training(context, tracked.id, config, share=1.0)
         outcome = follow(training, tracked, record)
         tracked.summary["outcome"] = outcome.value

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.files import write_text_atomically
 from search.spec.settings import Overrides, load_spec
 from search.tracking.sweep import sweep_text
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.cohort.split import read_split
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.wording import pasted
 from search.console.display import Display
@@ -102,7 +102,7 @@ def tracked(run: Run, *, pictures_of_patients: bool) -> Iterator[TrackedRun]:
 def group_of(run: RunFolder, spec: Spec) -> Group:
     """What all W&B runs of a search share."""
     name = run.root.resolve().name
-    sittings = read_environment(run)
+    sessions = read_environment(run)
     synthetic = is_synthetic(spec.cohort)
     facts = {
         "run": name,
@@ -115,7 +115,7 @@ def group_of(run: RunFolder, spec: Spec) -> Group:
         "sampler_seed": spec.sampler.seed,
         "scheduler": spec.scheduler.name,
     }
-    return Group(name, search_key(name, sittings[0]["started"] if sittings else ""), facts, synthetic)
+    return Group(name, search_key(name, sessions[0]["started"] if sessions else ""), facts, synthetic)
 
 
 def report(synced: Synced, root: Path, mode: Mode) -> str:
@@ -129,7 +129,7 @@ def report(synced: Synced, root: Path, mode: Mode) -> str:
     return done + sending
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,7 +18,7 @@ class SearchProgress:
     Args:
         display: where to.
         trials: trials of the whole search; None where their number is no limit.
-        finished: trials that earlier sittings finished.
+        finished: trials that earlier sessions finished.
         best: best value so far.
         slots: trials that run at once.
         steps: of a trial that nobody stops.
@@ -70,7 +70,7 @@ class SearchProgress:
     def _progress_in_words(self) -> str:
         if self._trials is None:
             return counted(self._done, "trial")
-        # A budget that was lowered may be less than what earlier sittings began.
+        # A budget that was lowered may be less than what earlier sessions began.
         return f"{self._done} of {counted(max(self._trials, self._done + len(self._running)), 'trial')}"
 
     def _time_left(self) -> str:

@@ -1,4 +1,4 @@
-"""The search itself: trials on Ray, one sitting after the other, until a limit is reached."""
+"""The search itself: trials on Ray, one session after the other, until a limit is reached."""
 
 import time
 from collections import Counter
@@ -34,14 +34,14 @@ def search(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
 
     Args:
         run: the run.
-        on_ended: told of every trial that ends.
+        on_ended: called with every trial that ends.
 
     Raises:
         KeyboardInterrupt: it was stopped from outside.
         RunFailed: the machine is broken or its disk full, or not one trial gave a value.
     """
     if limit_reached(run.spec, run.ledger) is None:
-        _sit(run, on_ended)
+        _search_session(run, on_ended)
     limit = limit_reached(run.spec, run.ledger)
     if limit is None:
         raise KeyboardInterrupt  # Tune was asked to stop from outside, by SIGUSR1
@@ -52,7 +52,7 @@ def search(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
         raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
 
 
-def _sit(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
+def _search_session(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
     spec, ledger, slots = run.spec, run.ledger, run.slots
     context = trial_context(run)
     progress = _progress(run)
@@ -124,7 +124,7 @@ class Stopwatch:
 
     Args:
         ledger: the study.
-        slots: trial slots of this sitting.
+        slots: trial slots of this session.
     """
 
     def __init__(self, ledger: Ledger, slots: int) -> None:
@@ -133,7 +133,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of searching, over all sittings."""
+        """Wall-clock seconds of searching, over all sessions."""
         return self._kept + time.monotonic() - self._last
 
     def keep(self) -> None:

@@ -76,7 +76,7 @@ class TrialContext:
 def start_training(
     context: TrialContext, key: str, config: TrainConfig, share: float, epochs: int | None = None
 ) -> Generator[EpochResult, None, Outcome]:
-    """A training in this process, with the threads of its slot and this share of its card's memory."""
+    """A training in this process, with the threads of its slot and this share of its pool's memory."""
     settle_process(context.slots.threads, context.slots.device)
     if context.slots.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(context.slots.allocator_share(share))
@@ -177,7 +177,7 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], context: TrialContext) -> None:
-        """Begin the trial that ``config`` describes (number, configuration, share of a card, epochs already known)."""
+        """Begin the trial that ``config`` describes (number, configuration, share of a pool, epochs already known)."""
         end_with_node()
         self._context = context
         self._begin(config)

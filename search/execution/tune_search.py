@@ -1,4 +1,4 @@
-"""Ray Tune as the muscle of a search: it places trials, moves results, retries crashes and decides nothing.
+"""The adapter of Ray Tune: Tune executes, the Conductor decides. Tune places trials and moves results.
 
 Tune asks its searcher for configurations and its scheduler for decisions; both pass the question on to the
 `Conductor`. Tune's experiment state is thrown away: the study holds all there is to know.

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.common.cli_errors import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from search.console.display import Display
 from search.report.page import write_report
 from search.run.opened import open_run
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = Parser(

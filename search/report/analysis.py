@@ -51,7 +51,7 @@ class Step:
 def best_so_far(trials: Sequence[TrialRecord], spans: Mapping[int, Span], effort: Effort) -> list[Step]:
     """The best value after every finished trial, in the order in which they ended.
 
-    Effort is added up over trials, whether they ran side by side or not; pauses between sittings cost nothing.
+    Effort is added up over trials, whether they ran side by side or not; pauses between sessions cost nothing.
     """
     steps: list[Step] = []
     spent, best = 0.0, None

@@ -118,8 +118,8 @@ class Provenance:
     """How the run was made."""
 
     spec: Spec
-    sittings: tuple[Mapping[str, Any], ...]
-    """Versions, machine, commit and command of every sitting."""
+    sessions: tuple[Mapping[str, Any], ...]
+    """Versions, machine, commit and command of every session."""
     parts: Mapping[str, int]
     """Patients of each part."""
     cohort_hash: str
@@ -206,7 +206,7 @@ def read_evidence(run: RunFolder, ledger: Ledger, space: SearchSpace) -> Evidenc
         parameters=tuple(_parameters(space)),
         provenance=Provenance(
             spec=spec,
-            sittings=tuple(read_environment(run)),
+            sessions=tuple(read_environment(run)),
             parts={part: len(split[part]) for part in ("train", "val", "test")},
             cohort_hash=split["cohort_hash"],
             openings=_lines(run.test_openings),

@@ -84,7 +84,7 @@ def render(evidence: Evidence) -> str:
         failures=failures_table(evidence),
         making=making(evidence),
         spec_text=yaml.safe_dump(evidence.provenance.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        sittings=evidence.provenance.sittings,
+        sessions=evidence.provenance.sessions,
         openings=evidence.provenance.openings,
         style=Markup(_asset("style.css")),
         script=Markup(_asset("page.js")),
@@ -183,13 +183,13 @@ def making(evidence: Evidence) -> list[tuple[str, str]]:
     made = evidence.provenance
     spec = made.spec
     seconds = sum(trial.seconds for trial in evidence.trials)
-    last = made.sittings[-1] if made.sittings else {}
+    last = made.sessions[-1] if made.sessions else {}
     ended = [trial.outcome.value for trial in evidence.trials if trial.outcome]
     counts = ", ".join(f"{ended.count(word)} {word}" for word in dict.fromkeys(ended))
     parts = ", ".join(f"{made.parts[part]} {name}" for part, name in _PARTS.items())
     busy = evidence.evaluation.get("slots_busy")
     rows = [
-        ("Started", str(made.sittings[0].get("started", "")) if made.sittings else ""),
+        ("Started", str(made.sessions[0].get("started", "")) if made.sessions else ""),
         ("Trials", f"{len(evidence.trials)}: {counts}; {minutes(seconds)} of training"),
         ("Slots busy", "" if busy is None else f"{busy:.0%}"),
         ("Sampler", f"{spec.sampler.name}, {spec.sampler.startup} random trials first, seed {spec.sampler.seed}"),
@@ -234,12 +234,12 @@ def _slices(evidence: Evidence) -> str:
     return ", ".join(parts)
 
 
-def _machine(sitting: Mapping[str, Any]) -> str:
-    if not sitting:
+def _machine(session: Mapping[str, Any]) -> str:
+    if not session:
         return ""
-    gpus = ", ".join(sitting.get("gpus", ())) or "no GPU"
+    gpus = ", ".join(session.get("gpus", ())) or "no GPU"
     return (
-        f"{sitting.get('platform', '')}; {sitting.get('cores', '?')} cores; {gpus}; Python {sitting.get('python', '')}"
+        f"{session.get('platform', '')}; {session.get('cores', '?')} cores; {gpus}; Python {session.get('python', '')}"
     )
 
 

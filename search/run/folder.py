@@ -26,7 +26,7 @@ from search.spec.settings import Spec, validate_spec
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")
 IF_UNWRITABLE = "make it writable, or choose other --results"
 RESUMABLE_KEYS = ("budget", "confirm", "resources", "exports")
-"""Sections that may change between two sittings of one search: they decide how long, how wide and how sure, and what
+"""Sections that may change between two sessions of one search: they decide how long, how wide and how sure, and what
 is made of the winner, not what is searched."""
 
 
@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def environment(self) -> Path:
-        """Versions, machine and commit of every sitting."""
+        """Versions, machine and commit of every session."""
         return self.root / "environment.json"
 
     @property
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def pareto(self) -> Path:
-        """The Pareto front as CSV, where a search weighs a cost against Dice."""
+        """The Pareto front as CSV, where a search measures a cost against Dice."""
         return self.root / "pareto.csv"
 
     @property
@@ -242,7 +242,7 @@ def check_spec(run: RunFolder, spec: Spec) -> bool:
 
 
 def write_spec(run: RunFolder, spec: Spec) -> None:
-    """Keep the resolved spec, without passwords; what a later sitting changes about its budget replaces the former."""
+    """Keep the resolved spec, without passwords; what a later session changes about its budget replaces the former."""
     text = yaml.safe_dump(_shown(spec), sort_keys=False, allow_unicode=True)
     write_text_atomically(run.spec, text)
 
@@ -281,24 +281,24 @@ def describe_environment() -> dict[str, Any]:
 
 
 def read_environment(run: RunFolder) -> list[dict[str, Any]]:
-    """What the run ran on, a sitting each; none before the first.
+    """What the run ran on, a session each; none before the first.
 
     Raises:
         InputError: the file is damaged.
     """
     try:
-        sittings: list[dict[str, Any]] = (
+        sessions: list[dict[str, Any]] = (
             json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.exists() else []
         )
     except ValueError as error:
         raise InputError(f"{run.environment}: damaged ({first_line(error)}); delete it") from error
-    return sittings
+    return sessions
 
 
 def write_environment(run: RunFolder) -> None:
-    """Keep what the run runs on; a later sitting, perhaps on another machine, adds to it."""
-    sittings = [*read_environment(run), describe_environment()]
-    write_text_atomically(run.environment, json.dumps(sittings, indent=1) + "\n")
+    """Keep what the run runs on; a later session, perhaps on another machine, adds to it."""
+    sessions = [*read_environment(run), describe_environment()]
+    write_text_atomically(run.environment, json.dumps(sessions, indent=1) + "\n")
 
 
 def _commit() -> str | None:

@@ -25,7 +25,7 @@ PHANTOM_PREFIX = "phantom-"
 CACHE = ".cache"
 """Folder below the results where compiled cohorts are kept for all runs."""
 Progress = Callable[[str, int, int], None]
-"""Told of a piece of work, how much of it is done, and how much there is."""
+"""Called with a piece of work, how much of it is done, and how much there is."""
 
 
 class CohortPlace(NamedTuple):

@@ -48,7 +48,7 @@ class BudgetConfig(Settings):
     epochs: int | None = Field(None, ge=1)
     """Steps of all trials, or no limit: epochs, whether on one fold or several at once; folds where these are steps."""
     hours: float | None = Field(None, gt=0)
-    """Wall-clock hours of searching over all sittings, or no limit."""
+    """Wall-clock hours of searching over all sessions, or no limit."""
     gpu_hours: float | None = Field(None, gt=0)
     """Hours of training, each weighted with the trial's share of a GPU, or no limit."""
     target: float | None = Field(None, gt=0, le=1)

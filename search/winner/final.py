@@ -87,7 +87,7 @@ def train_final(
         jobs: what to train.
         context: a trial's context, of which training and validation patients are joined.
         folder: where each keeps its state, by its number.
-        on_epoch: told the number of epochs done.
+        on_epoch: called with the number of epochs done.
 
     Returns:
         How each training ended, by number.

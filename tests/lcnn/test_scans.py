@@ -21,7 +21,7 @@ from data_prep.sources.dicom.seg import read_seg
 from data_prep.sources.dicom.study import open_dicom
 from lcnn.__main__ import main
 from lcnn.inference.model_file import TrainedModel, save_model
-from lcnn.inference.scans import Told, find_patients
+from lcnn.inference.scans import InputOverrides, find_patients
 from lcnn.inference.volumes import volume_row
 from lcnn.network.model import build_model
 
@@ -140,7 +140,7 @@ def test_alike_series_are_asked_for_by_number(model, tmp_path, capsys):
 def test_a_series_number_is_for_one_study(tmp_path):
     write_pictures(tmp_path / "a")
     with pytest.raises(InputError, match=r"--series 1: is for one DICOM study, but .* holds 0"):
-        find_patients(tmp_path, Told(series=1))
+        find_patients(tmp_path, InputOverrides(series=1))
 
 
 def write_deep_cohort(root, patients="ab"):
@@ -184,7 +184,7 @@ def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
     assert run_predict(model, slices, tmp_path / "out", *told) == 0
     assert "window: brain" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.notna().all()
-    scan = opened(find_patients(slices, Told(hu_offset=1024))[0])
+    scan = opened(find_patients(slices, InputOverrides(hu_offset=1024))[0])
     assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
 
 
@@ -207,9 +207,21 @@ def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
 
 
 TOLD_IN_VAIN = {
-    "spacing of NIfTI": ("p.nii.gz", Told(spacing_mm=(5, 1, 1)), "holds no pictures, and other files tell theirs"),
-    "spacing of a cohort": ("cohort", Told(spacing_mm=(5, 1, 1)), "cohort.json tells that of a; leave it out"),
-    "offset of DICOM": ("ct", Told(hu_offset=1024), "--hu-offset 1024: DICOM files tell theirs; leave it out"),
+    "spacing of NIfTI": (
+        "p.nii.gz",
+        InputOverrides(spacing_mm=(5, 1, 1)),
+        "holds no pictures, and other files tell theirs",
+    ),
+    "spacing of a cohort": (
+        "cohort",
+        InputOverrides(spacing_mm=(5, 1, 1)),
+        "cohort.json tells that of a; leave it out",
+    ),
+    "offset of DICOM": (
+        "ct",
+        InputOverrides(hu_offset=1024),
+        "--hu-offset 1024: DICOM files tell theirs; leave it out",
+    ),
 }
 
 

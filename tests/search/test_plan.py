@@ -16,7 +16,7 @@ from lcnn.outcome import Outcome
 from search.commands.dry_run import describe_slots, dry_run
 from search.commands.search import how_to_extend
 from search.console.display import Display
-from search.placement.memory import MemoryPlan, Shape
+from search.placement.memory import MemoryPlan, MemoryProfile
 from search.placement.resources import Slots, plan_slots, slots_by_memory
 from search.run.checks import Asked, ExpectedScans, expected_scans
 from search.run.opened import run_of
@@ -55,7 +55,7 @@ def test_no_more_trials_are_planned_than_there_are_points(
 
 
 def measured(slots: Slots) -> Slots:
-    plan = MemoryPlan(10**10, 0, 32, {}, {Shape.of(TrainConfig(), 32): 4e9}, shares=16)
+    plan = MemoryPlan(10**10, 0, 32, {}, {MemoryProfile.of(TrainConfig(), 32): 4e9}, shares=16)
     return slots_by_memory(ResourcesConfig(), slots, plan, cores=8)
 
 

@@ -78,7 +78,7 @@ def test_the_environment_names_versions_and_adds_up_over_sittings(tmp_path: Path
     run = RunFolder(tmp_path)
     write_environment(run)
     write_environment(run)
-    sittings = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
-    assert len(sittings) == 2
-    assert set(sittings[0]["packages"]) >= {"torch", "ray", "optuna"}
-    assert sittings[0]["cores"] == os.cpu_count()
+    sessions = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
+    assert len(sessions) == 2
+    assert set(sessions[0]["packages"]) >= {"torch", "ray", "optuna"}
+    assert sessions[0]["cores"] == os.cpu_count()

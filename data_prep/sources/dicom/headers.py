@@ -82,7 +82,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Making:
+class AcquisitionInfo:
     """How a picture was made, as far as it decides which series is taken."""
 
     kernel: Kernel
@@ -115,7 +115,7 @@ class Frame:
     intercept: float
     padding: tuple[float, float] | None
     """Lowest and highest stored value that stand for no measurement."""
-    making: Making
+    acquisition: AcquisitionInfo
 
 
 @dataclass(frozen=True)
@@ -364,7 +364,7 @@ def _frame(lookup: _Lookup, file: Path, number: int, size: tuple[int, int]) -> F
         slope=slope,
         intercept=intercept,
         padding=_padding(lookup.dataset),
-        making=_making(lookup),
+        acquisition=_making(lookup),
     )
 
 
@@ -386,12 +386,12 @@ def _padding(dataset: Dataset) -> tuple[float, float] | None:
     return float(min(ends)), float(max(ends))
 
 
-def _making(lookup: _Lookup) -> Making:
+def _making(lookup: _Lookup) -> AcquisitionInfo:
     dataset = lookup.dataset
     name = str(lookup.get("CTReconstructionSequence", "ConvolutionKernel") or "").upper()
     thickness = lookup.get("PixelMeasuresSequence", "SliceThickness")
     image_type = str(lookup.get("CTImageFrameTypeSequence", "FrameType") or dataset.get("ImageType") or "").upper()
-    return Making(
+    return AcquisitionInfo(
         kernel=kernel_of(name),
         kernel_name=name,
         has_contrast=bool(dataset.get("ContrastBolusAgent")),

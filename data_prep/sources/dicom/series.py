@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError
 from data_prep.common.wording import counted
-from data_prep.sources.dicom.headers import Frame, Header, Kernel, Making
+from data_prep.sources.dicom.headers import AcquisitionInfo, Frame, Header, Kernel
 
 LEAST_SLICES = 8
 """Fewer are no head: scouts, and single slices of a perfusion."""
@@ -26,10 +26,10 @@ SAME_PLANE = 1e-3
 SAME_PLACE_MM = 0.01
 THICKNESS_STEP_MM = 0.5
 """Thicknesses that differ by less decide nothing."""
-DIVIDERS: tuple[Callable[[Making], object], ...] = (
-    lambda making: making.kernel_name,
-    lambda making: making.has_contrast,
-    lambda making: making.acquisition,
+DIVIDERS: tuple[Callable[[AcquisitionInfo], object], ...] = (
+    lambda acquisition: acquisition.kernel_name,
+    lambda acquisition: acquisition.has_contrast,
+    lambda acquisition: acquisition.acquisition,
 )
 KERNEL_RANK = {Kernel.SOFT: 0, Kernel.UNKNOWN: 1, Kernel.BONE: 2}
 
@@ -63,13 +63,13 @@ class Series:
     @property
     def thickness_mm(self) -> float | None:
         """Of a slice, by its header."""
-        return self.frames[0].making.thickness_mm
+        return self.frames[0].acquisition.thickness_mm
 
     def __str__(self) -> str:
-        making = self.frames[0].making
-        parts = [self.plane.value, counted(len(self.frames), "slice"), making.kernel.value]
-        parts += [f"{making.thickness_mm:g} mm"] if making.thickness_mm is not None else []
-        parts += ["contrast"] if making.has_contrast else []
+        acquisition = self.frames[0].acquisition
+        parts = [self.plane.value, counted(len(self.frames), "slice"), acquisition.kernel.value]
+        parts += [f"{acquisition.thickness_mm:g} mm"] if acquisition.thickness_mm is not None else []
+        parts += ["contrast"] if acquisition.has_contrast else []
         return f"{self.number}: {', '.join(parts)}"
 
 
@@ -131,8 +131,8 @@ def choose_series(series: Sequence[Series], number: int | None, place: Path) -> 
 
 def is_candidate(series: Series) -> bool:
     """Whether a series can be the head CT by rule."""
-    making = series.frames[0].making
-    is_head = not making.is_localizer and not making.is_other_part
+    acquisition = series.frames[0].acquisition
+    is_head = not acquisition.is_localizer and not acquisition.is_other_part
     return is_head and series.plane is Plane.AXIAL and len(series.frames) >= LEAST_SLICES
 
 
@@ -160,10 +160,10 @@ def _refuse_none(series: Sequence[Series], place: Path) -> None:
 
 
 def _rank(series: Series) -> tuple[bool, int, float]:
-    making = series.frames[0].making
-    thickness = making.thickness_mm if making.thickness_mm is not None else float("inf")
+    acquisition = series.frames[0].acquisition
+    thickness = acquisition.thickness_mm if acquisition.thickness_mm is not None else float("inf")
     distance = abs(thickness - USUAL_MM) // THICKNESS_STEP_MM if thickness != float("inf") else float("inf")
-    return making.has_contrast, KERNEL_RANK[making.kernel], distance
+    return acquisition.has_contrast, KERNEL_RANK[acquisition.kernel], distance
 
 
 def _divide(members: Sequence[Header], fault: str | None) -> list[Series]:
@@ -184,7 +184,7 @@ def _divide(members: Sequence[Header], fault: str | None) -> list[Series]:
 def _fits(first: Frame, frame: Frame) -> bool:
     apart = np.abs(np.subtract(first.orientation, frame.orientation)).max()
     same_spacing = np.allclose(first.spacing_mm, frame.spacing_mm, rtol=1e-3, atol=0)
-    same_type = first.making.is_localizer == frame.making.is_localizer
+    same_type = first.acquisition.is_localizer == frame.acquisition.is_localizer
     return bool(apart < SAME_PLANE) and same_spacing and same_type and first.size == frame.size
 
 
@@ -193,7 +193,7 @@ def _strays(part: Sequence[Frame], planes: Sequence[Sequence[Frame]]) -> tuple[F
     return tuple(
         frame
         for plane in planes
-        if len(plane) < LEAST_SLICES <= len(part) and not plane[0].making.is_localizer
+        if len(plane) < LEAST_SLICES <= len(part) and not plane[0].acquisition.is_localizer
         for frame in plane
         if abs(normal_of(part[0]) @ normal_of(frame)) > 0.9
     )
@@ -206,7 +206,7 @@ def _one_a_place(plane: list[Frame]) -> list[list[Frame]]:
     for divider in DIVIDERS:
         parts: dict[object, list[Frame]] = defaultdict(list)
         for frame in plane:
-            parts[divider(frame.making)].append(frame)
+            parts[divider(frame.acquisition)].append(frame)
         if len(parts) > 1 and not any(_has_doubles(part) for part in parts.values()):
             return list(parts.values())
     return [plane]

@@ -1,4 +1,4 @@
-"""What trainings weigh on a cluster that was joined, measured on one of its nodes."""
+"""What trainings measure on a cluster that was joined, measured on one of its nodes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -7,12 +7,12 @@ import ray
 
 from data_prep.common.errors import last_line
 from search.errors import RunFailed
-from search.execution.measuring.probe import Card, Workshop, main_memory, smallest_gpu
+from search.execution.measuring.probe import ForkServer, MemoryPool, main_memory, smallest_gpu
 from search.execution.session.cluster import Node, name_of, on_node
 from search.placement.resources import Slots
 
 
-def cards_of(nodes: Sequence[Node], device: Literal["cpu", "cuda"]) -> dict[Node, Card]:
+def pools_of(nodes: Sequence[Node], device: Literal["cpu", "cuda"]) -> dict[Node, MemoryPool]:
     """The smallest GPU of each node, or the memory that its trainings may have.
 
     Raises:
@@ -23,22 +23,22 @@ def cards_of(nodes: Sequence[Node], device: Literal["cpu", "cuda"]) -> dict[Node
     # A task that is lent no GPU sees all of its node; its process goes afterwards, and what it holds of them with it.
     look = ray.remote(num_cpus=0, max_calls=1)(smallest_gpu)
     answers = {node: look.options(scheduling_strategy=on_node(node)).remote(node.gpus) for node in nodes}
-    cards = {}
+    pools = {}
     for node, answer in answers.items():
         try:
-            cards[node] = ray.get(answer)
+            pools[node] = ray.get(answer)
         except ray.exceptions.RayError as error:
             raise RunFailed(f"the GPUs of node {name_of(node)} cannot be looked at ({last_line(error)})") from error
-    return cards
+    return pools
 
 
-def smallest_card(cards: Mapping[Node, Card]) -> tuple[Node, Card]:
+def smallest_pool(pools: Mapping[Node, MemoryPool]) -> tuple[Node, MemoryPool]:
     """What fits this one fits all; with the node that has it."""
-    return min(cards.items(), key=lambda entry: entry[1].total_bytes)
+    return min(pools.items(), key=lambda entry: entry[1].total_bytes)
 
 
 class NodeBench:
-    """A workshop (`search.execution.measuring.probe.Workshop`) on a node, with a GPU to itself or a trial's cores.
+    """A fork_server (`search.execution.measuring.probe.ForkServer`) on a node, with a GPU to itself or a trial's cores.
 
     A context manager. It waits for a GPU that is free.
     """
@@ -69,10 +69,10 @@ class NodeBench:
 
 
 class _WorkshopActor:
-    """A workshop in a worker."""
+    """A fork_server in a worker."""
 
     def __init__(self) -> None:
-        self._workshop = Workshop()
+        self._workshop = ForkServer()
 
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return self._workshop.run(work, *arguments)

@@ -1,11 +1,11 @@
-"""Weighs the shapes of a space: one real training after the other, each in a process of its own.
+"""Measures the profiles of a space: one real training after the other, each in a process of its own.
 
-A weight is the peak of all memory that the process has: the tensors of two steps and a validation batch, and what a
-worker takes without a training (interpreter and libraries; on a GPU, the context). On a GPU it is what the card
-counts as taken once the allocator has had its peak, so whatever else runs on the card is counted with it. On a CPU
+A use is the peak of all memory that the process has: the tensors of two steps and a validation batch, and what a
+worker takes without a training (interpreter and libraries; on a GPU, the context). On a GPU it is what the pool
+counts as taken once the allocator has had its peak, so whatever else runs on the pool is counted with it. On a CPU
 it is the process's largest resident memory, without those pages of the libraries that it shares untouched.
 
-Weights are kept in the run folder. A later sitting on the same device does not weigh again; another device does.
+Weights are kept in the run folder. A later session on the same device does not measure again; another device does.
 """
 
 import json
@@ -29,7 +29,16 @@ from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import bytes_in, free_memory
 from lcnn.training.fit import is_out_of_memory
 from search.errors import RunFailed
-from search.placement.memory import SHAPE_FIELDS, SHARES, Grid, MemoryPlan, Shape, shape_grid, share_of, space_shapes
+from search.placement.memory import (
+    PROFILE_FIELDS,
+    SHARES,
+    Grid,
+    MemoryPlan,
+    MemoryProfile,
+    profile_grid,
+    share_of,
+    space_profiles,
+)
 from search.placement.rehearsal import Rehearsal
 from search.spec.space import SearchSpace
 
@@ -40,7 +49,7 @@ RAM_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class Card:
+class MemoryPool:
     """What a training's memory is a share of."""
 
     name: str
@@ -50,7 +59,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Weight:
+class MemoryUse:
     """What one training was seen to take."""
 
     peak_bytes: float
@@ -59,78 +68,82 @@ class Weight:
     """Of it, all that is no tensor of the training."""
 
 
-Weigh = Callable[[Shape], Weight]
+MeasureMemory = Callable[[MemoryProfile], MemoryUse]
 
 
 def plan_memory(
     space: SearchSpace,
     image_size: int,
     path: Path,
-    card: Card,
-    weigh: Weigh,
-    on_weighed: Callable[[int, int], None] = lambda done, total: None,
+    pool: MemoryPool,
+    measure: MeasureMemory,
+    on_measured: Callable[[int, int], None] = lambda done, total: None,
     *,
     windows: int = 1,
 ) -> MemoryPlan:
-    """Weigh every shape that the space can propose, and leaner ones of those that do not fit.
+    """MeasureMemory every profile that the space can propose, and leaner ones of those that do not fit.
 
     Args:
         space: what can be proposed.
         image_size: side of the pictures in pixels.
-        path: where weights are kept.
-        card: what they must fit.
-        weigh: weighs one shape; see `weigh_in`.
-        on_weighed: told how many shapes of how many are done.
+        path: where uses are kept.
+        pool: what they must fit.
+        measure: measures one profile; see `measurer_in`.
+        on_measured: called with how many profiles of how many are done.
         windows: in which slices come.
 
     Raises:
-        InputError: the file of an earlier sitting is damaged.
+        InputError: the file of an earlier session is damaged.
         RunFailed: a training broke off for another reason than memory.
     """
-    grid = shape_grid(space)
-    shapes = space_shapes(space, grid, image_size, windows)
-    weights = read_weights(path, card)
-    for done, shape in enumerate(shapes):
-        on_weighed(done, len(shapes))
-        while (unweighed := _unweighed(shape, weights, card)) is not None:
-            weights[unweighed] = weigh(unweighed)
-            write_weights(path, card, weights)
-    return _plan(image_size, windows, grid, card, weights)
+    grid = profile_grid(space)
+    profiles = space_profiles(space, grid, image_size, windows)
+    uses = read_memory_uses(path, pool)
+    for done, profile in enumerate(profiles):
+        on_measured(done, len(profiles))
+        while (unmeasured := _unmeasured(profile, uses, pool)) is not None:
+            uses[unmeasured] = measure(unmeasured)
+            write_memory_uses(path, pool, uses)
+    return _plan(image_size, windows, grid, pool, uses)
 
 
 def recall_memory(
-    space: SearchSpace, image_size: int, path: Path, card: Card, *, windows: int = 1
+    space: SearchSpace, image_size: int, path: Path, pool: MemoryPool, *, windows: int = 1
 ) -> MemoryPlan | None:
-    """The plan from the weights of earlier sittings; None where a shape has not been weighed on such a card.
+    """The plan from the uses of earlier sessions; None where a profile has not been measured on such a pool.
 
     Raises:
-        InputError: the file of an earlier sitting is damaged.
+        InputError: the file of an earlier session is damaged.
     """
-    grid = shape_grid(space)
-    weights = read_weights(path, card)
-    if any(_unweighed(shape, weights, card) for shape in space_shapes(space, grid, image_size, windows)):
+    grid = profile_grid(space)
+    uses = read_memory_uses(path, pool)
+    if any(_unmeasured(profile, uses, pool) for profile in space_profiles(space, grid, image_size, windows)):
         return None
-    return _plan(image_size, windows, grid, card, weights)
+    return _plan(image_size, windows, grid, pool, uses)
 
 
-def _unweighed(shape: Shape, weights: Mapping[Shape, Weight], card: Card) -> Shape | None:
-    """The next to weigh of a shape and its leaner ones, of which the first that fits is the last."""
-    for leaner in shape.leaner():
-        if leaner not in weights:
+def _unmeasured(
+    profile: MemoryProfile, uses: Mapping[MemoryProfile, MemoryUse], pool: MemoryPool
+) -> MemoryProfile | None:
+    """The next to measure of a profile and its leaner ones, of which the first that fits is the last."""
+    for leaner in profile.leaner():
+        if leaner not in uses:
             return leaner
-        if share_of(weights[leaner].peak_bytes, card.total_bytes, card.shares) <= 1:
+        if share_of(uses[leaner].peak_bytes, pool.total_bytes, pool.shares) <= 1:
             return None
     return None
 
 
-def _plan(image_size: int, windows: int, grid: Grid, card: Card, weights: Mapping[Shape, Weight]) -> MemoryPlan:
+def _plan(
+    image_size: int, windows: int, grid: Grid, pool: MemoryPool, uses: Mapping[MemoryProfile, MemoryUse]
+) -> MemoryPlan:
     return MemoryPlan(
-        card_bytes=card.total_bytes,
-        context_bytes=max((weight.context_bytes for weight in weights.values()), default=0),
+        pool_bytes=pool.total_bytes,
+        context_bytes=max((use.context_bytes for use in uses.values()), default=0),
         image_size=image_size,
         grid=grid,
-        peaks={shape: weight.peak_bytes for shape, weight in weights.items()},
-        shares=card.shares,
+        peaks={profile: use.peak_bytes for profile, use in uses.items()},
+        shares=pool.shares,
         windows=windows,
     )
 
@@ -138,24 +151,24 @@ def _plan(image_size: int, windows: int, grid: Grid, card: Card, weights: Mappin
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def write_weights(path: Path, card: Card, weights: dict[Shape, Weight]) -> None:
-    """Keep the weights, with the device that they were seen on."""
+def write_memory_uses(path: Path, pool: MemoryPool, uses: dict[MemoryProfile, MemoryUse]) -> None:
+    """Keep the uses, with the device that they were seen on."""
     rows = [
         {
-            **shape.fields(),
-            "image_size": shape.image_size,
-            "windows": shape.windows,
-            "peak_bytes": None if math.isinf(weight.peak_bytes) else weight.peak_bytes,
-            "context_bytes": weight.context_bytes,
+            **profile.fields(),
+            "image_size": profile.image_size,
+            "windows": profile.windows,
+            "peak_bytes": None if math.isinf(use.peak_bytes) else use.peak_bytes,
+            "context_bytes": use.context_bytes,
         }
-        for shape, weight in weights.items()
+        for profile, use in uses.items()
     ]
-    content = {"device": card.name, "total_bytes": card.total_bytes, "trainings": rows}
+    content = {"device": pool.name, "total_bytes": pool.total_bytes, "trainings": rows}
     write_text_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_weights(path: Path, card: Card) -> dict[Shape, Weight]:
-    """The weights of an earlier sitting on the same device; nothing where there was none.
+def read_memory_uses(path: Path, pool: MemoryPool) -> dict[MemoryProfile, MemoryUse]:
+    """The uses of an earlier session on the same device; nothing where there was none.
 
     Raises:
         InputError: the file is damaged.
@@ -164,28 +177,28 @@ def read_weights(path: Path, card: Card) -> dict[Shape, Weight]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["device"] != card.name:
+        if content["device"] != pool.name:
             return {}
-        weights = dict(map(_read_row, content["trainings"]))
+        uses = dict(map(_read_row, content["trainings"]))
         # What ran out of memory may fit where more of it is free.
-        roomier = card.total_bytes > content["total_bytes"]
+        roomier = pool.total_bytes > content["total_bytes"]
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise InputError(f"{path}: damaged ({first_line(error)}); delete it, and memory is measured again") from error
-    return {shape: w for shape, w in weights.items() if not (roomier and math.isinf(w.peak_bytes))}
+    return {profile: w for profile, w in uses.items() if not (roomier and math.isinf(w.peak_bytes))}
 
 
-def _read_row(row: dict[str, Any]) -> tuple[Shape, Weight]:
+def _read_row(row: dict[str, Any]) -> tuple[MemoryProfile, MemoryUse]:
     # Earlier versions knew one window only, and did not say so.
     windows = int(row.get("windows", 1))
-    shape = Shape.from_fields({name: row[name] for name in SHAPE_FIELDS}, int(row["image_size"]), windows)
+    profile = MemoryProfile.from_fields({name: row[name] for name in PROFILE_FIELDS}, int(row["image_size"]), windows)
     peak = row["peak_bytes"]
-    return shape, Weight(math.inf if peak is None else float(peak), int(row["context_bytes"]))
+    return profile, MemoryUse(math.inf if peak is None else float(peak), int(row["context_bytes"]))
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
-class Workshop:
+class ForkServer:
     """Runs functions in processes of their own, which start at once with all libraries in place; a context manager.
 
     On Linux they are forked off one process that has imported what a worker imports and done nothing else. It takes
@@ -195,7 +208,7 @@ class Workshop:
     def __init__(self) -> None:
         self._server: Connection | None = None
 
-    def __enter__(self) -> "Workshop":
+    def __enter__(self) -> "ForkServer":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -258,70 +271,70 @@ def _answer(end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
 
 
 class Bench(Protocol):
-    """Where functions are run for the sake of what they take; see `Workshop`."""
+    """Where functions are run for the sake of what they take; see `ForkServer`."""
 
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """What ``work`` answers; None where it was killed."""
         ...
 
 
-def find_card(workshop: Bench, device: str, gpus: int) -> Card:
+def find_pool(fork_server: Bench, device: str, gpus: int) -> MemoryPool:
     """The smallest of the GPUs, or the free main memory; looked at in a process that lets go of the GPU again."""
     if device == "cpu":
         return main_memory(int(RAM_SHARE * free_memory()))
-    card: Card | None = workshop.run(smallest_gpu, gpus)
-    if card is None:
+    pool: MemoryPool | None = fork_server.run(smallest_gpu, gpus)
+    if pool is None:
         raise RunFailed("the GPU cannot be looked at: the process was killed")
-    return card
+    return pool
 
 
-def main_memory(total_bytes: int) -> Card:
-    """So much of a computer's memory, as the card of trainings on its CPU."""
-    return Card(f"cpu {platform.machine()}, torch {torch.__version__}", total_bytes, SHARES["cpu"])
+def main_memory(total_bytes: int) -> MemoryPool:
+    """So much of a computer's memory, as the pool of trainings on its CPU."""
+    return MemoryPool(f"cpu {platform.machine()}, torch {torch.__version__}", total_bytes, SHARES["cpu"])
 
 
-def smallest_gpu(gpus: int) -> Card:
+def smallest_gpu(gpus: int) -> MemoryPool:
     """The smallest of this computer's first so many GPUs."""
-    cards = [torch.cuda.get_device_properties(index) for index in range(gpus)]
-    smallest = min(cards, key=lambda card: card.total_memory)
-    return Card(f"{smallest.name}, torch {torch.__version__}", smallest.total_memory, SHARES["cuda"])
+    pools = [torch.cuda.get_device_properties(index) for index in range(gpus)]
+    smallest = min(pools, key=lambda pool: pool.total_memory)
+    return MemoryPool(f"{smallest.name}, torch {torch.__version__}", smallest.total_memory, SHARES["cuda"])
 
 
-def weigh_in(workshop: Bench, device: str, threads: int, card: Card) -> Weigh:
-    """Weighs a shape by training it in a process of its own."""
+def measurer_in(fork_server: Bench, device: str, threads: int, pool: MemoryPool) -> MeasureMemory:
+    """Measures a profile by training it in a process of its own."""
 
-    def weigh(shape: Shape) -> Weight:
-        weight: Weight | None = workshop.run(_weigh, shape, device, threads, card.total_bytes)
-        return weight or Weight(math.inf, 0)
+    def measure(profile: MemoryProfile) -> MemoryUse:
+        use: MemoryUse | None = fork_server.run(_measure_memory, profile, device, threads, pool.total_bytes)
+        return use or MemoryUse(math.inf, 0)
 
-    return weigh
+    return measure
 
 
-def _weigh(shape: Shape, device: str, threads: int, limit_bytes: int) -> Weight:
+def _measure_memory(profile: MemoryProfile, device: str, threads: int, limit_bytes: int) -> MemoryUse:
     from search.execution.trial import settle_process  # noqa: PLC0415  (it brings Ray, which only workers need)
 
     settle_process(threads, device)
     scale = _GpuScale() if device == "cuda" else _CpuScale(limit_bytes)
     try:
-        rehearsal = Rehearsal(shape.config, shape.image_size, torch.device(device), shape.windows)
+        rehearsal = Rehearsal(profile.config, profile.image_size, torch.device(device), profile.windows)
         for _ in range(STEPS):
             rehearsal.step()
         rehearsal.validate()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return Weight(math.inf, 0)
+        return MemoryUse(math.inf, 0)
     return scale.read()
 
 
 class _GpuScale:
     """Reads what this process takes of its GPU."""
 
-    def read(self) -> Weight:
+    def read(self) -> MemoryUse:
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
         context = total - free - torch.cuda.memory_reserved()
-        return Weight(context + torch.cuda.max_memory_reserved(), context)
+        return MemoryUse(context + torch.cuda.max_memory_reserved(), context)
 
 
 class _CpuScale:
@@ -335,8 +348,8 @@ class _CpuScale:
         if hard == resource.RLIM_INFINITY or limit < hard:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
-    def read(self) -> Weight:
-        return Weight(peak_resident_bytes(), self._before)
+    def read(self) -> MemoryUse:
+        return MemoryUse(peak_resident_bytes(), self._before)
 
 
 def peak_resident_bytes() -> int:

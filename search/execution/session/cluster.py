@@ -43,12 +43,12 @@ class Node:
         by_cores = self.cores // slots.threads
         return min(by_cores, self.gpus * _per_gpu(slots)) if slots.gpu_share else by_cores
 
-    def count_sharing(self, slots: Slots, share: float, card_bytes: int) -> int:
-        """Trials that fit the machine at once if each takes this share of a card."""
+    def count_sharing(self, slots: Slots, share: float, pool_bytes: int) -> int:
+        """Trials that fit the machine at once if each takes this share of a pool."""
         by_cores = self.cores // slots.threads
         if slots.device == "cuda":
             return min(by_cores, self.gpus * math.floor(1 / share))
-        return min(by_cores, self.memory_bytes // int(share * card_bytes))
+        return min(by_cores, self.memory_bytes // int(share * pool_bytes))
 
 
 def plan_cluster_slots(config: ResourcesConfig, nodes: Sequence[Node]) -> Slots:
@@ -67,13 +67,13 @@ def plan_cluster_slots(config: ResourcesConfig, nodes: Sequence[Node]) -> Slots:
 
 
 def slots_by_memory_of(nodes: Sequence[Node], config: ResourcesConfig, slots: Slots, memory: MemoryPlan) -> Slots:
-    """The slots of a cluster, once it is known what trials take of the smallest of its cards.
+    """The slots of a cluster, once it is known what trials take of the smallest of its pools.
 
     As on one machine, see `search.placement.resources.slots_by_memory`, but node by node.
     """
 
     def fitting(share: float) -> int:
-        count = sum(node.count_sharing(slots, share, memory.card_bytes) for node in nodes)
+        count = sum(node.count_sharing(slots, share, memory.pool_bytes) for node in nodes)
         return min(count, slots.gpus * math.floor(1 / share)) if slots.device == "cuda" else count
 
     at_once = config.trials_at_once or fitting(memory.smallest_share)

@@ -229,8 +229,8 @@ def timeline_figure(evidence: Evidence) -> Figure:
     """Who ran when, and in which slot."""
     title = "Who ran when"
     stays = lanes(finished(evidence.trials), evidence.spans)
-    sittings = [datetime.fromisoformat(s["started"]) for s in evidence.provenance.sittings if "started" in s]
-    resumed = [at for at in sittings if stays and stays[0].start < at < max(stay.end for stay in stays)]
+    sessions = [datetime.fromisoformat(s["started"]) for s in evidence.provenance.sessions if "started" in s]
+    resumed = [at for at in sessions if stays and stays[0].start < at < max(stay.end for stay in stays)]
     slots = 1 + max((stay.lane for stay in stays), default=0)
     return Figure(
         key="timeline",

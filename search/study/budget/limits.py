@@ -121,7 +121,7 @@ def all_reached(budget: BudgetConfig, tally: Tally, seconds: float, *, exhausted
     Args:
         budget: the limits.
         tally: what the trials have used.
-        seconds: wall-clock time spent searching, over all sittings.
+        seconds: wall-clock time spent searching, over all sessions.
         exhausted: whether nothing is left to propose.
     """
     best = tally.best

@@ -53,7 +53,7 @@ RANDOM_REDRAWS = 20
 
 
 @dataclass(frozen=True)
-class Occasion:
+class SamplingContext:
     """A trial that needs a point."""
 
     study: optuna.Study
@@ -63,13 +63,13 @@ class Occasion:
     cost: "TrialCost | None" = None
 
     def seed(self, attempt: int) -> int:
-        """The same for the same trial and attempt in every sitting."""
+        """The same for the same trial and attempt in every session."""
         # The factor of attempts is 2**32 over the golden ratio: no attempt meets the stream of a near trial.
         return (self.config.seed * 1_000_003 + self.trial.number + attempt * 2_654_435_769) % 2**32
 
 
 class TakenPoints:
-    """The points that run or have run. Told of every trial that changes; a crashed one gives its point back."""
+    """The points that run or have run. Called with every trial that changes; a crashed one gives its point back."""
 
     def __init__(self) -> None:
         self._keys: dict[int, Key] = {}
@@ -122,7 +122,9 @@ class PointSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The first candidate that neither runs nor has run; the last one where all do."""
         point: Params = {}
-        for point in CANDIDATES[self._config.name](Occasion(study, trial, self._config, self._space, self._cost)):
+        for point in CANDIDATES[self._config.name](
+            SamplingContext(study, trial, self._config, self._space, self._cost)
+        ):
             if not self._taken.holds(point, but=trial.number):
                 break
         return point
@@ -131,7 +133,7 @@ class PointSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A random value, for a trial whose other parameters were given from outside or drawn before a restart."""
-        seed = Occasion(study, trial, self._config, self._space).seed(0)
+        seed = SamplingContext(study, trial, self._config, self._space).seed(0)
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -160,30 +162,32 @@ def values_within_reach(config: SamplerConfig, space: SearchSpace) -> Callable[[
 # --- candidates, best first -------------------------------------------------------------------------------------
 
 
-def _sampled(make: Callable[[Occasion, int], BaseSampler], occasion: Occasion) -> Iterator[Params]:
+def _sampled(
+    make: Callable[[SamplingContext, int], BaseSampler], sampling_context: SamplingContext
+) -> Iterator[Params]:
     """Points of an Optuna sampler, then random ones, then, of a finite space, all."""
     for attempt in range(REDRAWS + 1):
-        yield _draw(make(occasion, occasion.seed(attempt)), occasion)
+        yield _draw(make(sampling_context, sampling_context.seed(attempt)), sampling_context)
     for attempt in range(REDRAWS + 1, REDRAWS + 1 + RANDOM_REDRAWS):
-        yield _draw(RandomSampler(seed=occasion.seed(attempt)), occasion)
-    if occasion.space.is_finite:
-        yield from occasion.space.points()
+        yield _draw(RandomSampler(seed=sampling_context.seed(attempt)), sampling_context)
+    if sampling_context.space.is_finite:
+        yield from sampling_context.space.points()
 
 
-def _gridded(occasion: Occasion) -> Iterator[Params]:
+def _gridded(sampling_context: SamplingContext) -> Iterator[Params]:
     """The grid in its order: first what was never tried, then also what crashed."""
-    values = partial(Range.grid_values, points=occasion.config.points)
-    others = (t for t in occasion.study.get_trials(deepcopy=False) if t.number != occasion.trial.number)
+    values = partial(Range.grid_values, points=sampling_context.config.points)
+    others = (t for t in sampling_context.study.get_trials(deepcopy=False) if t.number != sampling_context.trial.number)
     tried = {point_key(t.params) for t in others}
-    yield from (point for point in occasion.space.points(values) if point_key(point) not in tried)
-    yield from occasion.space.points(values)
+    yield from (point for point in sampling_context.space.points(values) if point_key(point) not in tried)
+    yield from sampling_context.space.points(values)
 
 
-def _draw(sampler: BaseSampler, occasion: Occasion) -> Params:
+def _draw(sampler: BaseSampler, sampling_context: SamplingContext) -> Params:
     """A point from an Optuna sampler: together what it draws together, the rest one at a time."""
-    study, trial = occasion.study, occasion.trial
-    if occasion.cost is not None and isinstance(sampler, TPESampler | GPSampler):
-        study = _PricedStudy(study, trial.number, occasion.cost)
+    study, trial = sampling_context.study, sampling_context.trial
+    if sampling_context.cost is not None and isinstance(sampler, TPESampler | GPSampler):
+        study = _PricedStudy(study, trial.number, sampling_context.cost)
     elif isinstance(sampler, CmaEsSampler | GPSampler):
         study = _CompletedStudy(study, trial.number)
     joint = sampler.infer_relative_search_space(study, trial)
@@ -198,44 +202,44 @@ def _draw(sampler: BaseSampler, occasion: Occasion) -> Params:
         value: Value = sampler.sample_independent(study, trial, searched.name, d)
         return value
 
-    return occasion.space.walk(choose)
+    return sampling_context.space.walk(choose)
 
 
 # --- Optuna's samplers --------------------------------------------------------------------------------------------
 
 
-def _tpe(occasion: Occasion, seed: int) -> BaseSampler:
-    return build_tpe(occasion.config, seed)
+def _tpe(sampling_context: SamplingContext, seed: int) -> BaseSampler:
+    return build_tpe(sampling_context.config, seed)
 
 
-def _random(occasion: Occasion, seed: int) -> BaseSampler:
+def _random(sampling_context: SamplingContext, seed: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _cmaes(occasion: Occasion, seed: int) -> BaseSampler:
+def _cmaes(sampling_context: SamplingContext, seed: int) -> BaseSampler:
     return CmaEsSampler(
-        n_startup_trials=occasion.config.startup,
-        independent_sampler=_one_at_a_time(occasion, seed),
+        n_startup_trials=sampling_context.config.startup,
+        independent_sampler=_one_at_a_time(sampling_context, seed),
         warn_independent_sampling=False,
         seed=seed,
     )
 
 
-def _gp(occasion: Occasion, seed: int) -> BaseSampler:
+def _gp(sampling_context: SamplingContext, seed: int) -> BaseSampler:
     return GPSampler(
-        n_startup_trials=occasion.config.startup,
-        independent_sampler=_one_at_a_time(occasion, seed),
+        n_startup_trials=sampling_context.config.startup,
+        independent_sampler=_one_at_a_time(sampling_context, seed),
         warn_independent_sampling=False,
         seed=seed,
     )
 
 
-def _one_at_a_time(occasion: Occasion, seed: int) -> BaseSampler:
+def _one_at_a_time(sampling_context: SamplingContext, seed: int) -> BaseSampler:
     """For the parameters that CMA-ES and the Gaussian process cannot model; random ones would be noise to them."""
-    return TPESampler(n_startup_trials=occasion.config.startup, multivariate=False, seed=seed)
+    return TPESampler(n_startup_trials=sampling_context.config.startup, multivariate=False, seed=seed)
 
 
-CANDIDATES: Mapping[str, Callable[[Occasion], Iterator[Params]]] = {
+CANDIDATES: Mapping[str, Callable[[SamplingContext], Iterator[Params]]] = {
     "tpe": partial(_sampled, _tpe),
     "random": partial(_sampled, _random),
     "cmaes": partial(_sampled, _cmaes),
@@ -282,12 +286,12 @@ class _PricedStudy(_CompletedStudy):
         super().__init__(study, number)
         self._directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
         prices = {trial.number: cost(trial) for trial in self._shown if trial.state == TrialState.COMPLETE}
-        dearest = max((price for price in prices.values() if price is not None), default=1.0)
+        most_expensive = max((price for price in prices.values() if price is not None), default=1.0)
         for position, trial in enumerate(self._shown):
             if trial.state == TrialState.COMPLETE:
                 price = prices[trial.number]
                 # What could not be trained has no cost; it is to look no better for that.
-                values = [*(trial.values or []), dearest if price is None else price]
+                values = [*(trial.values or []), most_expensive if price is None else price]
                 self._shown[position] = _completed_with(values, trial)
 
     def _select(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:

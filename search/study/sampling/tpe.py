@@ -18,9 +18,9 @@ MOST_OBSERVATIONS = 300
 
 Beyond, it sees the best, the most recent and the running ones. The best are all that its model of good trials is
 made of: Optuna takes the best tenth, at most 25 (`GOOD`). Its model of the others forgets by design: a trial weighs
-the less the older it is (linear forgetting; Bergstra, Yamins and Cox 2013, Making a Science of Model Search), and
-what is left out are the oldest, which weigh least. The number is what a driver's core fits in 20 ms
-(python -m experiments.scale --filled 10000).
+the less the older it is (linear forgetting; Bergstra, Yamins and Cox 2013, Making a Science of Model Search),
+and what is left out are the oldest, which weigh least. The number is what a driver's core fits in 20 ms (python -m
+experiments.scale --filled 10000).
 """
 GOOD = 25
 MOST_RUNNING = 50
@@ -28,7 +28,7 @@ MOST_RUNNING = 50
 
 
 class Observations:
-    """Which trials TPE sees. Told of every trial as it ends."""
+    """Which trials TPE sees. Called with every trial as it ends."""
 
     def __init__(self) -> None:
         self._ranked: list[tuple[float, float, float, int]] = []

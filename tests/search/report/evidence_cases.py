@@ -140,7 +140,7 @@ def make_evidence(
         "parameters": PARAMETERS,
         "provenance": Provenance(
             spec=spec,
-            sittings=({"started": BEGIN.isoformat(), "commit": "abc", "packages": {"torch": "2"}, "cores": 2},),
+            sessions=({"started": BEGIN.isoformat(), "commit": "abc", "packages": {"torch": "2"}, "cores": 2},),
             parts={"train": 7, "val": 2, "test": 3},
             cohort_hash="e2a2",
             openings=("2026-01-01 3 patients: final evaluation",),

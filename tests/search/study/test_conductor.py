@@ -299,7 +299,7 @@ def test_a_trial_that_is_cut_into_micro_batches_keeps_them(open_ledger: Open, sp
     assert first is not None
     assert (first.share, first.config) == (0.5, with_accumulation(space.defaults, 4))
     assert open_ledger().trial(0).accumulation == 4
-    # Another card would fit it otherwise; the checkpoint is of four micro-batches.
+    # Another pool would fit it otherwise; the checkpoint is of four micro-batches.
     again = make(open_ledger(), space, place=place).next_trial()
     assert again == first
     assert begun_with == [None, 4]

@@ -144,7 +144,7 @@ def space() -> MortalSpace:
     ids="-".join,
 )
 def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, space: MortalSpace) -> Lived:
-    """Every sampler with every scheduler, and with every cost that it can weigh, run once for all contracts."""
+    """Every sampler with every scheduler, and with every cost that it can measure, run once for all contracts."""
     sampler, scheduler, cost = request.param
     folder = tmp_path_factory.mktemp("studies")
 

@@ -112,7 +112,7 @@ def test_a_draw_of_another_space_is_refused(change: dict[str, Any], said: str) -
     with pytest.raises(InputError) as error:
         drawn_params(space, {**DRAWN, **change})
     assert said in str(error.value)
-    assert "search.commands.wandb_sweep" in str(error.value)
+    assert "search.wandb_sweep" in str(error.value)
 
 
 def test_a_missing_parameter_is_named() -> None:
