@@ -26,7 +26,7 @@ docs: $(VENV)/.docs
 
 # What is generated from the code: the settings and commands of the documentation, the schema of space files.
 reference: $(VENV)/.installed
-	$(VENV)/bin/python -m search.reference
+	$(VENV)/bin/python -m search.commands.reference
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.answering import STOPPED, Parser, stop_on_signals
-from data_prep.errors import InputError, first_line
+from data_prep.common.cli_errors import STOPPED, Parser, stop_on_signals
+from data_prep.common.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from search.display import Display
+    from search.console.display import Display
 
 EXAMPLES = """
 examples:
@@ -165,9 +165,9 @@ def _answer(options: argparse.Namespace) -> int:
     from optuna.exceptions import StorageInternalError  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from search.display import Display  # noqa: PLC0415
+    from search.console.display import Display  # noqa: PLC0415
     from search.errors import RunFailed  # noqa: PLC0415
-    from search.storage import redact  # noqa: PLC0415
+    from search.run.storage import redact  # noqa: PLC0415
 
     display = Display()
     try:
@@ -186,11 +186,11 @@ def _answer(options: argparse.Namespace) -> int:
 
 def _execute(options: argparse.Namespace, display: "Display") -> None:
     if options.retrain:
-        from search.retrain import retrain  # noqa: PLC0415
+        from search.commands.retrain import retrain  # noqa: PLC0415
 
         retrain(options.retrain, options.trial, options.results, display)
     elif options.replay:
-        from search.replay import replay  # noqa: PLC0415
+        from search.commands.replay import replay  # noqa: PLC0415
 
         replay(options.replay, options.trial, options.results, display)
     else:
@@ -200,26 +200,27 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
 def _search(options: argparse.Namespace, display: "Display") -> None:
     import torch  # noqa: PLC0415
 
-    from search.spec import Extension, Overrides, command_line_limits, load_spec  # noqa: PLC0415
+    from search.spec.settings import Extension, Overrides, command_line_limits, load_spec  # noqa: PLC0415
 
     # The space first: who wrote it wrongly need not wait for Ray.
     overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
     spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
 
-    from search import plan, runner, wandb_sync  # noqa: PLC0415
-    from search.checks import Asked  # noqa: PLC0415
-    from search.execution.dashboard import RayView  # noqa: PLC0415
+    from search.commands import wandb_sync  # noqa: PLC0415
+    from search.commands.dry_run import dry_run  # noqa: PLC0415
+    from search.commands.search import run_search  # noqa: PLC0415
+    from search.run.checks import Asked  # noqa: PLC0415
+    from search.run.opened import run_of  # noqa: PLC0415
+    from search.run.session import RayView  # noqa: PLC0415
 
+    run = run_of(spec, options.space, options.results, display)
     if options.dry_run:
         asked = Asked(bool(options.more_trials or options.more_hours), options.warm_start, options.address)
-        plan.dry_run(spec, str(options.space), options.results, display, asked)
+        dry_run(run, str(options.space), asked)
         return
     wandb_mode = wandb_sync.chosen_mode(options.wandb)
-    runner.run_search(
-        spec,
-        str(options.space),
-        options.results,
-        display,
+    run_search(
+        run,
         extension=Extension(options.more_trials, options.more_hours, command_line_limits(overrides)),
         warm_start=options.warm_start,
         address=options.address,

@@ -23,17 +23,17 @@ from types import ModuleType
 
 from pydantic import ValidationError
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import MANIFEST, scan_cohort, spacing_of, with_groups, write_manifest
+from data_prep.cohort.groups import add_group_option, group_numbers, group_pattern, patients_by
+from data_prep.cohort.layout import MANIFEST, scan_cohort, spacing_of, with_groups, write_manifest
 from data_prep.commands import check, download, import_cohort, stats
-from data_prep.errors import InputError
-from data_prep.groups import add_group_option, group_numbers, group_pattern, patients_by
-from data_prep.jobs import add_jobs_option, check_jobs
-from data_prep.phantom import PhantomConfig
-from data_prep.phantom_cohort import build_phantom_cohort
-from data_prep.progress import bar
-from data_prep.window_options import add_window_options, chosen_windows
-from data_prep.wording import counted
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.common.jobs import add_jobs_option, check_jobs
+from data_prep.common.progress import bar
+from data_prep.common.wording import counted
+from data_prep.intensity.window_options import add_window_options, chosen_windows
+from data_prep.phantom.cohort import build_phantom_cohort
+from data_prep.phantom.patients import PhantomConfig
 
 COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
     "download": (download, "fetch a cohort as two ZIP files from Google Drive"),
@@ -121,7 +121,7 @@ def _groups_by(pattern: re.Pattern[str], names: Sequence[str]) -> dict[str, int]
     )
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data_prep.split import Normalisation
+from data_prep.cohort.split import Normalisation
 from experiments.study import Contender, parser, run_study
 from lcnn.config import TrainConfig
-from lcnn.local_path import FOLD, columns, planes
-from lcnn.model import Prediction, build_model
+from lcnn.network.local_path import FOLD, columns, planes
+from lcnn.network.model import Prediction, build_model
 
 EMA_DECAY = 0.99
 

@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import MANIFEST
-from data_prep.compiled import compile_cohort
-from data_prep.errors import InputError
-from data_prep.phantom import PhantomConfig
-from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
-from data_prep.picture import PictureConfig
-from data_prep.split import SplitConfig, make_split
-from data_prep.store import Store
-from lcnn.alignment import AlignmentNetwork, asymmetry
-from lcnn.augment import augment, draw_affine
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import MANIFEST
+from data_prep.cohort.split import SplitConfig, make_split
+from data_prep.cohort.store import Store
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
+from data_prep.phantom.patients import PhantomConfig
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import AugmentConfig, ModelConfig
-from lcnn.loss import symmetry_loss
-from lcnn.stacks import OVERVIEW, StackSource
+from lcnn.network.alignment import AlignmentNetwork, asymmetry
+from lcnn.network.stacks import OVERVIEW, StackSource
+from lcnn.training.augment import augment, draw_affine
+from lcnn.training.loss import symmetry_loss
 
 HALF_WIDTH = 1
 """With it a stack has as many slices as an overview has pictures, and one network fits both."""
@@ -123,7 +123,7 @@ def measure(config: PhantomConfig, root: Path, cache: Path, *, steps: int, seed:
     return errors
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the errors; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

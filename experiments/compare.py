@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from data_prep.answering import Parser, answering
-from data_prep.errors import InputError
-from data_prep.files import write_text_atomically
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_text_atomically
 from experiments.curve_chart import Curve, Panel, chart
 from experiments.search_record import AXES, SearchRecord, differences, read_search, repeated_seeds
-from lcnn.comparison import holm
+from lcnn.scoring.comparison import holm
 
 FEWEST_RUNS = 3
 """With fewer repetitions there is no interval, and no verdict."""
@@ -186,7 +186,7 @@ def title_of(records: Sequence[SearchRecord], found: Sequence[str]) -> str:
     return f"Searches compared: {cohort}, profile {first['profile'] or 'none'}, {first['epochs']} epochs{forced}"
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

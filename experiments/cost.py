@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.answering import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
 from lcnn.config import TrainConfig
-from lcnn.loss import lcnn_loss
-from lcnn.model import build_model
-from lcnn.stacks import channels
+from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
+from lcnn.training.loss import lcnn_loss
 from search.placement.rehearsal import usual_normalisation
-from search.spec import Overrides, Spec, load_spec
+from search.spec.settings import Overrides, Spec, load_spec
 
 CONTEXT_GB = 1.0
 """Left for the CUDA context and libraries on a card."""
@@ -77,7 +77,7 @@ def count_cost(config: TrainConfig, image_size: int, *, mixed: bool, windows: in
     return Cost(parameters, counter.get_total_flops() / 1e9, parameters * BYTES_A_WEIGHT / 1e9, activations / 1e9)
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -21,22 +21,22 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import MANIFEST, Cohort, Patient, open_cohort
-from data_prep.compiled import cache_folder
-from data_prep.errors import InputError
-from data_prep.framing import frame
-from data_prep.head import whole_box
-from data_prep.mask import lesion_in
-from data_prep.phantom import PatientRecord
-from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
-from data_prep.picture import PictureConfig
-from data_prep.pixels import pixels_of
+from data_prep.cohort.compiled import cache_folder
+from data_prep.cohort.layout import MANIFEST, Cohort, Patient, open_cohort
+from data_prep.cohort.pixels import pixels_of
+from data_prep.cohort.store import read_patient
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
+from data_prep.phantom.patients import PatientRecord
 from data_prep.preprocessing.coarse import voxel_size
 from data_prep.preprocessing.couch import head_mask
+from data_prep.preprocessing.framing import frame
+from data_prep.preprocessing.head import whole_box
 from data_prep.preprocessing.midline import Alignment, MirrorPlane, find_mirror_plane, mirror_asymmetry
+from data_prep.preprocessing.picture import PictureConfig
 from data_prep.preprocessing.skull import intracranial_mask
-from data_prep.store import read_patient
+from data_prep.volumes.mask import lesion_in
 from experiments.preprocessing import PREPARATIONS
 from experiments.study import CACHE, PHANTOM
 from lcnn.metrics import count
@@ -210,7 +210,7 @@ def _poses(poses: Sequence[NDArray[np.float64] | None]) -> str:
     )
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

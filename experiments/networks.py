@@ -1,7 +1,7 @@
 """The networks that LCNN is compared with: MONAI's, on the same stacks, with the slices as channels (2.5D).
 
-Each stands behind LCNN's own interface, so that `lcnn.fit.fit` and `lcnn.evaluate.evaluate` treat all alike: the same
-sampler, augmentation, loss, optimizer, schedule and metrics.
+Each stands behind LCNN's own interface, so that `lcnn.training.fit.fit` and `lcnn.scoring.evaluate.evaluate` treat all
+alike: the same sampler, augmentation, loss, optimizer, schedule and metrics.
 
 Legend: B stacks, D = 2T + 1 slices, K windows, C = OVERVIEW + D * K channels, H rows, W columns.
 """
@@ -14,13 +14,13 @@ import torch
 from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
 from torch import Tensor, nn
 
-from data_prep.split import Normalisation
-from lcnn.alignment import Pose
+from data_prep.cohort.split import Normalisation
 from lcnn.config import TrainConfig
-from lcnn.fit import Build
-from lcnn.local_path import init_prior
-from lcnn.model import PRIOR, Prediction, build_model, normalised, statistic
-from lcnn.stacks import OVERVIEW
+from lcnn.network.alignment import Pose
+from lcnn.network.local_path import init_prior
+from lcnn.network.model import PRIOR, Prediction, build_model, normalised, statistic
+from lcnn.network.stacks import OVERVIEW
+from lcnn.training.fit import Build
 
 LEVELS = 5
 """Resolution levels of the two U-Nets, the number of MONAI's own examples."""

@@ -1,12 +1,12 @@
-"""How many trials an hour one card gives when several share it.
+"""How many trials an hour one pool gives when several share it.
 
     python -m experiments.packing --out packing.json       1, 2, 4 and 8 at once on a GPU: the gpu profile at 256x256
     python -m experiments.packing --profile cpu            1 and 2 at once on the cores of a computer without one
 
 The trials are real trainings of the file's own settings on the synthetic cohort (or --cohort), each in a worker of
-Ray with its share of the card, as in a search; only their seeds differ. All are under way before anything is counted:
+Ray with its share of the pool, as in a search; only their seeds differ. All are under way before anything is counted:
 then each gives --epochs epochs, and its speed is the mean of their times, validation included. A trial is taken as
-one of all epochs of the profile. What a trial weighs is measured first, as a search does; it says how many a search
+one of all epochs of the profile. What a trial measures is measured first, as a search does; it says how many a search
 would have run at once.
 """
 
@@ -24,23 +24,23 @@ from typing import Any
 import ray
 import torch
 
-from data_prep.answering import Parser, answering
-from data_prep.errors import InputError, last_line
-from data_prep.files import write_text_atomically
-from data_prep.machine import available_cores
-from data_prep.store import Store
+from data_prep.cohort.store import Store
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError, last_line
+from data_prep.common.files import write_text_atomically
+from data_prep.common.machine import available_cores
 from experiments.speed import open_data
 from lcnn.config import CosineRestarts, TrainConfig
 from search.errors import RunFailed
-from search.execution.probe import Card, Weight, Workshop, find_card, weigh_in
+from search.execution.measuring.probe import ForkServer, MemoryPool, MemoryUse, find_pool, measurer_in
 from search.execution.trainings import Training, start_stream
 from search.execution.trial import OUTCOME_KEY, TrialContext
 from search.execution.tune_search import ray_running
-from search.placement.memory import Shape, replaced, share_of
+from search.placement.memory import MemoryProfile, replaced, share_of
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots
-from search.prepare import window_count
-from search.spec import Overrides, Spec, load_spec
+from search.run.prepare import find_cohort, window_count
+from search.spec.settings import Overrides, Spec, load_spec
 
 AT_ONCE = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
 GPU_IMAGE_SIZE = 256
@@ -97,7 +97,7 @@ def epoch_times(spec: Spec, store: Store, device: str, count: int, epochs: int) 
 
 def results(config: TrainConfig, context: TrialContext, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Epochs of so many trainings side by side, which go on for as long as they are iterated."""
-    # One that stopped early would leave the card to the others.
+    # One that stopped early would leave the pool to the others.
     loop = config.train.model_copy(update={"early_stopping": MOST_EPOCHS})
     # Only restarts go on beyond the profile's epochs.
     endless = config.model_copy(update={"train": loop, "schedule": CosineRestarts()})
@@ -121,15 +121,15 @@ def trial_context(folder: Path, store: Store, slots: Slots) -> TrialContext:
     return TrialContext(folder, store.folder.resolve(), patients[val:], patients[:val], normalisation, slots)
 
 
-def weigh(spec: Spec, device: str, windows: int) -> tuple[Card, Weight]:
+def memory_of_a_trial(spec: Spec, device: str, windows: int) -> tuple[MemoryPool, MemoryUse]:
     """What one of the trials takes, on slices in so many windows, and of what."""
-    with Workshop() as workshop:
-        card = find_card(workshop, device, 1)
-        scale = weigh_in(workshop, device, spec.resources.threads, card)
-        return card, scale(Shape.of(spec.defaults, spec.cohort.image_size, windows))
+    with ForkServer() as fork_server:
+        pool = find_pool(fork_server, device, 1)
+        scale = measurer_in(fork_server, device, spec.resources.threads, pool)
+        return pool, scale(MemoryProfile.of(spec.defaults, spec.cohort.image_size, windows))
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,14 +159,14 @@ def _run(spec: Spec, options: argparse.Namespace) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         print(UNMEASURED)
         return
-    card, weight = weigh(spec, device, window_count(spec.cohort))
-    share = share_of(weight.peak_bytes, card.total_bytes, card.shares)
+    pool, weight = memory_of_a_trial(spec, device, window_count(find_cohort(spec.cohort), spec.cohort))
+    share = share_of(weight.peak_bytes, pool.total_bytes, pool.shares)
     fit = math.floor(1 / share)
     print(
-        f"{card.name}, {available_cores()} cores, {spec.resources.threads} threads a trial; {spec.cohort.image_size}x"
+        f"{pool.name}, {available_cores()} cores, {spec.resources.threads} threads a trial; {spec.cohort.image_size}x"
         f"{spec.cohort.image_size}, T {spec.T}, batch {spec.train.batch_size}, {spec.train.epochs} epochs a trial"
     )
-    takes = f"{weight.peak_bytes / 1e9:.2f} of {card.total_bytes / 1e9:.1f} GB"
+    takes = f"{weight.peak_bytes / 1e9:.2f} of {pool.total_bytes / 1e9:.1f} GB"
     print(f"a trial takes {takes}: memory is for {fit} at once")
     store = open_data(spec, options.cohort, options.cache).store
     rows = measure(spec, store, device, options.at_once or AT_ONCE[device], options.epochs)
@@ -176,7 +176,7 @@ def _run(spec: Spec, options: argparse.Namespace) -> None:
         print("  ".join((f"{row.at_once:7d}", *figures)))
     if options.out:
         figures_out = {
-            "card": asdict(card),
+            "pool": asdict(pool),
             "weight": asdict(weight),
             "memory_fits": fit,
             "settings": spec.defaults.model_dump(mode="json"),

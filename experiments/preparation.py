@@ -24,17 +24,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import read_cohort
-from data_prep.cohort_check import check_cohort
-from data_prep.compiled import compile_cohort
-from data_prep.errors import InputError
-from data_prep.files import write_text_atomically
-from data_prep.machine import available_cores
-from data_prep.picture import PictureConfig
-from data_prep.pixels import pixels_of
-from data_prep.progress import in_processes
-from data_prep.statistics import count_patient, row_of_all
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import read_cohort
+from data_prep.cohort.pixels import pixels_of
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_text_atomically
+from data_prep.common.machine import available_cores
+from data_prep.common.progress import in_processes
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.quality.cohort_check import check_cohort
+from data_prep.quality.statistics import count_patient, row_of_all
 
 SLICES, SIDE = 1000, 512
 TARGET_S = 20.0
@@ -121,7 +121,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.study import Contender, parser, run_study
-from lcnn.model import build_model
+from lcnn.network.model import build_model
 
 PREPARATIONS = (
     Contender("crop", build_model, shown={"crop": "head"}),

@@ -43,16 +43,16 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from data_prep.answering import Parser, answering
-from data_prep.errors import InputError, first_line
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError, first_line
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
-from search.space import Alternatives, Params, Range, SearchSpace
-from search.spec import BudgetConfig, Overrides, Spec, load_spec
+from lcnn.training.fit import EpochResult
+from search.spec.settings import BudgetConfig, Overrides, Spec, load_spec
+from search.spec.space import Alternatives, Params, Range, SearchSpace
 from search.study.conductor import Conductor, Proposal
 from search.study.ledger import FOLDER, OUTCOME, SECONDS, Ledger
-from search.study.scheduler import Decision, build_scheduler
+from search.study.scheduling.schedulers import Decision, build_scheduler
 
 T = TypeVar("T")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -368,7 +368,7 @@ def cost_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {"count": len(ordered), **{name: 1e3 * value for name, value in figures.items()}}
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

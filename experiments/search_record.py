@@ -8,17 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import InputError, first_line
-from data_prep.split import read_split
+from data_prep.cohort.split import read_split
+from data_prep.common.errors import InputError, first_line
 from lcnn.outcome import Outcome
-from search.prepare import is_synthetic
-from search.run_folder import RESUMABLE_KEYS, RunFolder
-from search.run_study import open_ledger
-from search.runner import read_evaluation
-from search.space import SearchSpace
-from search.spec import Spec
+from search.commands.wandb_agent import RECORD
+from search.run.evaluation import read_evaluation
+from search.run.folder import RESUMABLE_KEYS, RunFolder
+from search.run.prepare import is_synthetic
+from search.run.study import open_ledger
+from search.spec.settings import Spec
+from search.spec.space import SearchSpace
 from search.study.ledger import TrialRecord
-from search.wandb_agent import RECORD
 
 AXES = ("trials", "epochs", "seconds")
 """Measures of effort. Seconds are those of training, summed over trials: more trials at once look no faster."""

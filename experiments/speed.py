@@ -10,7 +10,7 @@ steps  Time and peak memory of one training step (forward, loss, backward, optim
        a CPU takes minutes a network; --variants fp32 bf16 channels_last leaves it out.
 parts  Where the time of a real training step goes, waiting for data included. See experiments/step_parts.py.
 data   Stacks a second from the compiled cohort, and decoded from its PNG files.
-gpu    Mixed precision against float32 on a GPU, and how near the card's own speed a step comes.
+gpu    Mixed precision against float32 on a GPU, and how near the pool's own speed a step comes.
 
 Peak memory is what the tensors of a contender take at most: its weights, gradients and moments, the batch, and all
 that a step allocates. On a GPU the allocator counts it; on a CPU torch's profiler does, allocation by allocation. It
@@ -42,28 +42,28 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import MANIFEST
-from data_prep.compiled import CompiledCohort, compile_cohort
-from data_prep.errors import InputError, first_line
-from data_prep.files import write_text_atomically
-from data_prep.framing import to_stored
-from data_prep.head import Box
-from data_prep.machine import available_cores
-from data_prep.mask import from_grey, lesion_in
-from data_prep.phantom_cohort import build_phantom_cohort
-from data_prep.pixels import in_chosen_windows, pixels_of
-from data_prep.store import read_mask, read_windows
+from data_prep.cohort.compiled import CompiledCohort, compile_cohort
+from data_prep.cohort.layout import MANIFEST
+from data_prep.cohort.pixels import in_chosen_windows, pixels_of
+from data_prep.cohort.store import read_mask, read_windows
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError, first_line
+from data_prep.common.files import write_text_atomically
+from data_prep.common.machine import available_cores
+from data_prep.phantom.cohort import build_phantom_cohort
+from data_prep.preprocessing.framing import to_stored
+from data_prep.preprocessing.head import Box
+from data_prep.volumes.mask import from_grey, lesion_in
 from experiments.networks import BASELINES, network, parameters
 from experiments.step_parts import Part, synchronise, take_apart
 from lcnn.config import TrainConfig
-from lcnn.fit import TrainingData, make_optimizer
-from lcnn.loss import lcnn_loss
-from lcnn.stacks import StackSource, channels, neighbours
+from lcnn.network.stacks import StackSource, channels, neighbours
+from lcnn.training.fit import TrainingData, make_optimizer
+from lcnn.training.loss import lcnn_loss
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import this_machine
-from search.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
-from search.spec import Overrides, Spec, load_spec
+from search.run.prepare import PHANTOM_PREFIX, find_cohort, phantom_key
+from search.spec.settings import Overrides, Spec, load_spec
 
 WARM_UP = 2
 """Steps of each contender that are not counted; the first one compiles."""
@@ -137,7 +137,7 @@ class Contender:
         self.optimizer = make_optimizer(model, config.optim)
 
     def step(self) -> None:
-        """One training step, that of `lcnn.fit` without its checks; returns when the device is through."""
+        """One training step, that of `lcnn.training.fit` without its checks; returns when the device is through."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._variant.bf16):
             prediction = self.model(self._batch.grey_BDSS)
         loss = lcnn_loss(prediction, self._batch.lesion_BSS, self._config.loss)
@@ -312,7 +312,7 @@ def measure_data(data: CompiledCohort, config: TrainConfig, *, rounds: int) -> l
 
 @dataclass(frozen=True)
 class GpuFigures:
-    """Mixed precision against float32, and a step against the card."""
+    """Mixed precision against float32, and a step against the pool."""
 
     fp32_stacks_a_second: float
     bf16_stacks_a_second: float
@@ -321,7 +321,7 @@ class GpuFigures:
     step_tflops: float
     """TFLOP/s that a step under bf16 autocast achieves, a multiply-add being two operations."""
     matrix_tflops: float
-    """TFLOP/s of a large matrix product in bf16 on the same card."""
+    """TFLOP/s of a large matrix product in bf16 on the same pool."""
 
 
 def measure_gpu(
@@ -523,7 +523,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print what is asked for; the exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,10 +1,10 @@
 """Where the time of a training step goes: one clock that is always in exactly one part of the step.
 
-A training of `lcnn.fit.fit` runs as it always does; the functions and modules at the borders of its parts tell a
-`Timeline` that the part has changed. In the forward pass a call does so. For the backward pass, tensors that cross a
-border are marked there: autograd works through its nodes in the reverse order of their making, so the gradient comes
-to a border's mark when all that was made after the border is done and nothing that was made before it has begun. The
-parts therefore add up to the whole; what is in no named part is ``other``.
+A training of `lcnn.training.fit.fit` runs as it always does; the functions and modules at the borders of its parts
+tell a `Timeline` that the part has changed. In the forward pass a call does so. For the backward pass, tensors that
+cross a border are marked there: autograd works through its nodes in the reverse order of their making, so the gradient
+comes to a border's mark when all that was made after the border is done and nothing that was made before it has begun.
+The parts therefore add up to the whole; what is in no named part is ``other``.
 
 What LCNN does between its modules goes by order: the local path is ``encoder`` before its attention and ``decoder``
 after it, and what LCNN itself does after the global path is ``fusion``.
@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import lcnn.fit
-import lcnn.model
-from data_prep.split import Normalisation
+import lcnn.network.model
+import lcnn.training.fit
+from data_prep.cohort.split import Normalisation
 from lcnn.config import OptimConfig, TrainConfig
-from lcnn.fit import Build, TrainingData
-from lcnn.stacks import StackSource
+from lcnn.network.stacks import StackSource
+from lcnn.training.fit import Build, TrainingData
 
 
 class Part(StrEnum):
@@ -147,7 +147,7 @@ def _seconds(start: Stamp, end: Stamp) -> float:
 @contextmanager
 def _marked_training(timeline: Timeline) -> Iterator[None]:
     """While the block runs, trainings tell the timeline where they are outside the network's modules."""
-    make_optimizer = lcnn.fit.make_optimizer
+    make_optimizer = lcnn.training.fit.make_optimizer
 
     def marked_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         optimizer = make_optimizer(model, config)
@@ -158,19 +158,19 @@ def _marked_training(timeline: Timeline) -> Iterator[None]:
     # What follows reading is bringing the stacks to the device, up to their augmentation.
     functions: list[tuple[Any, str, Part, Part | None]] = [
         (StackSource, "batch", Part.DATA, Part.DATA),
-        (lcnn.fit, "draw_affine", Part.AUGMENTATION, Part.OTHER),
-        (lcnn.fit, "augment", Part.AUGMENTATION, Part.OTHER),
-        (lcnn.model, "pose_view", Part.ALIGNMENT, None),
-        (lcnn.model, "align", Part.ALIGNMENT, None),
-        (lcnn.model, "unalign", Part.ALIGNMENT, None),
-        (lcnn.model, "asymmetry", Part.ALIGNMENT, None),
-        (lcnn.fit, "lcnn_loss", Part.LOSS, None),
+        (lcnn.training.fit, "draw_affine", Part.AUGMENTATION, Part.OTHER),
+        (lcnn.training.fit, "augment", Part.AUGMENTATION, Part.OTHER),
+        (lcnn.network.model, "pose_view", Part.ALIGNMENT, None),
+        (lcnn.network.model, "align", Part.ALIGNMENT, None),
+        (lcnn.network.model, "unalign", Part.ALIGNMENT, None),
+        (lcnn.network.model, "asymmetry", Part.ALIGNMENT, None),
+        (lcnn.training.fit, "lcnn_loss", Part.LOSS, None),
         (nn.utils, "clip_grad_norm_", Part.OPTIMIZER, None),
     ]
     with ExitStack() as stack:
         for owner, name, part, then in functions:
             stack.enter_context(_replaced(owner, name, timeline.wrap(part, getattr(owner, name), then)))
-        stack.enter_context(_replaced(lcnn.fit, "make_optimizer", marked_optimizer))
+        stack.enter_context(_replaced(lcnn.training.fit, "make_optimizer", marked_optimizer))
         yield
 
 
@@ -188,7 +188,7 @@ def _marked_build(timeline: Timeline) -> Build:
     """`build_model`, whose network tells the timeline which of its modules is at work."""
 
     def build(config: TrainConfig, normalisation: Normalisation) -> nn.Module:
-        model = lcnn.model.build_model(config, normalisation)
+        model = lcnn.network.model.build_model(config, normalisation)
         methods: list[tuple[nn.Module, str, Part, Part | None]] = [
             (model, "forward", Part.OTHER, None),
             (model.alignment, "forward", Part.ALIGNMENT, None),
@@ -241,13 +241,13 @@ class StepParts:
 def take_apart(config: TrainConfig, data: TrainingData, device: str, *, rounds: int, steps: int) -> StepParts:
     """Train by turns with and without marks for ``rounds`` epochs of ``steps`` steps each; medians over the epochs.
 
-    Both trainings are those of `lcnn.fit.fit`, validation aside; one epoch more comes first and is not counted.
+    Both trainings are those of `lcnn.training.fit.fit`, validation aside; one epoch more comes first, not counted.
     """
     loop = {"epochs": rounds + 1, "stacks_per_epoch": steps * config.train.batch_size}
     config = config.model_copy(update={"train": config.train.model_copy(update=loop)})
     timeline = Timeline(torch.device(device))
-    plain = lcnn.fit.fit(config, data, device=device)
-    marked = lcnn.fit.fit(config, data, device=device, build=_marked_build(timeline))
+    plain = lcnn.training.fit.fit(config, data, device=device)
+    marked = lcnn.training.fit.fit(config, data, device=device, build=_marked_build(timeline))
     plain_s: list[float] = []
     marked_s: list[float] = []
     parts_s: list[Times] = []

@@ -24,29 +24,29 @@ import torch
 from joblib import Parallel, delayed
 from torch import nn
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import MANIFEST, Cohort
-from data_prep.compiled import compile_cohort
-from data_prep.errors import InputError
-from data_prep.files import write_text_atomically
-from data_prep.phantom import PhantomConfig
-from data_prep.phantom_cohort import build_phantom_cohort
-from data_prep.picture import PictureConfig
-from data_prep.split import Split, SplitConfig, lock_split, training_normalisation
-from data_prep.store import Store
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import MANIFEST, Cohort
+from data_prep.cohort.split import Split, SplitConfig, lock_split, training_normalisation
+from data_prep.cohort.store import Store
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_text_atomically
+from data_prep.phantom.cohort import build_phantom_cohort
+from data_prep.phantom.patients import PhantomConfig
+from data_prep.preprocessing.picture import PictureConfig
 from experiments.networks import parameters
 from lcnn.checkpoint import load_checkpoint
-from lcnn.comparison import compare_models
 from lcnn.config import OneCycle, TrainConfig
-from lcnn.evaluate import evaluate
-from lcnn.evaluation import write_patients
-from lcnn.fit import Build, TrainingData, fit
-from lcnn.intervals import Estimate, estimate_mean
-from lcnn.model_file import TrainedModel
+from lcnn.inference.model_file import TrainedModel
 from lcnn.outcome import Outcome
+from lcnn.scoring.comparison import compare_models
+from lcnn.scoring.evaluate import evaluate
+from lcnn.scoring.evaluation import write_patients
+from lcnn.scoring.intervals import Estimate, estimate_mean
 from lcnn.settings_file import assign
+from lcnn.training.fit import Build, TrainingData, fit
 from search.errors import RunFailed
-from search.spec import Overrides, Spec, load_spec
+from search.spec.settings import Overrides, Spec, load_spec
 
 METRICS = ("dice", "surface_dice", "lesion_f1", "precision", "recall", "hd95")
 LEARNING_RATE = 2e-3
@@ -306,7 +306,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-@answering
+@cli_errors
 def run_study(kind: str, contenders: Sequence[Contender], options: argparse.Namespace) -> int:
     """Run a whole study and print what came out; the exit code.
 

@@ -24,29 +24,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.answering import Parser, answering
-from data_prep.cohort import Cohort, open_cohort, spacing_of
-from data_prep.compiled import cache_folder, compile_cohort
-from data_prep.errors import InputError
-from data_prep.pixels import pixels_of
-from data_prep.split import SplitConfig, lock_split, read_split, training_normalisation
-from data_prep.window import WINDOWS, in_words
-from data_prep.window_options import window_names
-from data_prep.wording import counted
+from data_prep.cohort.compiled import cache_folder, compile_cohort
+from data_prep.cohort.layout import Cohort, open_cohort, spacing_of
+from data_prep.cohort.pixels import pixels_of
+from data_prep.cohort.split import SplitConfig, lock_split, read_split, training_normalisation
+from data_prep.common.cli_errors import Parser, cli_errors
+from data_prep.common.errors import InputError
+from data_prep.common.wording import counted
+from data_prep.intensity.window import WINDOWS, in_words
+from data_prep.intensity.window_options import window_names
 from lcnn.config import FORMATS, TrainingConfig
-from lcnn.evaluate import THRESHOLD, PatientResult, evaluate
-from lcnn.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
 from lcnn.export.model_card import read_evidence
 from lcnn.export.model_folder import export_model, refuse_foreign
-from lcnn.fit import EpochResult, TrainingData, fit
-from lcnn.model_file import MODEL, find_model, hash_split, load_model, read_settings
-from lcnn.model_windows import in_named_windows, other_window, pixels_for
+from lcnn.inference.model_file import MODEL, find_model, hash_split, load_model, read_settings
+from lcnn.inference.model_windows import in_named_windows, other_window, pixels_for
+from lcnn.inference.predict import predict_volume
+from lcnn.inference.scans import InputOverrides, Scan, find_patients
+from lcnn.inference.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
 from lcnn.outcome import Outcome
-from lcnn.overlay import save_best_median_worst, save_prediction
-from lcnn.predict import predict_volume
-from lcnn.scans import Scan, Told, find_patients
+from lcnn.scoring.evaluate import THRESHOLD, PatientResult, evaluate
+from lcnn.scoring.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
+from lcnn.scoring.overlay import save_best_median_worst, save_prediction
 from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
-from lcnn.volumes import VOLUMES, VolumeRow, volume_row, write_volumes
+from lcnn.training.fit import EpochResult, TrainingData, fit
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -199,9 +199,9 @@ def predict(options: argparse.Namespace) -> int:
         InputError: no model, no slices, or slices that cannot be read.
     """
     model = load_model(options.model, device(options))
-    told = Told(options.series, options.hu_offset, spacing_of(options.spacing_mm))
+    overrides = InputOverrides(options.series, options.hu_offset, spacing_of(options.spacing_mm))
     refuse_own_input(options.input, options.out)
-    patients = find_patients(options.input, told)
+    patients = find_patients(options.input, overrides)
     if options.window:
         named = in_named_windows(model, options.window)
         if model.windows and named.windows != model.windows:
@@ -304,7 +304,7 @@ def device(options: argparse.Namespace) -> str:
     return str(options.device)
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = parse(arguments)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from data_prep.errors import InputError
-from data_prep.files import replacing, require_room
+from data_prep.common.errors import InputError
+from data_prep.common.files import replacing, require_room
 from lcnn.config import TrainConfig
 
 KIND = "lcnn-checkpoint"

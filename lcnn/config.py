@@ -1,14 +1,14 @@
 """Every setting of LCNN and its training, each with its one default, unit and meaning.
 
-The classes hold values only; `lcnn.model.build_model`, `lcnn.schedule.lr_factor` and `lcnn.fit.fit` turn
-them into objects. All are frozen and refuse unknown fields.
+The classes hold values only; `lcnn.network.model.build_model`, `lcnn.training.schedule.lr_factor` and
+`lcnn.training.fit.fit` turn them into objects. All are frozen and refuse unknown fields.
 """
 
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from data_prep.picture import PictureConfig
+from data_prep.preprocessing.picture import PictureConfig
 
 
 class Settings(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from data_prep.errors import InputError, first_line
+from data_prep.common.errors import InputError, first_line
 from lcnn.config import Schedule
 
 SCHEDULES = tuple(option.model_fields["name"].default for option in get_args(get_args(Schedule)[0]))

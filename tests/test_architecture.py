@@ -14,14 +14,12 @@ ALLOWED = {
     "lcnn": {"lcnn", "data_prep"},
     "search": {"search", "lcnn", "data_prep"},
 }
-BELOW = {
-    "placement": set(),
-    "study": {"placement"},
-    "execution": {"study", "placement"},
-    "winner": {"execution", "study", "placement"},
-    "report": {"study"},
-    "tracking": {"study", "placement"},
+ORDER = {
+    "data_prep": "common intensity volumes preprocessing cohort phantom sources quality importing commands",
+    "lcnn": "network training inference scoring export",
+    "search": "spec placement study console run execution winner report tracking stages commands",
 }
+"""The rooms of each package, in order: each may import those before it."""
 KNOW_RAY = {"execution"}
 OURS = {*ALLOWED, "experiments", "run_search"}
 
@@ -46,14 +44,22 @@ def test_only_search_knows_ray_optuna_and_wandb(package: str) -> None:
         assert not {name.split(".")[0] for name in imports(path)} & {"ray", "optuna", "wandb"}, path.name
 
 
-@pytest.mark.parametrize("package", BELOW)
-def test_the_folders_of_search_stand_on_each_other_one_way(package: str) -> None:
-    """What is decided and recorded knows no Ray; Ray's side knows no winner; and none knows the run around it."""
-    for path in (ROOT / "search" / package).rglob("*.py"):
-        names = {name.split(".")[1] for name in imports(path) if name.startswith("search.")}
-        assert names & set(BELOW) <= {package, *BELOW[package]}, path.name
-        assert "runner" not in names or path.name == "__main__.py", path.name
-        assert package in KNOW_RAY or "ray" not in {name.split(".")[0] for name in imports(path)}, path.name
+@pytest.mark.parametrize("package", ORDER)
+def test_the_rooms_of_a_package_stand_on_each_other_one_way(package: str) -> None:
+    """What is decided and recorded knows no Ray; Ray's side knows no winner; and none knows the commands around it."""
+    rooms = ORDER[package].split()
+    found = {path.name for path in (ROOT / package).iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert found == set(rooms)
+    for place, room in enumerate(rooms):
+        for path in (ROOT / package / room).rglob("*.py"):
+            names = {name.split(".")[1] for name in imports(path) if name.startswith(f"{package}.")} & set(rooms)
+            assert names <= set(rooms[: place + 1]), path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("room", [room for room in ORDER["search"].split() if room not in KNOW_RAY])
+def test_only_the_room_of_execution_knows_ray(room: str) -> None:
+    for path in (ROOT / "search" / room).rglob("*.py"):
+        assert "ray" not in {name.split(".")[0] for name in imports(path)}, path.name
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.cohort_check import CohortReport, check_cohort, list_patients
-from data_prep.contact_sheet import save_contact_sheets
-from data_prep.files import IF_BUSY, locked
-from data_prep.findings import Finding, Severity, write_findings
-from data_prep.fixes import apply_fixes, undo_unfinished
-from data_prep.jobs import add_jobs_option, check_jobs
-from data_prep.wording import counted
+from data_prep.common.files import IF_BUSY, locked
+from data_prep.common.jobs import add_jobs_option, check_jobs
+from data_prep.common.wording import counted
+from data_prep.quality.cohort_check import CohortReport, check_cohort, list_patients
+from data_prep.quality.contact_sheet import save_contact_sheets
+from data_prep.quality.findings import Finding, Severity, write_findings
+from data_prep.quality.fixes import apply_fixes, undo_unfinished
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 

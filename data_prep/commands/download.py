@@ -5,13 +5,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep.archives import Unpacked, unpack_cohort
-from data_prep.cohort import has_layout
-from data_prep.errors import InputError
-from data_prep.fetching import fetch_zip, link_of
-from data_prep.files import IF_BUSY, locked
-from data_prep.progress import bar
-from data_prep.wording import counted, pasted
+from data_prep.cohort.layout import has_layout
+from data_prep.common.errors import InputError
+from data_prep.common.files import IF_BUSY, locked
+from data_prep.common.progress import bar
+from data_prep.common.wording import counted, pasted
+from data_prep.importing.archives import Unpacked, unpack_cohort
+from data_prep.importing.fetching import fetch_zip, link_of
 
 DOWNLOADS = ".download"
 """Folder of the target in which archives are kept until they are unpacked."""

@@ -10,12 +10,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.cohort import MANIFEST, Cohort, scan_cohort, spacing_of, with_groups, write_manifest
-from data_prep.errors import InputError, first_line
-from data_prep.files import IF_BUSY, locked, write_text_atomically
-from data_prep.groups import add_group_option, group_numbers, in_words
-from data_prep.groups import group_pattern as pattern_of
-from data_prep.importing import (
+from data_prep.cohort.groups import add_group_option, group_numbers, in_words
+from data_prep.cohort.groups import group_pattern as pattern_of
+from data_prep.cohort.layout import MANIFEST, Cohort, scan_cohort, spacing_of, with_groups, write_manifest
+from data_prep.common.errors import InputError, first_line
+from data_prep.common.files import IF_BUSY, locked, write_text_atomically
+from data_prep.common.jobs import add_jobs_option, check_jobs
+from data_prep.common.progress import in_processes
+from data_prep.common.wording import counted
+from data_prep.importing.patients import (
     IF_UNWRITABLE,
     Fault,
     ImportSettings,
@@ -27,20 +30,17 @@ from data_prep.importing import (
     refuse_foreign,
     unwritable,
 )
-from data_prep.jobs import add_jobs_option, check_jobs
-from data_prep.progress import in_processes
-from data_prep.register import Register, patient_id, register_of, write_register
+from data_prep.importing.register import Register, patient_id, register_of, write_register
+from data_prep.intensity.window import KeptHu
+from data_prep.intensity.window import in_words as windows_in_words
+from data_prep.intensity.window_options import add_window_options, chosen_windows
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom_choice import with_series
-from data_prep.sources.dicom_studies import processes_for
+from data_prep.sources.dicom.choice import with_series
+from data_prep.sources.dicom.studies import processes_for
+from data_prep.sources.naming.tree import Patterns, names_mask
+from data_prep.sources.naming.whose import with_patients
 from data_prep.sources.reading import ReadOptions, lacking_mask
 from data_prep.sources.recognise import FORMATS, Source, recognise, spacings
-from data_prep.sources.tree import Patterns, names_mask
-from data_prep.sources.whose import with_patients
-from data_prep.window import KeptHu
-from data_prep.window import in_words as windows_in_words
-from data_prep.window_options import add_window_options, chosen_windows
-from data_prep.wording import counted
 
 FORMAT_NAMES = {kind.name.lower(): kind for kind in FORMATS}
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.cohort import read_cohort
-from data_prep.files import write_text_atomically
-from data_prep.histograms import Histogram, Series, in_digits, to_svg
-from data_prep.jobs import add_jobs_option, check_jobs
-from data_prep.pixels import pixels_of
-from data_prep.progress import in_processes
-from data_prep.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
-from data_prep.wording import counted
+from data_prep.cohort.layout import read_cohort
+from data_prep.cohort.pixels import pixels_of
+from data_prep.common.files import write_text_atomically
+from data_prep.common.jobs import add_jobs_option, check_jobs
+from data_prep.common.progress import in_processes
+from data_prep.common.wording import counted
+from data_prep.quality.histograms import Histogram, Series, in_digits, to_svg
+from data_prep.quality.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
 
 BINS = 16
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from data_prep.head import head_box
+from data_prep.preprocessing.head import head_box
 
 Spacing = tuple[float, float, float]
 Mask = NDArray[np.bool_]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from data_prep.head import Box
 from data_prep.preprocessing.coarse import Mask, Spacing, shrink, shrink_factor
+from data_prep.preprocessing.head import Box
 
 Float = NDArray[np.float64]
 

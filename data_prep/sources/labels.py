@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.errors import InputError
-from data_prep.mask import labelled, whole_numbers
-from data_prep.sources.checks import check_finite
+from data_prep.common.errors import InputError
+from data_prep.volumes.checks import check_finite
+from data_prep.volumes.mask import labelled, whole_numbers
 
 
 def labels_of(

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.errors import InputError
-from data_prep.sources import aisd
+from data_prep.common.errors import InputError
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom_cases import preview_dicom, read_dicom_case
-from data_prep.sources.nifti import read_nifti, read_nifti_mask
-from data_prep.sources.npz import has_mask, read_npz, read_npz_mask
-from data_prep.sources.pictures import read_picture_files, read_picture_masks
-from data_prep.volume import Volume
+from data_prep.sources.dicom.cases import preview_dicom, read_dicom_case
+from data_prep.sources.formats import aisd
+from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask
+from data_prep.sources.formats.npz import has_mask, read_npz, read_npz_mask
+from data_prep.sources.formats.pictures import read_picture_files, read_picture_masks
+from data_prep.volumes.volume import Volume
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from data_prep.cohort import SLICE_SUFFIXES, natural_key
-from data_prep.errors import InputError
-from data_prep.sources import dicom_headers, nifti, npz
-from data_prep.sources.aisd import as_aisd, is_aisd
+from data_prep.cohort.layout import SLICE_SUFFIXES, natural_key
+from data_prep.common.errors import InputError
 from data_prep.sources.case import Case, Kind
-from data_prep.sources.dicom_cases import find_dicom
-from data_prep.sources.dicom_studies import is_dicom
-from data_prep.sources.nifti import find_nifti, read_grid
-from data_prep.sources.npz import find_npz
-from data_prep.sources.pictures import find_pictures
+from data_prep.sources.dicom import headers as dicom_headers
+from data_prep.sources.dicom.cases import find_dicom
+from data_prep.sources.dicom.studies import is_dicom
+from data_prep.sources.formats import nifti, npz
+from data_prep.sources.formats.aisd import as_aisd, is_aisd
+from data_prep.sources.formats.nifti import find_nifti, read_grid
+from data_prep.sources.formats.npz import find_npz
+from data_prep.sources.formats.pictures import find_pictures
+from data_prep.sources.naming.tree import Patterns, files_below, session, sort_out, subject
 from data_prep.sources.reading import lacking_mask
-from data_prep.sources.tree import Patterns, files_below, session, sort_out, subject
 
 FORMATS: dict[Kind, Sequence[str]] = {
     Kind.NIFTI: nifti.SUFFIXES,

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from data_prep.window import in_words
-from lcnn.evaluate import THRESHOLD
+from data_prep.intensity.window import in_words
 from lcnn.export.graph import INPUT, LogitNetwork
-from lcnn.model_file import ModelSettings
-from lcnn.stacks import OVERVIEW, channels
+from lcnn.inference.model_file import ModelSettings
+from lcnn.network.stacks import OVERVIEW, channels
+from lcnn.scoring.evaluate import THRESHOLD
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"

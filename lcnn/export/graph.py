@@ -1,8 +1,8 @@
 """The network as a graph that runs without our code: torch.export and ONNX, each compared with torch.
 
-One input, ``image``: grey values 0..255, float32 (B, C, S, S), as `lcnn.stacks` lays them out: the patient's overview,
-then slice by slice all windows of the stack. One output, ``logits``: log-odds of lesion on the centre slice, float32
-(B, 1, S, S). Pose, warping and normalisation are inside; the size of the batch is free.
+One input, ``image``: grey values 0..255, float32 (B, C, S, S), as `lcnn.network.stacks` lays them out: the patient's
+overview, then slice by slice all windows of the stack. One output, ``logits``: log-odds of lesion on the centre slice,
+float32 (B, 1, S, S). Pose, warping and normalisation are inside; the size of the batch is free.
 
 Legend: B stacks, C = OVERVIEW + (2T + 1) * K channels, K windows, S side of the picture.
 """
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from data_prep.errors import first_line
-from lcnn.model import LCNN
-from lcnn.stacks import OVERVIEW
+from data_prep.common.errors import first_line
+from lcnn.network.model import LCNN
+from lcnn.network.stacks import OVERVIEW
 
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-4

@@ -14,12 +14,12 @@ from monai.utils import convert_to_dst_type
 from PIL import Image
 from torch import Tensor
 
-from data_prep.errors import InputError
-from data_prep.pixels import as_grey
-from data_prep.window import COLOURS
+from data_prep.cohort.pixels import as_grey
+from data_prep.common.errors import InputError
+from data_prep.intensity.window import COLOURS
 from lcnn.export.graph import LogitNetwork
-from lcnn.model_file import ModelSettings, network
-from lcnn.predict import input_patients, predict_slices
+from lcnn.inference.model_file import ModelSettings, network
+from lcnn.inference.predict import input_patients, predict_slices
 from lcnn.settings_file import validate
 
 

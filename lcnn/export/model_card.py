@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from data_prep.errors import InputError, first_line
-from data_prep.picture import PictureConfig
-from data_prep.wording import counted
-from lcnn.evaluation import comparison_text, estimate_text, find_comparison
+from data_prep.common.errors import InputError, first_line
+from data_prep.common.wording import counted
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.export.graph import TOLERANCE
-from lcnn.intervals import Estimate
-from lcnn.model_file import CONFIG, WEIGHTS, ModelSettings
+from lcnn.inference.model_file import CONFIG, WEIGHTS, ModelSettings
+from lcnn.scoring.evaluation import comparison_text, estimate_text, find_comparison
+from lcnn.scoring.intervals import Estimate
 
 PACKAGES = ("torch", "torchvision", "monai", "numpy", "safetensors", "onnx", "onnxruntime")
 ESTIMATE_KEYS = set(asdict(Estimate(None, None, None, 0)))

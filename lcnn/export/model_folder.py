@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from data_prep.errors import InputError
-from data_prep.files import replacing_folder, require_room
+from data_prep.common.errors import InputError
+from data_prep.common.files import replacing_folder, require_room
 from lcnn.config import FORMATS, Format
 from lcnn.export.bundle import write_bundle
 from lcnn.export.graph import ExportFailed, LogitNetwork, trace, write_onnx, write_torch
 from lcnn.export.model_card import Evidence, Graph, model_card
-from lcnn.model import LCNN
-from lcnn.model_file import WEIGHTS, TrainedModel, model_settings, save_model
+from lcnn.inference.model_file import WEIGHTS, TrainedModel, model_settings, save_model
+from lcnn.network.model import LCNN
 
 Writer = Callable[[ExportedProgram, LogitNetwork, int, Path], float]
 OnStep = Callable[[str], None]
@@ -37,7 +37,7 @@ def export_model(
         formats: graphs to make.
         split_hash: of the split file that says who trained it.
         evidence: what its run measured.
-        on_step: told of every step before it begins; graphs take minutes.
+        on_step: called with every step before it begins; graphs take minutes.
 
     Raises:
         TypeError: the network is not LCNN.

@@ -1,1 +1,1 @@
-"""Where trainings run: Ray Tune as the muscle, and nothing that cannot be rebuilt from the study."""
+"""Where trainings run: Ray Tune executes, and holds nothing that cannot be rebuilt from the study."""

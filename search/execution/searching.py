@@ -1,26 +1,24 @@
-"""The search itself: trials on Ray, one sitting after the other, until a limit is reached."""
+"""The search itself: trials on Ray, one session after the other, until a limit is reached."""
 
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from data_prep.wording import counted
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
-from search.display import Display
+from search.console.progress import SearchProgress
 from search.errors import RunFailed
 from search.execution.checkpoints import CheckpointKeeper
-from search.execution.dashboard import RayView
-from search.execution.trial import TrialContext
+from search.execution.context import trial_context
 from search.execution.tune_search import run_trials
-from search.progress import SearchProgress
-from search.space import SearchSpace
-from search.spec import Spec
-from search.study.budget import Limit, Tally, planned_trials, reached
+from search.run.opened import Run
+from search.spec.settings import Spec
+from search.study.budget.limits import Limit, Tally, planned_trials, reached
 from search.study.conductor import MOST_CRASHES, Conductor, Event
 from search.study.ledger import Ledger, TrialRecord
-from search.study.pareto import FrontGuard, cost_of
-from search.study.scheduler import build_scheduler, expected_epochs
+from search.study.objectives.pareto import FrontGuard, cost_of
+from search.study.scheduling.schedulers import build_scheduler, expected_epochs
 
 
 def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
@@ -31,67 +29,35 @@ def limit_reached(spec: Spec, ledger: Ledger) -> Limit | None:
     return reached(spec.budget, Tally(trials), ledger.search_seconds, exhausted=ledger.is_exhausted())
 
 
-def search(
-    spec: Spec,
-    space: SearchSpace,
-    ledger: Ledger,
-    context: TrialContext,
-    display: Display,
-    view: RayView,
-    on_ended: Callable[[TrialRecord], None],
-) -> None:
+def search(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
     """Run what is left of the search on a started Ray.
 
     Args:
-        spec: the search.
-        space: its space.
-        ledger: its study.
-        context: what its trials may know.
-        display: where to report.
-        view: what Ray is to show.
-        on_ended: told of every trial that ends.
+        run: the run.
+        on_ended: called with every trial that ends.
 
     Raises:
         KeyboardInterrupt: it was stopped from outside.
         RunFailed: the machine is broken or its disk full, or not one trial gave a value.
     """
-    if limit_reached(spec, ledger) is None:
-        _sit(spec, space, ledger, context, display, view, on_ended)
-    limit = limit_reached(spec, ledger)
+    if limit_reached(run.spec, run.ledger) is None:
+        _search_session(run, on_ended)
+    limit = limit_reached(run.spec, run.ledger)
     if limit is None:
         raise KeyboardInterrupt  # Tune was asked to stop from outside, by SIGUSR1
-    display.say(f"The search has ended: {limit}")
-    if not ledger.ranking():
-        counts = Counter(trial.outcome.value for trial in ledger.trials() if trial.outcome)
+    run.display.say(f"The search has ended: {limit}")
+    if not run.ledger.ranking():
+        counts = Counter(trial.outcome.value for trial in run.ledger.trials() if trial.outcome)
         ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         raise RunFailed(f"no trial gave a value ({ends}); see run.log, and start anew with other settings and --name")
 
 
-def _sit(
-    spec: Spec,
-    space: SearchSpace,
-    ledger: Ledger,
-    context: TrialContext,
-    display: Display,
-    view: RayView,
-    on_ended: Callable[[TrialRecord], None],
-) -> None:
-    records = ledger.trials()
-    planned = planned_trials(spec, space)
-    progress = SearchProgress(
-        display,
-        trials=planned,
-        finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in records),
-        best=Tally(records).best,
-        slots=context.slots.at_once,
-        steps=spec.steps,
-        expected_steps=partial(expected_epochs, spec.scheduler, spec.steps),
-        unit=spec.step_unit,
-    )
-    most = "trials" if planned is None else counted(planned, "trial")
-    display.say(f"Searching: {most} of at most {trial_length(spec)}, trial 0 is the defaults")
-    stopwatch = Stopwatch(ledger, context.slots.at_once)
-    keeper = CheckpointKeeper(context, max(1, spec.confirm.top), records)
+def _search_session(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
+    spec, ledger, slots = run.spec, run.ledger, run.slots
+    context = trial_context(run)
+    progress = _progress(run)
+    stopwatch = Stopwatch(ledger, slots.at_once)
+    keeper = CheckpointKeeper(context, max(1, spec.confirm.top), ledger.trials())
 
     def on_event(event: Event) -> None:
         stopwatch.keep()
@@ -105,19 +71,19 @@ def _sit(
         scheduler = FrontGuard(scheduler, ledger.trials, cost)
     conductor = Conductor(
         ledger,
-        space,
+        run.space,
         scheduler,
         budget=spec.budget,
         epochs=spec.steps,
         seconds=lambda: stopwatch.seconds,
-        place=context.slots.place,
-        uses_gpu=context.slots.device == "cuda",
+        place=slots.place,
+        uses_gpu=slots.device == "cuda",
         on_event=on_event,
     )
     try:
-        run_trials(conductor, context, view=view)
+        run_trials(conductor, context, view=run.session.view)
     finally:
-        display.clear()
+        run.display.clear()
         stopwatch.keep()
     if conductor.halted:
         raise RunFailed(f"{conductor.halted}; make room, then the same command goes on")
@@ -125,6 +91,24 @@ def _sit(
         raise RunFailed(
             f"{MOST_CRASHES} trials crashed in a row ({conductor.broken}); mend it, then the same command goes on"
         )
+
+
+def _progress(run: Run) -> SearchProgress:
+    """The display of the search, which begins with a line on its length."""
+    spec, trials = run.spec, run.ledger.trials()
+    planned = planned_trials(spec, run.space)
+    most = "trials" if planned is None else counted(planned, "trial")
+    run.display.say(f"Searching: {most} of at most {trial_length(spec)}, trial 0 is the defaults")
+    return SearchProgress(
+        run.display,
+        trials=planned,
+        finished=sum(trial.outcome not in (None, Outcome.CRASHED) for trial in trials),
+        best=Tally(trials).best,
+        slots=run.slots.at_once,
+        steps=spec.steps,
+        expected_steps=partial(expected_epochs, spec.scheduler, spec.steps),
+        unit=spec.step_unit,
+    )
 
 
 def trial_length(spec: Spec) -> str:
@@ -140,7 +124,7 @@ class Stopwatch:
 
     Args:
         ledger: the study.
-        slots: trial slots of this sitting.
+        slots: trial slots of this session.
     """
 
     def __init__(self, ledger: Ledger, slots: int) -> None:
@@ -149,7 +133,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of searching, over all sittings."""
+        """Wall-clock seconds of searching, over all sessions."""
         return self._kept + time.monotonic() - self._last
 
     def keep(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
-from data_prep.errors import last_line
+from data_prep.common.errors import last_line
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
@@ -55,7 +55,7 @@ def run_trainings(
     Args:
         trainings: what to train.
         context: what they may know.
-        on_epoch: told the number of epochs done by all of them together.
+        on_epoch: called with the number of epochs done by all of them together.
 
     Returns:
         How each went, by key.
@@ -97,7 +97,7 @@ def start_stream(training: Training, context: TrialContext, share: float, retrie
     Args:
         training: what to train.
         context: what it may know.
-        share: of a card, which is reserved for it.
+        share: of a pool, which is reserved for it.
         retries: times that Ray starts it again where its worker breaks.
     """
     if training.fold is not None:

@@ -13,15 +13,15 @@ from typing import Any, Literal
 import torch
 from ray import tune
 
-from data_prep.split import Normalisation
-from data_prep.store import Store
+from data_prep.cohort.split import Normalisation
+from data_prep.cohort.store import Store
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult, TrainingData, fit
-from lcnn.folds import Begin, one_by_one, side_by_side
 from lcnn.outcome import Outcome
+from lcnn.training.fit import EpochResult, TrainingData, fit
+from lcnn.training.folds import Begin, one_by_one, side_by_side
 from search.execution.trial_name import trial_name
 from search.placement.resources import Slots
-from search.storage import FILES, CheckpointStore, mirrored
+from search.run.storage import FILES, CheckpointStore, mirrored
 
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"
@@ -76,7 +76,7 @@ class TrialContext:
 def start_training(
     context: TrialContext, key: str, config: TrainConfig, share: float, epochs: int | None = None
 ) -> Generator[EpochResult, None, Outcome]:
-    """A training in this process, with the threads of its slot and this share of its card's memory."""
+    """A training in this process, with the threads of its slot and this share of its pool's memory."""
     settle_process(context.slots.threads, context.slots.device)
     if context.slots.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(context.slots.allocator_share(share))
@@ -99,7 +99,7 @@ def _train(
 def _over_folds(
     context: TrialContext, key: str, config: TrainConfig, steps: int | None
 ) -> Generator[EpochResult, None, Outcome]:
-    """The folds' trainings as one; of a limit in steps, see `search.spec.Spec.steps`."""
+    """The folds' trainings as one; of a limit in steps, see `search.spec.settings.Spec.steps`."""
     count, full = len(context.folds), config.train.epochs
 
     def begin_with(settings: TrainConfig) -> Begin:
@@ -115,7 +115,7 @@ def _over_folds(
 def settle_process(threads: int, device: str) -> None:
     """Put torch's global settings where every training finds them, whatever ran in this process before.
 
-    Random numbers are not among them: `lcnn.fit` seeds all that it draws from.
+    Random numbers are not among them: `lcnn.training.fit` seeds all that it draws from.
     """
     torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float32)
@@ -177,7 +177,7 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], context: TrialContext) -> None:
-        """Begin the trial that ``config`` describes (number, configuration, share of a card, epochs already known)."""
+        """Begin the trial that ``config`` describes (number, configuration, share of a pool, epochs already known)."""
         end_with_node()
         self._context = context
         self._begin(config)

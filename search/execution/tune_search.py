@@ -1,4 +1,4 @@
-"""Ray Tune as the muscle of a search: it places trials, moves results, retries crashes and decides nothing.
+"""The adapter of Ray Tune: Tune executes, the Conductor decides. Tune places trials and moves results.
 
 Tune asks its searcher for configurations and its scheduler for decisions; both pass the question on to the
 `Conductor`. Tune's experiment state is thrown away: the study holds all there is to know.
@@ -21,20 +21,21 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from data_prep.answering import POLITE
-from data_prep.errors import first_line, last_line
+from data_prep.common.cli_errors import POLITE
+from data_prep.common.errors import first_line, last_line
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from lcnn.training.fit import EpochResult
 from search.errors import RunFailed
-from search.execution.cluster import join
-from search.execution.dashboard import LOOPBACK, QUIET, RayView
+from search.execution.session.cluster import join
+from search.execution.session.dashboard import LOOPBACK
+from search.execution.session.watch import watching
 from search.execution.trial import HALT_KEY, OUTCOME_KEY, TrialActor, TrialContext
 from search.execution.trial_name import trial_name
-from search.execution.watch import watching
 from search.placement.resources import Slots
+from search.run.session import QUIET, RayView
 from search.study.conductor import Conductor
-from search.study.scheduler import Decision
+from search.study.scheduling.schedulers import Decision
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +135,12 @@ def ray_running(
 ) -> Iterator[str | None]:
     """Ray for the length of the block: on this machine with just the slots' resources, or a cluster that runs.
 
-    Where what was started here dies, so does this process: see `search.execution.watch`.
+    Where what was started here dies, so does this process: see `search.execution.session.watch`.
 
     Args:
-        slots: what to start on this machine; a cluster has its own, see `search.execution.cluster.on_cluster`.
-        address: of a cluster to join, as `search.execution.cluster.join` takes it; leaving the block only disconnects.
+        slots: what to start on this machine; a cluster has its own, see `search.execution.session.cluster.on_cluster`.
+        address: of a cluster to join, as `search.execution.session.cluster.join` takes it; leaving the block
+            disconnects.
         on_death: says why this process ends with Ray.
         view: what Ray is to show; a cluster has a dashboard of its own, or none.
 

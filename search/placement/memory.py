@@ -1,9 +1,9 @@
-"""What trainings take of a card's memory, and what share of the card follows for each.
+"""What trainings take of a pool's memory, and what share of the pool follows for each.
 
-A shape is all that decides the memory of a training. The shapes that a space can propose are weighed before the
-search (see `search.execution.probe`); here is what follows from the weights, without measuring anything.
+A profile is all that decides the memory of a training. The profiles that a space can propose are measured before the
+search (see `search.execution.measuring.probe`); here is what follows from the uses, without measuring anything.
 
-A card is a GPU, or on a computer without one its main memory.
+A pool is a GPU, or on a computer without one its main memory.
 """
 
 import json
@@ -17,10 +17,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from lcnn.config import TrainConfig
-from search.space import SearchSpace, Value
+from search.spec.space import SearchSpace, Value
 
 ACCUMULATION = "train.accumulation"
-SHAPE_FIELDS = (
+PROFILE_FIELDS = (
     "T",
     "model.width",
     "model.levels",
@@ -40,36 +40,36 @@ ORDER: Mapping[str, Sequence[str]] = {
 }
 """Named values from the least to the most demanding; numbers demand more the larger they are."""
 MOST_SHAPES = 16
-"""Shapes that are weighed at most: each takes seconds, and has to wait for the one before."""
+"""Shapes that are measured at most: each takes seconds, and has to wait for the one before."""
 MARGIN = 0.15
-"""Memory that a trial is given beyond its weight: a long training's allocator breaks its memory into pieces."""
+"""Memory that a trial is given beyond its use: a long training's allocator breaks its memory into pieces."""
 SHARES: Mapping[str, int] = {"cuda": 16, "cpu": 256}
-"""Shares of a card are multiples of one in so many. Of a GPU they are exact in binary and to Ray's four decimals, and
+"""Shares of a pool are multiples of one in so many. Of a GPU they are exact in binary and to Ray's four decimals, and
 few, so that a worker often finds another trial of its own share; main memory may be for as many as there are cores."""
 
-Peaks = Mapping["Shape", float]
-"""Peak memory in bytes by shape; infinity for one that ran out of memory."""
+Peaks = Mapping["MemoryProfile", float]
+"""Peak memory in bytes by profile; infinity for one that ran out of memory."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class MemoryProfile:
     """Everything about a training that its memory depends on."""
 
     image_size: int
     """Side of the pictures in pixels."""
     config: TrainConfig
-    """The fields of `SHAPE_FIELDS`; all others at their defaults, so that equal shapes are equal."""
+    """The fields of `PROFILE_FIELDS`; all others at their defaults, so that equal profiles are equal."""
     windows: int = 1
     """In which slices come."""
 
     @classmethod
-    def of(cls, config: TrainConfig, image_size: int, windows: int = 1) -> "Shape":
-        """The shape of a training."""
-        return cls.from_fields({name: look_up(config, name) for name in SHAPE_FIELDS}, image_size, windows)
+    def of(cls, config: TrainConfig, image_size: int, windows: int = 1) -> "MemoryProfile":
+        """The profile of a training."""
+        return cls.from_fields({name: look_up(config, name) for name in PROFILE_FIELDS}, image_size, windows)
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Value], image_size: int, windows: int = 1) -> "Shape":
-        """The shape with these values, by dotted name.
+    def from_fields(cls, fields: Mapping[str, Value], image_size: int, windows: int = 1) -> "MemoryProfile":
+        """The profile with these values, by dotted name.
 
         Raises:
             ValidationError: the values exclude each other.
@@ -78,10 +78,10 @@ class Shape:
 
     def fields(self) -> dict[str, Value]:
         """Its values by dotted name."""
-        return {name: look_up(self.config, name) for name in SHAPE_FIELDS}
+        return {name: look_up(self.config, name) for name in PROFILE_FIELDS}
 
-    def leaner(self) -> Iterator["Shape"]:
-        """This shape, then those of the same training in ever smaller micro-batches, down to one stack at a time."""
+    def leaner(self) -> Iterator["MemoryProfile"]:
+        """This profile, then those of the same training in ever smaller micro-batches, down to one stack at a time."""
         yield self
         train = self.config.train
         if train.accumulation >= train.batch_size:
@@ -126,10 +126,10 @@ def look_up(config: TrainConfig, name: str) -> Any:
     return value
 
 
-# --- the shapes of a space -----------------------------------------------------------------------------------------
+# --- the profiles of a space -----------------------------------------------------------------------------------------
 
 Grid = Mapping[str, tuple[Value, ...]]
-"""Values that are weighed of each searched field of `SHAPE_FIELDS`, from the least to the most demanding."""
+"""Values that are measured of each searched field of `PROFILE_FIELDS`, from the least to the most demanding."""
 
 
 def demand(name: str, value: Value) -> float:
@@ -140,16 +140,16 @@ def demand(name: str, value: Value) -> float:
     return -value if name == ACCUMULATION else value
 
 
-def shape_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
-    """The values to weigh.
+def profile_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
+    """The values to measure.
 
-    Where all of them together make more than ``most`` shapes, every second value of the longest range is left
+    Where all of them together make more than ``most`` profiles, every second value of the longest range is left
     out, again and again; a value that is left out counts as the next more demanding one, which always stays.
     """
     grid = {
         searched.name: tuple(sorted(searched.edge_values(), key=partial(demand, searched.name)))
         for searched in space.ranges()
-        if searched.name in SHAPE_FIELDS
+        if searched.name in PROFILE_FIELDS
     }
     while math.prod(len(values) for values in grid.values()) > most:
         longest = max(grid, key=lambda name: len(grid[name]))
@@ -157,20 +157,20 @@ def shape_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
     return grid
 
 
-def space_shapes(space: SearchSpace, grid: Grid, image_size: int, windows: int = 1) -> list[Shape]:
-    """Every shape of the grid whose values go together; that of the defaults is the first."""
-    shapes = [stand_in(space.defaults, grid, image_size, windows)]
+def space_profiles(space: SearchSpace, grid: Grid, image_size: int, windows: int = 1) -> list[MemoryProfile]:
+    """Every profile of the grid whose values go together; that of the defaults is the first."""
+    profiles = [stand_in(space.defaults, grid, image_size, windows)]
     for values in product(*grid.values()):
         try:
             config = replaced(space.defaults, dict(zip(grid, values, strict=True)))
-            shapes.append(Shape.of(config, image_size, windows))
+            profiles.append(MemoryProfile.of(config, image_size, windows))
         except ValidationError:
             continue  # the conductor records such trials without starting them
-    return list(dict.fromkeys(shape for shape in shapes if shape))
+    return list(dict.fromkeys(profile for profile in profiles if profile))
 
 
-def stand_in(config: TrainConfig, grid: Grid, image_size: int, windows: int = 1) -> Shape | None:
-    """The shape of the grid that asks for as much memory as ``config`` or just more; None where there is none."""
+def stand_in(config: TrainConfig, grid: Grid, image_size: int, windows: int = 1) -> MemoryProfile | None:
+    """The profile of the grid that asks for as much memory as ``config`` or just more; None where there is none."""
     fields: dict[str, Value] = {}
     for name, values in grid.items():
         wanted = demand(name, look_up(config, name))
@@ -179,62 +179,62 @@ def stand_in(config: TrainConfig, grid: Grid, image_size: int, windows: int = 1)
             return None
         fields[name] = enough[0]
     try:
-        return Shape.of(replaced(config, fields), image_size, windows)
+        return MemoryProfile.of(replaced(config, fields), image_size, windows)
     except ValidationError:
         return None
 
 
-# --- from weights to shares ----------------------------------------------------------------------------------------
+# --- from uses to shares ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a training is fitted onto a card."""
+    """How a training is fitted onto a pool."""
 
     share: float
-    """Of one card; 0 where trials do not share by memory."""
+    """Of one pool; 0 where trials do not share by memory."""
     accumulation: int
     """Micro-batches a step."""
     memory_bytes: float | None = None
-    """Peak memory of the training; None where it was not weighed."""
+    """Peak memory of the training; None where it was not measured."""
 
 
-def share_of(peak_bytes: float, card_bytes: int, shares: int) -> float:
-    """Share of a card that a training of this weight gets; more than 1 where it does not fit."""
+def share_of(peak_bytes: float, pool_bytes: int, shares: int) -> float:
+    """Share of a pool that a training of this use gets; more than 1 where it does not fit."""
     if math.isinf(peak_bytes):
         return math.inf
-    return math.ceil(peak_bytes * (1 + MARGIN) / card_bytes * shares) / shares
+    return math.ceil(peak_bytes * (1 + MARGIN) / pool_bytes * shares) / shares
 
 
-def place(shape: Shape, card_bytes: int, peaks: Peaks, shares: int) -> Placement | None:
-    """Fit a shape onto an empty card, in smaller micro-batches where it has to be.
+def place(profile: MemoryProfile, pool_bytes: int, peaks: Peaks, shares: int) -> Placement | None:
+    """Fit a profile onto an empty pool, in smaller micro-batches where it has to be.
 
     Returns:
-        The share and the micro-batches; None where even the smallest do not fit. A shape that was not weighed
-        gets a whole card.
+        The share and the micro-batches; None where even the smallest do not fit. A profile that was not measured
+        gets a whole pool.
     """
-    weighed = None
-    for leaner in shape.leaner():
+    measured = None
+    for leaner in profile.leaner():
         if leaner not in peaks:
             break
-        weighed = leaner
-        share = share_of(peaks[leaner], card_bytes, shares)
+        measured = leaner
+        share = share_of(peaks[leaner], pool_bytes, shares)
         if share <= 1:
             return Placement(share, leaner.config.train.accumulation, peaks[leaner])
-    if weighed is None:
-        return Placement(1.0, shape.config.train.accumulation)
-    # On a card of its own, a training that was seen to fit needs no margin for its neighbours' sake.
-    peak = peaks[weighed]
-    return Placement(1.0, weighed.config.train.accumulation, peak) if peak <= card_bytes else None
+    if measured is None:
+        return Placement(1.0, profile.config.train.accumulation)
+    # On a pool of its own, a training that was seen to fit needs no margin for its neighbours' sake.
+    peak = peaks[measured]
+    return Placement(1.0, measured.config.train.accumulation, peak) if peak <= pool_bytes else None
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The weights of a space's shapes on one kind of card."""
+    """The uses of a space's profiles on one kind of pool."""
 
-    card_bytes: int
+    pool_bytes: int
     context_bytes: int
-    """Of a weight, what a worker takes besides the tensors of its training."""
+    """Of a use, what a worker takes besides the tensors of its training."""
     image_size: int
     grid: Grid
     peaks: Peaks
@@ -254,16 +254,16 @@ class MemoryPlan:
         return min(self._shares())
 
     def _shares(self) -> list[float]:
-        shares = [share_of(peak, self.card_bytes, self.shares) for peak in self.peaks.values()]
+        shares = [share_of(peak, self.pool_bytes, self.shares) for peak in self.peaks.values()]
         return [share for share in shares if share <= 1] or [1.0]
 
     def __str__(self) -> str:
-        fitting = [peak / 1e9 for peak in self.peaks.values() if peak <= self.card_bytes]
+        fitting = [peak / 1e9 for peak in self.peaks.values() if peak <= self.pool_bytes]
         takes = f"{min(fitting):.1f} to {max(fitting):.1f}" if fitting else "more than all"
-        return f"a trial takes {takes} of {self.card_bytes / 1e9:.1f} GB"
+        return f"a trial takes {takes} of {self.pool_bytes / 1e9:.1f} GB"
 
     def place(self, config: TrainConfig, accumulation: int | None = None) -> Placement | None:
-        """Fit a training onto an empty card.
+        """Fit a training onto an empty pool.
 
         Args:
             config: its settings.
@@ -273,24 +273,24 @@ class MemoryPlan:
             Its share and micro-batches; None where it does not fit even one stack at a time.
         """
         own = config.train.accumulation
-        shape = stand_in(config, self.grid, self.image_size, self.windows)
-        if shape is None:
+        profile = stand_in(config, self.grid, self.image_size, self.windows)
+        if profile is None:
             return Placement(1.0, accumulation or own)
         # The stand-in may have other micro-batches than the training; what counts is how often they are halved.
-        base = shape.config.train.accumulation
+        base = profile.config.train.accumulation
         if ACCUMULATION not in self.grid:
             own = base  # the settings of a trial that was begun may be given as it ran, halved already
         if accumulation is not None:
-            peak = self._peak(shape, base * accumulation / own)
-            share = min(1.0, share_of(peak, self.card_bytes, self.shares))
+            peak = self._peak(profile, base * accumulation / own)
+            share = min(1.0, share_of(peak, self.pool_bytes, self.shares))
             return Placement(share, accumulation, None if math.isinf(peak) else peak)
-        found = place(shape, self.card_bytes, self.peaks, self.shares)
+        found = place(profile, self.pool_bytes, self.peaks, self.shares)
         if found is None:
             return None
         halved = min(own * found.accumulation // base, max(own, config.train.batch_size))
         return replace(found, accumulation=halved)
 
-    def _peak(self, shape: Shape, accumulation: float) -> float:
-        """Of the shape in at least so many micro-batches; infinity where it was not weighed."""
-        leaner = (shape for shape in shape.leaner() if shape.config.train.accumulation >= accumulation)
-        return self.peaks.get(next(leaner, shape), math.inf)
+    def _peak(self, profile: MemoryProfile, accumulation: float) -> float:
+        """Of the profile in at least so many micro-batches; infinity where it was not measured."""
+        leaner = (profile for profile in profile.leaner() if profile.config.train.accumulation >= accumulation)
+        return self.peaks.get(next(leaner, profile), math.inf)

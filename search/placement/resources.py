@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from data_prep.machine import available_cores
-from data_prep.wording import counted
+from data_prep.common.machine import available_cores
+from data_prep.common.wording import counted
 from lcnn.config import TrainConfig
 from search.placement.memory import MemoryPlan, Placement
-from search.spec import ResourcesConfig
+from search.spec.settings import ResourcesConfig
 
 ALLOCATOR_SHARE = 0.9
 """Of a share that nobody measured, what the allocator may have; CUDA's context and cuBLAS's workspaces come on top."""
@@ -36,25 +36,25 @@ class Slots:
     """Share that a training placed by memory gets at least."""
 
     def place(self, config: TrainConfig, accumulation: int | None = None) -> Placement | None:
-        """How a training is fitted onto a card; see `search.placement.memory.MemoryPlan.place`."""
+        """How a training is fitted onto a pool; see `search.placement.memory.MemoryPlan.place`."""
         if self.memory is not None:
             placement = self.memory.place(config, accumulation)
             return placement and replace(placement, share=max(placement.share, self.least_share))
         return Placement(self.gpu_share, accumulation or config.train.accumulation)
 
     def demands(self, share: float) -> dict[str, float]:
-        """What Ray reserves for a training with this share of a card."""
+        """What Ray reserves for a training with this share of a pool."""
         if self.gpus:
             return {"CPU": self.threads, "GPU": share}
         if self.memory is not None:
-            return {"CPU": self.threads, "memory": int(share * self.memory.card_bytes)}
+            return {"CPU": self.threads, "memory": int(share * self.memory.pool_bytes)}
         return {"CPU": self.threads}
 
     def allocator_share(self, share: float) -> float:
         """Of a GPU's memory, what the allocator of a training with this share of it may take."""
         if self.memory is None:
             return ALLOCATOR_SHARE * share
-        return share - self.memory.context_bytes / self.memory.card_bytes
+        return share - self.memory.context_bytes / self.memory.pool_bytes
 
     def has_room(self, shares: Collection[float]) -> bool:
         """Whether one more trial may fit beside those that run with these shares."""
@@ -66,7 +66,7 @@ class Slots:
     @property
     def ram_bytes(self) -> int | None:
         """Main memory that trials may have; None where it is not shared by measure."""
-        return self.memory.card_bytes if self.memory is not None and not self.gpus else None
+        return self.memory.pool_bytes if self.memory is not None and not self.gpus else None
 
     def __str__(self) -> str:
         each = counted(self.threads, "thread")
@@ -108,9 +108,9 @@ def slots_by_memory(config: ResourcesConfig, slots: Slots, memory: MemoryPlan, *
     Where as many of the largest fit, all trials get its share: a worker goes from trial to trial only where both
     have the same, and another worker takes seconds to start.
     """
-    cards = max(1, slots.gpus)
-    wanted = config.trials_at_once or max(cards, cores // config.threads)
-    most, all_alike = (cards * math.floor(1 / share) for share in (memory.smallest_share, memory.largest_share))
+    pools = max(1, slots.gpus)
+    wanted = config.trials_at_once or max(pools, cores // config.threads)
+    most, all_alike = (pools * math.floor(1 / share) for share in (memory.smallest_share, memory.largest_share))
     least = memory.largest_share if wanted <= all_alike else 0.0
     return replace(slots, at_once=min(most, wanted), memory=memory, least_share=least)
 

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.answering import Parser, answering
+from data_prep.common.cli_errors import Parser, cli_errors
+from search.console.display import Display
 from search.report.page import write_report
-from search.run_folder import RunFolder
-from search.run_study import open_ledger
+from search.run.opened import open_run
 
 
-@answering
+@cli_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = Parser(
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "It opens offline and asks nothing of the network.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, like results/lcnn-cpu")
-    run = RunFolder(parser.parse_args(arguments).run)
-    spec = run.read_spec()
-    write_report(run, open_ledger(run, spec, spec.space(run.spec)))
-    print(run.report)
+    root = parser.parse_args(arguments).run
+    run = open_run(root, root.parent, Display())
+    write_report(run)
+    print(run.folder.report)
     return 0
 
 

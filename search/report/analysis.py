@@ -9,12 +9,12 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-from data_prep.wording import counted
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
 from search.report.evidence import Patient, Span
-from search.spec import SchedulerConfig
+from search.spec.settings import SchedulerConfig
 from search.study.ledger import TrialRecord
-from search.study.scheduler import rung_levels
+from search.study.scheduling.schedulers import rung_levels
 
 FEWEST_RANKED = 6
 """With fewer completed trials a rank correlation is left to chance."""
@@ -51,7 +51,7 @@ class Step:
 def best_so_far(trials: Sequence[TrialRecord], spans: Mapping[int, Span], effort: Effort) -> list[Step]:
     """The best value after every finished trial, in the order in which they ended.
 
-    Effort is added up over trials, whether they ran side by side or not; pauses between sittings cost nothing.
+    Effort is added up over trials, whether they ran side by side or not; pauses between sessions cost nothing.
     """
     steps: list[Step] = []
     spent, best = 0.0, None

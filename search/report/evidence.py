@@ -12,11 +12,11 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from data_prep.errors import InputError, first_line
-from lcnn.slices import KeptSlices, read_slices_of
-from search.run_folder import RunFolder, read_environment
-from search.space import Alternatives, Range, SearchSpace, Value
-from search.spec import Spec
+from data_prep.common.errors import InputError, first_line
+from lcnn.scoring.slices import KeptSlices, read_slices_of
+from search.run.folder import RunFolder, read_environment
+from search.spec.settings import Spec
+from search.spec.space import Alternatives, Range, SearchSpace, Value
 from search.study.ledger import Ledger, TrialRecord
 
 WORDS = ("patient", "model", "distance_unit", "volume_unit")
@@ -97,7 +97,7 @@ class Compared:
     """One metric of winner and defaults on the same patients."""
 
     difference: Mapping[str, Any]
-    """Winner minus defaults, as `lcnn.intervals.Estimate` is stored."""
+    """Winner minus defaults, as `lcnn.scoring.intervals.Estimate` is stored."""
     p: float | None = None
     """Of a permutation test, after Holm's correction; None where none was made."""
 
@@ -118,8 +118,8 @@ class Provenance:
     """How the run was made."""
 
     spec: Spec
-    sittings: tuple[Mapping[str, Any], ...]
-    """Versions, machine, commit and command of every sitting."""
+    sessions: tuple[Mapping[str, Any], ...]
+    """Versions, machine, commit and command of every session."""
     parts: Mapping[str, int]
     """Patients of each part."""
     cohort_hash: str
@@ -206,7 +206,7 @@ def read_evidence(run: RunFolder, ledger: Ledger, space: SearchSpace) -> Evidenc
         parameters=tuple(_parameters(space)),
         provenance=Provenance(
             spec=spec,
-            sittings=tuple(read_environment(run)),
+            sessions=tuple(read_environment(run)),
             parts={part: len(split[part]) for part in ("train", "val", "test")},
             cohort_hash=split["cohort_hash"],
             openings=_lines(run.test_openings),

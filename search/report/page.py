@@ -11,27 +11,26 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from data_prep.files import write_text_atomically
-from data_prep.wording import counted
-from lcnn.evaluation import COLUMNS
+from data_prep.common.files import write_text_atomically
+from data_prep.common.wording import counted
 from lcnn.outcome import Outcome
-from search.report.answer import METRIC_NAMES, answer_stats, confirmation_figure, gain_figure, headline
-from search.report.course_figures import (
+from lcnn.scoring.evaluation import COLUMNS
+from search.console.words import minutes
+from search.report.evidence import Evidence, Patient, read_evidence
+from search.report.figures.answer import METRIC_NAMES, answer_stats, confirmation_figure, gain_figure, headline
+from search.report.figures.course import (
     agreement_figure,
     curves_figure,
     progress_figure,
     survival_figure,
     timeline_figure,
 )
-from search.report.evidence import Evidence, Patient, read_evidence
-from search.report.figure import Cell, Figure, Table
-from search.report.patient_figures import calibration_figure, pareto_figure, strata_figure, volume_figure
+from search.report.figures.figure import Cell, Figure, Table
+from search.report.figures.patients import calibration_figure, pareto_figure, strata_figure, volume_figure
+from search.report.figures.settings import importance_figure, parallel_figure, slices_figure
+from search.report.figures.words import amount, number
 from search.report.pictures import Viewing, viewings
-from search.report.settings_figures import importance_figure, parallel_figure, slices_figure
-from search.report.words import amount, number
-from search.run_folder import RunFolder
-from search.study.ledger import Ledger
-from search.words import minutes
+from search.run.opened import Run
 
 FAILED = (Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.CRASHED)
 
@@ -46,15 +45,14 @@ class Section:
     figures: tuple[Figure, ...]
 
 
-def write_report(run: RunFolder, ledger: Ledger) -> None:
+def write_report(run: Run) -> None:
     """Write the run as one page.
 
     Raises:
         InputError: the run is not tested yet, or one of its files is damaged.
     """
-    spec = run.read_spec()
-    space = spec.space(run.spec)
-    write_text_atomically(run.report, render(read_evidence(run, ledger, space)))
+    # The budget that the run was given last is the folder's, not the command's.
+    write_text_atomically(run.folder.report, render(read_evidence(run.folder, run.ledger, run.space)))
 
 
 def render(evidence: Evidence) -> str:
@@ -86,7 +84,7 @@ def render(evidence: Evidence) -> str:
         failures=failures_table(evidence),
         making=making(evidence),
         spec_text=yaml.safe_dump(evidence.provenance.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        sittings=evidence.provenance.sittings,
+        sessions=evidence.provenance.sessions,
         openings=evidence.provenance.openings,
         style=Markup(_asset("style.css")),
         script=Markup(_asset("page.js")),
@@ -185,13 +183,13 @@ def making(evidence: Evidence) -> list[tuple[str, str]]:
     made = evidence.provenance
     spec = made.spec
     seconds = sum(trial.seconds for trial in evidence.trials)
-    last = made.sittings[-1] if made.sittings else {}
+    last = made.sessions[-1] if made.sessions else {}
     ended = [trial.outcome.value for trial in evidence.trials if trial.outcome]
     counts = ", ".join(f"{ended.count(word)} {word}" for word in dict.fromkeys(ended))
     parts = ", ".join(f"{made.parts[part]} {name}" for part, name in _PARTS.items())
     busy = evidence.evaluation.get("slots_busy")
     rows = [
-        ("Started", str(made.sittings[0].get("started", "")) if made.sittings else ""),
+        ("Started", str(made.sessions[0].get("started", "")) if made.sessions else ""),
         ("Trials", f"{len(evidence.trials)}: {counts}; {minutes(seconds)} of training"),
         ("Slots busy", "" if busy is None else f"{busy:.0%}"),
         ("Sampler", f"{spec.sampler.name}, {spec.sampler.startup} random trials first, seed {spec.sampler.seed}"),
@@ -236,12 +234,12 @@ def _slices(evidence: Evidence) -> str:
     return ", ".join(parts)
 
 
-def _machine(sitting: Mapping[str, Any]) -> str:
-    if not sitting:
+def _machine(session: Mapping[str, Any]) -> str:
+    if not session:
         return ""
-    gpus = ", ".join(sitting.get("gpus", ())) or "no GPU"
+    gpus = ", ".join(session.get("gpus", ())) or "no GPU"
     return (
-        f"{sitting.get('platform', '')}; {sitting.get('cores', '?')} cores; {gpus}; Python {sitting.get('python', '')}"
+        f"{session.get('platform', '')}; {session.get('cores', '?')} cores; {gpus}; Python {session.get('python', '')}"
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lcnn.slices import KeptSlices
+from lcnn.scoring.slices import KeptSlices
 
 BUDGET_BYTES = 12 * 2**20
 """Of all pictures as they stand in the page."""

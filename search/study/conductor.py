@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
 from lcnn.settings_file import describe
+from lcnn.training.fit import EpochResult
 from search.placement.memory import Placement, with_accumulation
-from search.space import SearchSpace
-from search.spec import BudgetConfig
-from search.study.budget import Limit, Tally, reached
+from search.spec.settings import BudgetConfig
+from search.spec.space import SearchSpace
+from search.study.budget.limits import Limit, Tally, reached
 from search.study.ledger import DEFAULTS, Ledger, TrialRecord
-from search.study.scheduler import Decision, Scheduler
+from search.study.scheduling.schedulers import Decision, Scheduler
 
-TOO_LARGE = "takes more than a whole card, even one stack at a time"
+TOO_LARGE = "takes more memory than there is, even one stack at a time"
 MOST_CRASHES = 3
 """After so many crashed trials in a row without an epoch between them the machine is taken for broken."""
 CRASH_RETRIES = 2
-"""Times that a trial goes on from its checkpoint after its worker broke, in one sitting."""
+"""Times that a trial goes on from its checkpoint after its worker broke, in one session."""
 
 
 Place = Callable[[TrainConfig, int | None], Placement | None]
-"""How a training, begun with so many micro-batches if it was begun, is fitted onto a card; None where it cannot be."""
+"""How a training, begun with so many micro-batches if it was begun, is fitted onto a pool; None where it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Proposal:
     known_epochs: int
     """Epochs that the study already holds; their results need not be reported again."""
     share: float = 0.0
-    """Of a card, for this trial."""
+    """Of a pool, for this trial."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Conductor:
         scheduler: who stops trials; filled here from the study.
         budget: when the search ends.
         epochs: full budget of one trial.
-        seconds: wall-clock time spent searching so far, over all sittings.
-        place: fits a training onto a card; see `search.placement.resources.Slots.place`.
-        uses_gpu: whether that card is a GPU, whose time the budget counts.
-        on_event: told of everything that happens.
+        seconds: wall-clock time spent searching so far, over all sessions.
+        place: fits a training onto a pool; see `search.placement.resources.Slots.place`.
+        uses_gpu: whether that pool is a GPU, whose time the budget counts.
+        on_event: called with everything that happens.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class Conductor:
         self._seconds: dict[int, float] = {}
         self._waiting: deque[int] = deque()
         self._decided: set[int] = set()
-        """Trials whose newest epoch was decided on in this sitting."""
+        """Trials whose newest epoch was decided on in this session."""
         self._breaks: Counter[int] = Counter()
         self._crashes = 0
         self._last_crash = ""
         self.halted: str | None = None
-        """Why nothing more is started in this sitting."""
+        """Why nothing more is started in this session."""
         trials = ledger.trials()
         self._tally = Tally(trials)
         for trial in trials:
@@ -155,7 +155,7 @@ class Conductor:
             self._waiting.append(number)
 
     def halt(self, reason: str) -> None:
-        """Start nothing more in this sitting; what is unfinished stays so and goes on in the next."""
+        """Start nothing more in this session; what is unfinished stays so and goes on in the next."""
         self.halted = self.halted or reason
 
     @property

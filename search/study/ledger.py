@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.placement.memory import with_accumulation
-from search.space import Params, SearchSpace, point_key
-from search.spec import SamplerConfig
-from search.study.samplers import TakenPoints, build_sampler, is_exhausted
-from search.study.study_storage import StudyStorage
-from search.study.tpe import Observations
+from search.spec.settings import SamplerConfig
+from search.spec.space import Params, SearchSpace, point_key
+from search.study.sampling.samplers import TakenPoints, build_sampler, is_exhausted
+from search.study.sampling.tpe import Observations
+from search.study.storage import StudyStorage
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,9 @@ class TrialRecord:
     reason: str | None = None
     """Why it ended, where the outcome does not say it all."""
     accumulation: int | None = None
-    """Micro-batches of a step, so that it fits its card; None before it was placed."""
+    """Micro-batches of a step, so that it fits its pool; None before it was placed."""
     memory_bytes: float | None = None
-    """Peak memory of its training; None where it was not weighed."""
+    """Peak memory of its training; None where it was not measured."""
 
     @property
     def best(self) -> float | None:
@@ -86,7 +86,7 @@ class TrialRecord:
 
 
 def settings_of(trial: TrialRecord, space: SearchSpace) -> TrainConfig:
-    """The settings of a trial as it ran, in the micro-batches that fitted its card."""
+    """The settings of a trial as it ran, in the micro-batches that fitted its pool."""
     config = space.config(trial.params)
     return config if trial.accumulation is None else with_accumulation(config, trial.accumulation)
 
@@ -99,7 +99,7 @@ class Ledger:
         name: name of the study in it.
         space: turns trials into parameters.
         sampler: who proposes.
-        cost: what the sampler weighs against a trial's value, less being better; None: nothing.
+        cost: what the sampler measures against a trial's value, less being better; None: nothing.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Ledger:
 
     @property
     def search_seconds(self) -> float:
-        """Wall-clock seconds spent searching, over all sittings."""
+        """Wall-clock seconds spent searching, over all sessions."""
         return float(self.study.user_attrs.get(SEARCH_SECONDS, 0.0))
 
     @property
@@ -293,7 +293,7 @@ class Ledger:
         del self._live[number]
 
     def set_search_seconds(self, seconds: float, slot_seconds: float) -> None:
-        """Keep the wall-clock time spent searching, and that time summed over the trial slots; over all sittings."""
+        """Keep the wall-clock time spent searching, and that time summed over the trial slots; over all sessions."""
         with self._storage.transaction():
             self.study.set_user_attr(SEARCH_SECONDS, seconds)
             self.study.set_user_attr(SLOT_SECONDS, slot_seconds)

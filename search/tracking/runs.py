@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
+from search.spec.space import SearchSpace
 from search.study.ledger import TrialRecord, settings_of
 
 EVALUATION = "evaluation"

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from data_prep.errors import InputError
-from search.space import Alternatives, Params, Range, SearchSpace, Value
-from search.spec import Spec
+from data_prep.common.errors import InputError
+from search.spec.settings import Spec
+from search.spec.space import Alternatives, Params, Range, SearchSpace, Value
 from search.tracking.mode import PROJECT
 from search.tracking.runs import METRIC
 

@@ -13,8 +13,8 @@ import pandas as pd
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from data_prep.files import replacing
-from search.run_folder import RunFolder
+from data_prep.common.files import replacing
+from search.run.folder import RunFolder
 from search.study.ledger import TrialRecord
 
 EVENTS = "events.out.tfevents.lcnn"

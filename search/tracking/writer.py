@@ -12,7 +12,7 @@ from typing import Any
 import wandb
 from wandb.errors import CommError, UsageError
 
-from data_prep.errors import first_line
+from data_prep.common.errors import first_line
 
 INIT_TIMEOUT_S = 30.0
 

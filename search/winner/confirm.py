@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from statistics import fmean, median_low, stdev
 from typing import Any
 
-from data_prep.files import write_text_atomically
+from data_prep.common.files import write_text_atomically
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trainings import Trained, Training
 from search.placement.memory import replaced
-from search.run_folder import RunFolder
-from search.space import SearchSpace
-from search.spec import ConfirmConfig
+from search.run.folder import RunFolder
+from search.spec.settings import ConfirmConfig
+from search.spec.space import SearchSpace
 from search.study.ledger import DEFAULTS, TrialRecord, settings_of
 
 
@@ -162,9 +162,15 @@ def write_confirmation(folder: RunFolder, results: Sequence[Confirmed]) -> None:
     write_text_atomically(folder.confirmation, buffer.getvalue())
 
 
-def validation_dice(trial: TrialRecord, results: Sequence[Confirmed]) -> float | None:
-    """A trial's validation Dice: the confirmed one, or that of the search where it was not confirmed."""
-    return next((result.mean for result in results if result.trial.number == trial.number), trial.best)
+def validation_dice(trial: TrialRecord, confirmation: Mapping[str, Any] | None) -> float | None:
+    """A trial's validation Dice: the confirmed one, or that of the search where it was not confirmed.
+
+    Args:
+        trial: the trial.
+        confirmation: that of `confirmation_summary`; None where nothing was confirmed.
+    """
+    rows = confirmation["trials"] if confirmation else ()
+    return next((row["confirmed_val_dice"] for row in rows if row["trial"] == trial.number), trial.best)
 
 
 def confirmation_summary(results: Sequence[Confirmed]) -> dict[str, Any]:

@@ -10,23 +10,22 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from data_prep.cohort import check_patients
-from data_prep.files import write_text_atomically
-from lcnn.config import Format, TrainConfig, TrainingConfig
-from lcnn.evaluate import PatientResult, evaluate
-from lcnn.evaluation import write_patients
+from data_prep.cohort.layout import check_patients
+from data_prep.common.files import write_text_atomically
+from lcnn.config import TrainConfig, TrainingConfig
 from lcnn.export.model_card import Evidence, Graph
 from lcnn.export.model_folder import export_model
-from lcnn.model_file import hash_split, load_model
+from lcnn.inference.model_file import hash_split, load_model
 from lcnn.outcome import Outcome
-from lcnn.overlay import save_best_median_worst
-from lcnn.slices import write_slices
+from lcnn.scoring.evaluate import PatientResult, evaluate
+from lcnn.scoring.evaluation import write_patients
+from lcnn.scoring.overlay import save_best_median_worst
+from lcnn.scoring.slices import write_slices
 from search.errors import RunFailed
 from search.execution.trainings import Training, run_trainings
 from search.execution.trial import TrialContext, fetch_training
-from search.prepare import Prepared
-from search.run_folder import RunFolder
-from search.space import SearchSpace
+from search.run.opened import Run
+from search.spec.space import SearchSpace
 from search.study.ledger import TrialRecord, settings_of
 
 HISTORY = "history.csv"
@@ -88,7 +87,7 @@ def train_final(
         jobs: what to train.
         context: a trial's context, of which training and validation patients are joined.
         folder: where each keeps its state, by its number.
-        on_epoch: told the number of epochs done.
+        on_epoch: called with the number of epochs done.
 
     Returns:
         How each training ended, by number.
@@ -103,55 +102,43 @@ def train_final(
     return {job.number: trained[str(job.number)].outcome for job in jobs}
 
 
-def export_winner(
-    run: RunFolder,
-    job: FinalJob,
-    evaluation: Mapping[str, Any],
-    formats: tuple[Format, ...],
-    on_step: Callable[[str], None],
-) -> list[Graph]:
+def export_winner(run: Run, job: FinalJob, evaluation: Mapping[str, Any]) -> list[Graph]:
     """Put the winner where people look for it: the model's folder, its settings as text, its history.
 
     Args:
-        run: where.
+        run: where; says every step before it begins.
         job: the winner, trained.
         evaluation: its figures, for the model card.
-        formats: graphs to export.
-        on_step: told of every step before it begins.
 
     Returns:
         The graphs, those that failed among them.
     """
-    trained = run.final / str(job.number)
+    root, trained = run.folder.root, run.folder.final / str(job.number)
     model = load_model(trained / "last.pt")
-    evidence = Evidence(run.root.resolve().name, evaluation)
-    split_hash = hash_split(run.root)
-    graphs = export_model(run.model, model, formats=formats, split_hash=split_hash, evidence=evidence, on_step=on_step)
+    graphs = export_model(
+        run.folder.model,
+        model,
+        formats=run.spec.exports,
+        split_hash=hash_split(root),
+        evidence=Evidence(root.resolve().name, evaluation),
+        on_step=lambda step: run.display.say(f"Exporting: {step}"),
+    )
     settings = TrainingConfig(**dict(model.config), picture=model.picture)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    write_text_atomically(run.root / "best_config.yaml", text)
+    write_text_atomically(root / "best_config.yaml", text)
     history = (trained / HISTORY).read_text(encoding="utf-8")
-    write_text_atomically(run.root / "training_history.csv", history)
+    write_text_atomically(root / "training_history.csv", history)
     return graphs
 
 
 def test_models(
-    run: RunFolder,
-    jobs: Mapping[str, FinalJob],
-    prepared: Prepared,
-    device: str,
-    *,
-    reason: str,
-    out: Path,
-    slices: Path | None,
+    run: Run, jobs: Mapping[str, FinalJob], *, reason: str, out: Path, slices: Path | None
 ) -> dict[str, list[PatientResult]]:
     """Open the test part, once for all models, and score each patient; keep the table, and pictures of the first model.
 
     Args:
-        run: logs the opening.
+        run: the run, with its cohort; logs the opening.
         jobs: finally trained settings by role (winner, defaults).
-        prepared: the cohort with its split.
-        device: torch device.
         reason: noted in the log of openings.
         out: folder for patients.csv and overlays.
         slices: where to keep slices of all test patients, to be looked at later; None: nowhere.
@@ -159,12 +146,13 @@ def test_models(
     Raises:
         InputError: files of test patients changed since the cohort was opened, or the log was tampered with.
     """
-    cohort, root, patients = prepared.data.cohort, prepared.data.root, prepared.split.test
+    data, patients = run.prepared.data, run.prepared.split.test
+    cohort, root = data.cohort, data.root
     check_patients(cohort, root, patients)
-    run.log_test_opening(f"{len(patients)} patients: {reason}")
+    run.folder.log_test_opening(f"{len(patients)} patients: {reason}")
     results: dict[str, list[PatientResult]] = {}
     for role, job in jobs.items():
-        model = load_model(run.final / str(job.number) / "last.pt", device)
+        model = load_model(run.folder.final / str(job.number) / "last.pt", run.slots.device)
         is_shown = not results  # the first is the one that people look at
         keep = partial(write_slices, slices) if is_shown and slices is not None else None
         results[role] = evaluate(model, cohort, root, patients, on_case=keep)

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.cohort import scan_cohort
-from data_prep.picture import PictureConfig
-from data_prep.store import Store, compile_store
+from data_prep.cohort.layout import scan_cohort
+from data_prep.cohort.store import Store, compile_store
+from data_prep.preprocessing.picture import PictureConfig
 
 
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 
 
 def refusal(action: Callable[[], object]) -> str:

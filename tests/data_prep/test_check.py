@@ -14,14 +14,14 @@ from PIL import Image
 from scipy import ndimage
 
 from data_prep.__main__ import main
-from data_prep.cohort import open_cohort, scan_cohort, write_manifest
-from data_prep.cohort_check import CohortReport, check_cohort
-from data_prep.files import write_png
-from data_prep.findings import Kind, Severity
-from data_prep.fixes import BACKUP, apply_fixes, undo_unfinished
-from data_prep.mask import is_blurred
-from data_prep.orientation import AREA_PROFILE, find_turns, is_shuffled, mean_pictures, upward_score
-from data_prep.window import HU_OFFSET, KeptHu, Window
+from data_prep.cohort.layout import open_cohort, scan_cohort, write_manifest
+from data_prep.common.files import write_png
+from data_prep.intensity.window import HU_OFFSET, KeptHu, Window
+from data_prep.quality.cohort_check import CohortReport, check_cohort
+from data_prep.quality.findings import Kind, Severity
+from data_prep.quality.fixes import BACKUP, apply_fixes, undo_unfinished
+from data_prep.quality.orientation import AREA_PROFILE, find_turns, is_shuffled, mean_pictures, upward_score
+from data_prep.volumes.mask import is_blurred
 
 SIDE, SLICES, PATIENTS = 96, 12, "abcdef"
 SPACING = ["--spacing-mm", "5", "0.5", "0.5"]
@@ -364,7 +364,7 @@ def test_an_interrupted_fix_is_put_back(
             raise KeyboardInterrupt
         write_png(path, picture)
 
-    monkeypatch.setattr("data_prep.fixes.write_png", interrupted)
+    monkeypatch.setattr("data_prep.quality.fixes.write_png", interrupted)
     with pytest.raises(KeyboardInterrupt):
         apply_fixes(root, found)
     monkeypatch.undo()

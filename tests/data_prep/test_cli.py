@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.cohort import open_cohort
-from data_prep.pixels import pixels_of
-from data_prep.store import read_patient
+from data_prep.cohort.layout import open_cohort
+from data_prep.cohort.pixels import pixels_of
+from data_prep.cohort.store import read_patient
 
 
 def small_cohort(root: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from refusals import refusal
 
-from data_prep.cohort import (
+from data_prep.cohort.layout import (
     MANIFEST,
     Cohort,
     check_patients,
@@ -22,11 +22,11 @@ from data_prep.cohort import (
     scan_cohort,
     write_manifest,
 )
-from data_prep.errors import InputError
-from data_prep.phantom import PhantomConfig
-from data_prep.phantom_cohort import TRUTH, build_phantom_cohort
-from data_prep.picture import PictureConfig
-from data_prep.store import compile_store
+from data_prep.cohort.store import compile_store
+from data_prep.common.errors import InputError
+from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
+from data_prep.phantom.patients import PhantomConfig
+from data_prep.preprocessing.picture import PictureConfig
 
 Build = Callable[..., Path]
 Change = Callable[[Path], object]

@@ -25,9 +25,9 @@ from pydicom.uid import (
 )  # fmt: skip
 from refusals import refusal
 
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_headers import Kernel, kernel_of
-from data_prep.sources.dicom_studies import find_studies, is_dicom
+from data_prep.sources.dicom.headers import Kernel, kernel_of
+from data_prep.sources.dicom.studies import find_studies, is_dicom
+from data_prep.sources.dicom.study import open_dicom
 
 ORIENTATIONS = {
     "head first supine": SUPINE,

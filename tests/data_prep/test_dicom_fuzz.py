@@ -8,9 +8,9 @@ from dicom_files import SIZE, write_enhanced, write_jpeg_lossless, write_series
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from data_prep.errors import InputError
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_seg import Author, read_seg, write_seg
+from data_prep.common.errors import InputError
+from data_prep.sources.dicom.seg import Author, read_seg, write_seg
+from data_prep.sources.dicom.study import open_dicom
 
 CASES = 90
 MASK_CASES = 300

@@ -13,12 +13,12 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from data_prep.__main__ import main
-from data_prep.sources import dicom_studies
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_seg import Author, write_seg
-from data_prep.sources.dicom_studies import find_studies
+from data_prep.sources.dicom import studies as dicom_studies
+from data_prep.sources.dicom.seg import Author, write_seg
+from data_prep.sources.dicom.studies import find_studies
+from data_prep.sources.dicom.study import open_dicom
+from data_prep.sources.naming.tree import Patterns
 from data_prep.sources.recognise import recognise
-from data_prep.sources.tree import Patterns
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from refusals import refusal
 from scans import save_nifti
 
 from data_prep.__main__ import main
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from data_prep.sources.case import Kind
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_masks import find_nifti_masks, pair_masks, read_drawn_mask
-from data_prep.sources.dicom_stack import picture_grids
+from data_prep.sources.dicom.masks import find_nifti_masks, pair_masks, read_drawn_mask
+from data_prep.sources.dicom.stack import picture_grids
+from data_prep.sources.dicom.study import open_dicom
+from data_prep.sources.naming.tree import Patterns
 from data_prep.sources.recognise import recognise
-from data_prep.sources.tree import Patterns
 
 NO_PATTERNS = Patterns()
 PAIRED = {

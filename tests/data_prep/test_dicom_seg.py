@@ -10,9 +10,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from refusals import refusal
 
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_seg import Author, read_seg, write_seg
-from data_prep.sources.dicom_studies import find_studies
+from data_prep.sources.dicom.seg import Author, read_seg, write_seg
+from data_prep.sources.dicom.studies import find_studies
+from data_prep.sources.dicom.study import open_dicom
 
 AUTHOR = Author("LCNN", "1")
 INFARCT = Code("55641003", "SCT", "Infarct")

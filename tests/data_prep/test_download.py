@@ -17,9 +17,9 @@ from PIL import Image
 from refusals import refusal
 
 from data_prep.__main__ import main
-from data_prep.archives import Limits, unpack_cohort
-from data_prep.cohort import scan_cohort
-from data_prep.fetching import link_of, page_remedy
+from data_prep.cohort.layout import scan_cohort
+from data_prep.importing.archives import Limits, unpack_cohort
+from data_prep.importing.fetching import link_of, page_remedy
 
 GDOWN_CHUNK = 2**19
 """gdown keeps whole chunks of this size."""
@@ -152,7 +152,7 @@ def test_a_cohort_is_replaced_whole_or_left_alone(offering: Site, tmp_path: Path
 def test_a_dropped_connection_is_continued_where_it_broke(
     offering: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("data_prep.fetching.RETRIES", 0)  # the second run is to do it, not gdown's own retries
+    monkeypatch.setattr("data_prep.importing.fetching.RETRIES", 0)  # the second run does it, not gdown's retries
     offering.files = {name: cohort_zip(90, slices=100) for name in offering.files}
     offering.cut_after = 700_000
     assert download(offering, tmp_path / "c") == 2

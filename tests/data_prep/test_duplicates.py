@@ -11,12 +11,12 @@ from PIL import Image
 from refusals import refusal
 from scipy import ndimage
 
-from data_prep.cohort import scan_cohort, with_groups, write_manifest
-from data_prep.compiled import CompiledCohort, compile_cohort
-from data_prep.duplicates import ALIKE, AlikeSlices, find_alike, read_alike, write_alike
-from data_prep.picture import Crop, PictureConfig
-from data_prep.split import Split
-from data_prep.window import HU_OFFSET, KeptHu, Window
+from data_prep.cohort.compiled import CompiledCohort, compile_cohort
+from data_prep.cohort.duplicates import ALIKE, AlikeSlices, find_alike, read_alike, write_alike
+from data_prep.cohort.layout import scan_cohort, with_groups, write_manifest
+from data_prep.cohort.split import Split
+from data_prep.intensity.window import HU_OFFSET, KeptHu, Window
+from data_prep.preprocessing.picture import Crop, PictureConfig
 
 SIDE = 96
 SPLIT = Split(cohort_hash="any", seed=0, train=("a", "b"), val=("c",), test=("d",))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import replacing, replacing_folder, write_text_atomically
+from data_prep.common.files import replacing, replacing_folder, write_text_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -140,7 +140,7 @@ def test_file_in_the_place_of_a_folder_is_an_error_and_kept(tmp_path: Path) -> N
 KILLED = """
 import os, sys
 from pathlib import Path
-from data_prep.files import replacing, replacing_folder
+from data_prep.common.files import replacing, replacing_folder
 target = Path(sys.argv[1])
 with replacing(target / "file.txt") as partial, replacing_folder(target / "store") as folder:
     partial.write_text("half")

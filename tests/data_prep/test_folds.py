@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from refusals import refusal
 
-from data_prep.errors import InputError
-from data_prep.folds import lock_folds, make_folds
-from data_prep.picture import PictureConfig
-from data_prep.split import Split, SplitConfig, make_split
-from data_prep.store import Store, StoredPatient
+from data_prep.cohort.folds import lock_folds, make_folds
+from data_prep.cohort.split import Split, SplitConfig, make_split
+from data_prep.cohort.store import Store, StoredPatient
+from data_prep.common.errors import InputError
+from data_prep.preprocessing.picture import PictureConfig
 
 
 def store_of(volumes: Sequence[int]) -> Store:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.compiled import compile_cohort
-from data_prep.picture import PictureConfig
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.preprocessing.picture import PictureConfig
 
 
 def fill(disk: Path) -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scans import RAS, grey_slice, head_hu
 
-from data_prep.errors import InputError
-from data_prep.sources.nifti import read_nifti
-from data_prep.sources.npz import read_npz
-from data_prep.sources.pictures import read_picture_files
-from data_prep.volume import Volume
+from data_prep.common.errors import InputError
+from data_prep.sources.formats.nifti import read_nifti
+from data_prep.sources.formats.npz import read_npz
+from data_prep.sources.formats.pictures import read_picture_files
+from data_prep.volumes.volume import Volume
 
 CASES = 350
 """A format; four of them."""

@@ -13,15 +13,15 @@ from refusals import refusal
 from scans import grey_slice, head_hu, save_nifti, save_png, spot
 
 from data_prep.__main__ import main
-from data_prep.cohort import NOTES, Cohort, open_cohort, read_cohort, read_manifest, scan_cohort
-from data_prep.cohort_check import check_cohort
-from data_prep.compiled import compile_cohort
-from data_prep.groups import group_numbers, group_pattern, in_words, patients_by
-from data_prep.picture import PictureConfig
-from data_prep.register import REGISTER, Register, patient_id
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.groups import group_numbers, group_pattern, in_words, patients_by
+from data_prep.cohort.layout import NOTES, Cohort, open_cohort, read_cohort, read_manifest, scan_cohort
+from data_prep.cohort.split import SplitConfig, make_split
+from data_prep.cohort.store import store_folder
+from data_prep.importing.register import REGISTER, Register, patient_id
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.quality.cohort_check import check_cohort
 from data_prep.sources.case import Case, Kind
-from data_prep.split import SplitConfig, make_split
-from data_prep.store import store_folder
 
 BY_NUMBER = "(.+)_[0-9]"
 Build = Callable[..., Path]

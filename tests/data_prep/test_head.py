@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_prep.cohort import Patient
-from data_prep.head import Box, head_box, whole_box
-from data_prep.store import read_patient
+from data_prep.cohort.layout import Patient
+from data_prep.cohort.store import read_patient
+from data_prep.preprocessing.head import Box, head_box, whole_box
 
 REAL = Path(__file__).parents[3] / "shared/data/phe_sich"
 

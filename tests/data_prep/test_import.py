@@ -17,17 +17,17 @@ from refusals import refusal
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
 from data_prep.__main__ import main
-from data_prep.cohort import NOTES, Cohort, open_cohort
-from data_prep.compiled import compile_cohort
-from data_prep.files import IF_BUSY, LOCK
-from data_prep.mask import Label
-from data_prep.picture import PictureConfig
-from data_prep.pixels import pixels_of
-from data_prep.register import REGISTER, own_name
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import NOTES, Cohort, open_cohort
+from data_prep.cohort.pixels import pixels_of
+from data_prep.cohort.split import SplitConfig, make_split
+from data_prep.cohort.store import read_patient
+from data_prep.common.files import IF_BUSY, LOCK
+from data_prep.importing.register import REGISTER, own_name
+from data_prep.intensity.window import WINDOWS
+from data_prep.preprocessing.picture import PictureConfig
 from data_prep.sources.case import Case, Kind
-from data_prep.split import SplitConfig, make_split
-from data_prep.store import read_patient
-from data_prep.window import WINDOWS
+from data_prep.volumes.mask import Label
 
 ROOT = Path(__file__).parents[2]
 
@@ -383,7 +383,7 @@ def test_one_command_changes_a_cohort_at_a_time(capsys: pytest.CaptureFixture[st
 
 KILLED = """
 import os, sys
-from data_prep import importing
+from data_prep.importing import patients as importing
 from data_prep.__main__ import main
 written = importing.write_text_atomically
 importing.write_text_atomically = lambda path, text: os._exit(9) if "0002" in path.name else written(path, text)

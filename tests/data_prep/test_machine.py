@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.machine import available_cores, free_memory
+from data_prep.common.machine import available_cores, free_memory
 
 GB = 2**30
-CHILD = "from data_prep.machine import available_cores, free_memory; print(available_cores(), free_memory())"
+CHILD = "from data_prep.common.machine import available_cores, free_memory; print(available_cores(), free_memory())"
 ROOT = Path(__file__).parents[2]
 
 

@@ -13,16 +13,16 @@ from scans import RAS, head_hu, picture_patients, save_nifti, save_png, spot
 from test_dicom_seg import BRAIN, INFARCT, by_hand
 
 from data_prep.__main__ import main
-from data_prep.cohort import Cohort, open_cohort, read_manifest, scan_cohort
-from data_prep.cohort_check import check_cohort
-from data_prep.findings import Finding, Fix, Kind, Severity
-from data_prep.fixes import apply_fixes
-from data_prep.mask import Label, from_grey, is_mask, labelled, to_grey
-from data_prep.picture import PictureConfig
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_seg import read_seg
-from data_prep.sources.npz import read_npz_mask
-from data_prep.store import Store, compile_store, read_patient, store_folder
+from data_prep.cohort.layout import Cohort, open_cohort, read_manifest, scan_cohort
+from data_prep.cohort.store import Store, compile_store, read_patient, store_folder
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.quality.cohort_check import check_cohort
+from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.fixes import apply_fixes
+from data_prep.sources.dicom.seg import read_seg
+from data_prep.sources.dicom.study import open_dicom
+from data_prep.sources.formats.npz import read_npz_mask
+from data_prep.volumes.mask import Label, from_grey, is_mask, labelled, to_grey
 
 PICTURE = PictureConfig(image_size=32, crop="none")
 

@@ -11,16 +11,16 @@ from refusals import refusal
 from scans import RAS, grey_slice, head_hu, save_nifti, save_png
 
 from data_prep.__main__ import main
-from data_prep.cohort import open_cohort, scan_cohort
-from data_prep.cohort_check import check_cohort
-from data_prep.findings import Finding, Fix, Kind, Severity
-from data_prep.fixes import apply_fixes
-from data_prep.mask import Label, NoMask, lesion_in
-from data_prep.mask_picture import mask_values
-from data_prep.sources.nifti import read_nifti, read_nifti_mask
-from data_prep.sources.npz import read_npz_mask
-from data_prep.sources.pictures import read_picture_masks
-from data_prep.store import read_patient
+from data_prep.cohort.layout import open_cohort, scan_cohort
+from data_prep.cohort.store import read_patient
+from data_prep.quality.cohort_check import check_cohort
+from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.fixes import apply_fixes
+from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask
+from data_prep.sources.formats.npz import read_npz_mask
+from data_prep.sources.formats.pictures import read_picture_masks
+from data_prep.volumes.mask import Label, NoMask, lesion_in
+from data_prep.volumes.mask_picture import mask_values
 
 SIZE = 24
 LESION_HW = np.zeros((SIZE, SIZE), dtype=bool)
@@ -175,7 +175,7 @@ def test_pictures_that_an_earlier_version_imported_are_imported_anew(
     """For it took the white of a transparent mask for lesion."""
     saved(TAKEN["white, lesion in the transparency"][0], tmp_path / "src")
     command = ["import", str(tmp_path / "src"), str(tmp_path / "dst"), "--jobs", "1"]
-    monkeypatch.setattr("data_prep.importing.PICTURE_READING", ())
+    monkeypatch.setattr("data_prep.importing.patients.PICTURE_READING", ())
     assert main(command) == 0
     wrong = save_png(tmp_path / "dst" / "masks" / "patient_0001" / "001.png", np.full((SIZE, SIZE), 255, np.uint8))
     assert main(command) == 0

@@ -8,8 +8,8 @@ from refusals import refusal
 from scans import grey_slice, head_hu, save_nifti, save_png, spot
 
 from data_prep.__main__ import main
+from data_prep.sources.naming.tree import Patterns
 from data_prep.sources.recognise import recognise
-from data_prep.sources.tree import Patterns
 
 TWO = ("p1", "p2")
 LAYOUTS: dict[str, tuple[list[str], list[str], list[Patterns]]] = {

@@ -10,10 +10,10 @@ from PIL import Image
 from pydantic import ValidationError
 from scipy import ndimage
 
-from data_prep import _phantom_anatomy as anatomy
-from data_prep.phantom import (
+from data_prep.phantom.patients import (
     PhantomConfig,
     Pose,
+    anatomy,
     is_lesion_free,
     make_patient,
     to_window,

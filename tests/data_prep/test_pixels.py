@@ -10,15 +10,15 @@ from refusals import refusal
 from scans import grey_slice, head_hu, nifti_patients, picture_patients, save_png
 
 from data_prep.__main__ import main
-from data_prep.cohort import MANIFEST, Cohort, read_manifest, scan_cohort, write_manifest
-from data_prep.compiled import CompiledCohort, compile_cohort
-from data_prep.findings import Finding, Fix, Kind, Severity
-from data_prep.fixes import apply_fixes
-from data_prep.picture import PictureConfig
-from data_prep.pixels import GREY, Pixels, pixels_of
-from data_prep.split import Normalisation, Split, training_normalisation
-from data_prep.store import read_patient
-from data_prep.window import WINDOWS, Window
+from data_prep.cohort.compiled import CompiledCohort, compile_cohort
+from data_prep.cohort.layout import MANIFEST, Cohort, read_manifest, scan_cohort, write_manifest
+from data_prep.cohort.pixels import GREY, Pixels, pixels_of
+from data_prep.cohort.split import Normalisation, Split, training_normalisation
+from data_prep.cohort.store import read_patient
+from data_prep.intensity.window import WINDOWS, Window
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.fixes import apply_fixes
 
 BRAIN, STROKE, WIDE = (WINDOWS[name] for name in ("brain", "stroke", "wide"))
 NAMES = ("brain", "stroke", "wide")

@@ -7,12 +7,12 @@ import pytest
 from heads import BRAIN, SHAPE, SKIN, VOXEL_MM, DrawnHead, draw_head
 from numpy.typing import NDArray
 
-from data_prep.framing import Framing, frame
-from data_prep.head import head_box, whole_box
-from data_prep.picture import PictureConfig
 from data_prep.preprocessing.coarse import HEAD_LENGTH_MM, SPAN_MM, THICK_MM, filled, largest_part, voxel_size
 from data_prep.preprocessing.couch import head_mask
+from data_prep.preprocessing.framing import Framing, frame
+from data_prep.preprocessing.head import head_box, whole_box
 from data_prep.preprocessing.midline import MAX_ROLL_DEG, MAX_YAW_DEG, Alignment, MirrorPlane, find_mirror_plane
+from data_prep.preprocessing.picture import PictureConfig
 from data_prep.preprocessing.skull import intracranial_mask
 
 Grey = NDArray[np.uint8]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep import progress
+from data_prep.common import progress
 
 
 def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,14 +13,14 @@ from PIL import Image
 from refusals import refusal
 from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, save_nifti, save_png, spot
 
-from data_prep.pixels import Pixels
+from data_prep.cohort.pixels import Pixels
+from data_prep.intensity.window import HU_OFFSET, WINDOWS, to_pixels
 from data_prep.sources.case import Kind
-from data_prep.sources.nifti import read_nifti, read_nifti_mask
-from data_prep.sources.npz import read_npz, read_npz_mask
-from data_prep.sources.pictures import read_picture_files, read_pixels
+from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask
+from data_prep.sources.formats.npz import read_npz, read_npz_mask
+from data_prep.sources.formats.pictures import read_picture_files, read_pixels
+from data_prep.sources.naming.tree import Patterns, files_below
 from data_prep.sources.recognise import recognise
-from data_prep.sources.tree import Patterns, files_below
-from data_prep.window import HU_OFFSET, WINDOWS, to_pixels
 
 NO_PATTERNS = Patterns()
 

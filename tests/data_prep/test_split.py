@@ -12,9 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from refusals import refusal
 
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.split import (
+from data_prep.cohort.split import (
     PARTS,
     Normalisation,
     Split,
@@ -25,8 +23,10 @@ from data_prep.split import (
     training_normalisation,
     write_split,
 )
-from data_prep.store import Store, StoredPatient
-from data_prep.wording import counted
+from data_prep.cohort.store import Store, StoredPatient
+from data_prep.common.errors import InputError
+from data_prep.common.wording import counted
+from data_prep.preprocessing.picture import PictureConfig
 
 Build = Callable[..., Path]
 Compile = Callable[..., Store]
@@ -433,7 +433,7 @@ def test_the_seal_outlives_another_way_of_drawing(tmp_path: Path, monkeypatch: p
     path, store = tmp_path / "split.json", growing(20)
     split = lock_split(path, store, SplitConfig())
     other = make_split(store, SplitConfig(seed=3))
-    monkeypatch.setattr("data_prep.split.make_split", lambda *_: other)
+    monkeypatch.setattr("data_prep.cohort.split.make_split", lambda *_: other)
     assert lock_split(path, store, SplitConfig()) == split
 
 

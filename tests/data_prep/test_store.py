@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from refusals import refusal
 
-from data_prep.cohort import scan_cohort
-from data_prep.errors import InputError
-from data_prep.framing import to_native, to_stored
-from data_prep.head import Box, head_box, whole_box
-from data_prep.picture import PictureConfig
+from data_prep.cohort.layout import scan_cohort
+from data_prep.cohort.store import Store, compile_store, is_lesion, read_patient, store_folder
+from data_prep.common.errors import InputError
+from data_prep.preprocessing.framing import to_native, to_stored
+from data_prep.preprocessing.head import Box, head_box, whole_box
 from data_prep.preprocessing.midline import Alignment
-from data_prep.store import Store, compile_store, is_lesion, read_patient, store_folder
+from data_prep.preprocessing.picture import PictureConfig
 
 Build = Callable[..., Path]
 Compile = Callable[..., Store]
@@ -259,10 +259,10 @@ def test_how_a_head_was_turned_is_kept(write_cohort: Build, compiled: Compile) -
 KILLED = """
 import os, sys
 from pathlib import Path
-from data_prep.cohort import scan_cohort
-from data_prep.picture import PictureConfig
+from data_prep.cohort.layout import scan_cohort
+from data_prep.preprocessing.picture import PictureConfig
 from data_prep.preprocessing.midline import Alignment
-from data_prep.store import compile_store
+from data_prep.cohort.store import compile_store
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 kill = lambda done, total: os._exit(9) if done == 2 else None
 compile_store(scan_cohort(root), root, cache, PictureConfig(image_size=16, crop="none"), on_patient=kill)

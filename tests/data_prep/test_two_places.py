@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from data_prep.sources.nifti import place_doubt, read_nifti
+from data_prep.sources.formats.nifti import place_doubt, read_nifti
 
 VALUES = np.random.default_rng(0).integers(-1000, 1200, (30, 30, 10)).astype(np.int16)
 SPACING = np.diag([-0.5, -0.5, 2.5, 1.0])

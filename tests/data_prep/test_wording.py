@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.wording import counted, pasted
+from data_prep.common.wording import counted, pasted
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 epochs"), (1, "1 epoch"), (2, "2 epochs")])

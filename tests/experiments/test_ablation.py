@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.split import Normalisation
+from data_prep.cohort.split import Normalisation
 from experiments.ablation import (
     EMA_DECAY,
     VARIANTS,
@@ -15,11 +15,11 @@ from experiments.ablation import (
     main,
 )
 from experiments.networks import parameters
-from lcnn.attention import SymmetryAttention
 from lcnn.config import TrainConfig
-from lcnn.local_path import FOLD
-from lcnn.model import build_model
-from lcnn.stacks import channels
+from lcnn.network.attention import SymmetryAttention
+from lcnn.network.local_path import FOLD
+from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
 
 CONFIG = TrainConfig.model_validate(
     {

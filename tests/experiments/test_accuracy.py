@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 import experiments.study
-from data_prep.errors import InputError
-from data_prep.split import SplitConfig
+from data_prep.cohort.split import SplitConfig
+from data_prep.common.errors import InputError
 from experiments.accuracy import main
 from experiments.study import METRICS, Contender, Job, compare
-from lcnn.model import build_model
+from lcnn.network.model import build_model
 
 SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 TINY = [

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import experiments.alignment
-from data_prep.compiled import compile_cohort
-from data_prep.phantom import PhantomConfig
-from data_prep.picture import PictureConfig
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.phantom.patients import PhantomConfig
+from data_prep.preprocessing.picture import PictureConfig
 from experiments.alignment import angle_error, main, measure, true_angles
-from lcnn.alignment import Pose
+from lcnn.network.alignment import Pose
 
 PHANTOM = PhantomConfig(pixel_mm=2.0)
 

@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from data_prep.files import write_text_atomically
-from data_prep.split import Split
+from data_prep.cohort.split import Split
+from data_prep.common.files import write_text_atomically
 from experiments import compare
 from experiments.search_record import End, SearchRecord, differences, read_search, repeated_seeds
 from lcnn.outcome import Outcome
-from search.run_folder import RunFolder, write_spec
-from search.run_study import open_ledger
-from search.space import SearchSpace
-from search.spec import Overrides, Spec, load_spec
+from search.run.folder import RunFolder, write_spec
+from search.run.study import open_ledger
+from search.spec.settings import Overrides, Spec, load_spec
+from search.spec.space import SearchSpace
 
 SPACE_FILE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 CONDITIONS = {"cohort": "c0ffee", "profile": "cpu", "epochs": 9}

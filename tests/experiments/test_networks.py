@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.split import Normalisation
+from data_prep.cohort.split import Normalisation
 from experiments.networks import BASELINES, Baseline, baseline_of_size, network, parameters
 from lcnn.config import TrainConfig
-from lcnn.model import LCNN, build_model
-from lcnn.stacks import OVERVIEW, channels
+from lcnn.network.model import LCNN, build_model
+from lcnn.network.stacks import OVERVIEW, channels
 
 CONFIG = TrainConfig.model_validate(
     {"model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"}}

@@ -28,7 +28,7 @@ def test_two_at_once_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert row["epoch_s"] > 0
     assert one["trials_an_hour"] == pytest.approx(3600 / one["epoch_s"] / 3)
     assert two["gain"] == pytest.approx(two["trials_an_hour"] / one["trials_an_hour"])
-    assert 0 < found["weight"]["peak_bytes"] < found["card"]["total_bytes"]
+    assert 0 < found["weight"]["peak_bytes"] < found["pool"]["total_bytes"]
     assert "memory is for" in capsys.readouterr().out
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import experiments.study
-from data_prep.phantom import PhantomConfig
-from data_prep.phantom_cohort import build_phantom_cohort
-from data_prep.picture import PictureConfig
+from data_prep.cohort.split import SplitConfig
+from data_prep.phantom.cohort import build_phantom_cohort
+from data_prep.phantom.patients import PhantomConfig
 from data_prep.preprocessing.midline import MirrorPlane
-from data_prep.split import SplitConfig
+from data_prep.preprocessing.picture import PictureConfig
 from experiments import head_geometry
 from experiments.head_geometry import as_pose, turned
 from experiments.preprocessing import PREPARATIONS

@@ -9,11 +9,11 @@ from experiments import scale
 from experiments.scale import RecordedCourses, Setting, Simulation, SyntheticCourses, fill, main, simulate, summary
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig
+from search.spec.settings import BudgetConfig, SamplerConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import Asha, NoScheduler, Scheduler
+from search.study.scheduling.schedulers import Asha, NoScheduler, Scheduler
 
 RANGES = {"T": {"choice": [1, 2, 3]}, "optim.lr": {"log": [1e-4, 1e-2]}}
 EPOCHS = 4
@@ -132,7 +132,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], capsys: pyt
 
 
 def test_a_database_that_was_used_before_is_refused(tmp_path: Path, space: SearchSpace) -> None:
-    from search.spec import Overrides, load_spec
+    from search.spec.settings import Overrides, load_spec
 
     spec = load_spec(Path("spaces/lcnn.yaml"), Overrides("cpu"), has_gpu=False)
     setting = Setting(spec, EqualCourses(), trials=2)

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 import experiments.speed
-import lcnn.fit
-import lcnn.model
-from data_prep.compiled import CompiledCohort, compile_cohort
-from data_prep.picture import PictureConfig
+import lcnn.network.model
+import lcnn.training.fit
+from data_prep.cohort.compiled import CompiledCohort, compile_cohort
+from data_prep.preprocessing.picture import PictureConfig
 from experiments.speed import (
     NETWORKS,
     SECTIONS,
@@ -33,10 +33,10 @@ from experiments.speed import (
 )
 from experiments.step_parts import Part, Phase, Timeline, take_apart
 from lcnn.config import TrainConfig
-from lcnn.fit import TrainingData
-from lcnn.stacks import OVERVIEW, StackSource
+from lcnn.network.stacks import OVERVIEW, StackSource
+from lcnn.training.fit import TrainingData
 from search.placement.rehearsal import usual_normalisation
-from search.spec import Overrides, load_spec
+from search.spec.settings import Overrides, load_spec
 
 SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 CPU = torch.device("cpu")
@@ -180,9 +180,19 @@ def test_the_parts_are_the_whole_step(data: CompiledCohort) -> None:
 
 def test_measuring_leaves_trainings_as_they_were(data: CompiledCohort) -> None:
     training = TrainingData(data.store, tuple(data.store.patients), (), usual_normalisation(1))
-    before = dict(vars(lcnn.fit)), dict(vars(lcnn.model)), StackSource.batch, torch.nn.utils.clip_grad_norm_
+    before = (
+        dict(vars(lcnn.training.fit)),
+        dict(vars(lcnn.network.model)),
+        StackSource.batch,
+        torch.nn.utils.clip_grad_norm_,
+    )
     take_apart(CONFIG, training, "cpu", rounds=1, steps=1)
-    after = dict(vars(lcnn.fit)), dict(vars(lcnn.model)), StackSource.batch, torch.nn.utils.clip_grad_norm_
+    after = (
+        dict(vars(lcnn.training.fit)),
+        dict(vars(lcnn.network.model)),
+        StackSource.batch,
+        torch.nn.utils.clip_grad_norm_,
+    )
     assert after == before
 
 

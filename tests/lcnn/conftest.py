@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.cohort import scan_cohort
-from data_prep.picture import PictureConfig
-from data_prep.split import Normalisation
-from data_prep.store import compile_store
+from data_prep.cohort.layout import scan_cohort
+from data_prep.cohort.split import Normalisation
+from data_prep.cohort.store import compile_store
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import TrainConfig
-from lcnn.fit import TrainingData
-from lcnn.torchvision_models import models
+from lcnn.network.torchvision_models import models
+from lcnn.training.fit import TrainingData
 
 # Rows, columns, slices, lesion disc (row, column, radius) or None, slices with lesion, spacing in mm or None.
 PATIENTS = {

@@ -8,12 +8,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lcnn.accumulation import forward, frozen_statistics
-from lcnn.alignment import Pose
 from lcnn.config import LossConfig
-from lcnn.loss import lcnn_loss
-from lcnn.model import LCNN, Prediction, build_model
-from lcnn.stacks import channels
+from lcnn.network.alignment import Pose
+from lcnn.network.model import LCNN, Prediction, build_model
+from lcnn.network.stacks import channels
+from lcnn.training.accumulation import forward, frozen_statistics
+from lcnn.training.loss import lcnn_loss
 
 LOSS = LossConfig(alignment=1.0)
 

@@ -1,7 +1,7 @@
 """Alignment: what a pose means, that it is undone and redone, and that it can be learned.
 
 Heads are drawn in closed form at any pose, without the code under test: a picture point (x, y), normalised
-as in `lcnn.alignment`, belongs to the head's own point (u, v), whose midline is u = 0.
+as in `lcnn.network.alignment`, belongs to the head's own point (u, v), whose midline is u = 0.
 """
 
 import math
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcnn.alignment import (
+from lcnn.network.alignment import (
     POSE_SIDE,
     AlignmentNetwork,
     Pose,
@@ -20,9 +20,9 @@ from lcnn.alignment import (
     soften_gradient,
     unalign,
 )
-from lcnn.loss import dice_loss, symmetry_loss, weighted_cross_entropy
-from lcnn.model import build_model
-from lcnn.stacks import channels
+from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
+from lcnn.training.loss import dice_loss, symmetry_loss, weighted_cross_entropy
 
 
 def coordinates(side):

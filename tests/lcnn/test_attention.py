@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lcnn.attention import SymmetryAttention
+from lcnn.network.attention import SymmetryAttention
 
 
 def make(channels=8, slices=3, window=4, heads=2, *, random_out=True):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lcnn.augment import augment, draw_affine
 from lcnn.config import AugmentConfig
+from lcnn.training.augment import augment, draw_affine
 
 STILL = AugmentConfig(flip=0.0, rotation_deg=0.0, shift=0.0, scale=(1.0, 1.0))
 

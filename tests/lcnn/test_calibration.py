@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.calibration import BINS, around, pooled, reliability
+from lcnn.scoring.calibration import BINS, around, pooled, reliability
 
 
 def bins_of(probability, lesion):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.checkpoint import FORMAT, KIND, load_checkpoint, save_checkpoint
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from lcnn.comparison import compare_models, holm, permutation_p
+from lcnn.scoring.comparison import compare_models, holm, permutation_p
 
 NAN = math.nan
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.head import head_box, whole_box
-from data_prep.picture import PictureConfig
-from data_prep.store import compile_store, read_patient
-from lcnn.alignment import Pose
-from lcnn.evaluate import evaluate, score_patient
-from lcnn.model import Prediction, build_model
-from lcnn.model_file import TrainedModel
-from lcnn.predict import predict_volume
-from lcnn.stacks import OVERVIEW, StackSource
+from data_prep.cohort.store import compile_store, read_patient
+from data_prep.preprocessing.head import head_box, whole_box
+from data_prep.preprocessing.picture import PictureConfig
+from lcnn.inference.model_file import TrainedModel
+from lcnn.inference.predict import predict_volume
+from lcnn.network.alignment import Pose
+from lcnn.network.model import Prediction, build_model
+from lcnn.network.stacks import OVERVIEW, StackSource
+from lcnn.scoring.evaluate import evaluate, score_patient
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lcnn.evaluate import score_patient
-from lcnn.evaluation import COLUMNS, METRICS, detection, strata, summarise, write_evaluation, write_patients
-from lcnn.intervals import Estimate
+from lcnn.scoring.evaluate import score_patient
+from lcnn.scoring.evaluation import COLUMNS, METRICS, detection, strata, summarise, write_evaluation, write_patients
+from lcnn.scoring.intervals import Estimate
 
 MM = (5.0, 2.0, 2.0)
 """A voxel of 0.02 ml."""

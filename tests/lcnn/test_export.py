@@ -17,19 +17,19 @@ import torch
 from monai.bundle import verify_metadata, verify_net_in_out
 from torch import nn
 
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.split import Normalisation
-from data_prep.store import read_windows
-from lcnn.calibration import BINS, Reliability
-from lcnn.evaluate import THRESHOLD, PatientResult
-from lcnn.evaluation import summarise, write_evaluation
+from data_prep.cohort.split import Normalisation
+from data_prep.cohort.store import read_windows
+from data_prep.common.errors import InputError
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.export.graph import ExportFailed, LogitNetwork, grey_noise, largest_difference, trace, write_torch
 from lcnn.export.model_card import Evidence, read_evidence
 from lcnn.export.model_folder import export_model, refuse_foreign
-from lcnn.model import LCNN, build_model
-from lcnn.model_file import WEIGHTS, TrainedModel, hash_split, load_model, read_settings
-from lcnn.predict import input_patients, predict_volume
+from lcnn.inference.model_file import WEIGHTS, TrainedModel, hash_split, load_model, read_settings
+from lcnn.inference.predict import input_patients, predict_volume
+from lcnn.network.model import LCNN, build_model
+from lcnn.scoring.calibration import BINS, Reliability
+from lcnn.scoring.evaluate import THRESHOLD, PatientResult
+from lcnn.scoring.evaluation import summarise, write_evaluation
 
 ROOT = Path(__file__).parents[2]
 SIDE = 32

@@ -18,17 +18,17 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-import lcnn.fit
-import lcnn.model
-from data_prep.errors import InputError
+import lcnn.network.model
+import lcnn.training.fit
+from data_prep.common.errors import InputError
 from lcnn.checkpoint import load_checkpoint, save_checkpoint
 from lcnn.config import CosineRestarts, OneCycle, Polynomial, TrainConfig
-from lcnn.fit import EpochResult, TrainingData, count_patients, fit, make_optimizer, resolve_precision
-from lcnn.model import LCNN, build_model
-from lcnn.model_file import load_model
+from lcnn.inference.model_file import load_model
+from lcnn.network.model import LCNN, build_model
+from lcnn.network.stacks import OVERVIEW, StackSource, overview
 from lcnn.outcome import Outcome
-from lcnn.schedule import lr_factor
-from lcnn.stacks import OVERVIEW, StackSource, overview
+from lcnn.training.fit import EpochResult, TrainingData, count_patients, fit, make_optimizer, resolve_precision
+from lcnn.training.schedule import lr_factor
 
 EPOCHS = 12
 OVERFIT = {
@@ -167,10 +167,10 @@ def test_a_training_that_was_killed_resumes_as_if_it_had_never_stopped(tmp_path,
         import json, os, signal, sys
         from pathlib import Path
         import torch
-        from data_prep.split import Normalisation
-        from data_prep.store import Store
+        from data_prep.cohort.split import Normalisation
+        from data_prep.cohort.store import Store
         from lcnn.config import TrainConfig
-        from lcnn.fit import TrainingData, fit
+        from lcnn.training.fit import TrainingData, fit
 
         torch.set_num_threads(1)
         given = json.loads(sys.argv[1])
@@ -230,8 +230,8 @@ def test_each_epoch_shows_other_stacks_in_another_order(make_config, data, monke
 
 def test_every_step_of_every_seed_draws_its_own_augmentation(make_config, data, monkeypatch):
     drawn = []
-    draw = lcnn.fit.draw_affine
-    monkeypatch.setattr(lcnn.fit, "draw_affine", lambda *given: (drawn.append(draw(*given)), drawn[-1])[1])
+    draw = lcnn.training.fit.draw_affine
+    monkeypatch.setattr(lcnn.training.fit, "draw_affine", lambda *given: (drawn.append(draw(*given)), drawn[-1])[1])
     for seed in (0, 1, 0):
         drain(fit(make_config({"train.seed": seed}), dataclasses.replace(data, val=()), epochs=2))
     unique = {tuple(matrix.flatten().tolist()) for matrices in drawn for matrix in matrices}
@@ -242,10 +242,12 @@ def test_every_step_of_every_seed_draws_its_own_augmentation(make_config, data, 
 def test_what_the_network_sees_is_what_the_loss_compares_with(make_config, data, monkeypatch):
     # Lesions of this cohort are brighter than all else, so that each batch can be checked after augmentation.
     seen, compared = [], []
-    forward, loss = LCNN.forward, lcnn.fit.lcnn_loss
+    forward, loss = LCNN.forward, lcnn.training.fit.lcnn_loss
     monkeypatch.setattr(LCNN, "forward", lambda model, grey: (seen.append(grey), forward(model, grey))[1])
     monkeypatch.setattr(
-        lcnn.fit, "lcnn_loss", lambda says, lesion, *rest: (compared.append(lesion), loss(says, lesion, *rest))[1]
+        lcnn.training.fit,
+        "lcnn_loss",
+        lambda says, lesion, *rest: (compared.append(lesion), loss(says, lesion, *rest))[1],
     )
     config = make_config({"augment": {"flip": 0.5, "rotation_deg": 60.0, "shift": 0.2, "scale": (0.8, 1.5)}})
     drain(fit(config, dataclasses.replace(data, val=()), epochs=2))
@@ -260,7 +262,7 @@ def test_what_the_network_sees_is_what_the_loss_compares_with(make_config, data,
 def test_a_finished_training_is_told_again_without_training(tmp_path, make_config, data, monkeypatch):
     config = make_config({"train.epochs": 1})
     first, _ = drain(fit(config, data, folder=tmp_path))
-    monkeypatch.setattr(lcnn.fit, "lcnn_loss", None)  # a step would fail
+    monkeypatch.setattr(lcnn.training.fit, "lcnn_loss", None)  # a step would fail
     assert drain(fit(config, data, folder=tmp_path)) == (first, Outcome.COMPLETED)
 
 
@@ -351,7 +353,7 @@ def test_running_out_of_memory_ends_it_as_infeasible(tmp_path, make_config, data
     def fail(*_):
         raise shortage
 
-    monkeypatch.setattr(lcnn.fit, "augment", fail)
+    monkeypatch.setattr(lcnn.training.fit, "augment", fail)
     assert drain(training) == ([], Outcome.INFEASIBLE)
     monkeypatch.undo()
     assert next(fit(make_config(), data, folder=tmp_path)) == first
@@ -365,7 +367,7 @@ def test_running_out_of_memory_while_building_is_infeasible_too(make_config, dat
 
 
 def test_running_out_of_memory_on_a_cpu_ends_it_as_infeasible(make_config, data, monkeypatch):
-    monkeypatch.setattr(lcnn.fit, "augment", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(lcnn.training.fit, "augment", lambda *_: torch.empty(2**60))
     assert drain(fit(make_config(), data)) == ([], Outcome.INFEASIBLE)
 
 
@@ -375,7 +377,7 @@ def test_running_out_of_memory_on_resume_is_infeasible_and_blames_no_file(tmp_pa
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    for owner in (torch.optim.AdamW, lcnn.model.LCNN):
+    for owner in (torch.optim.AdamW, lcnn.network.model.LCNN):
         with monkeypatch.context() as patched:
             patched.setattr(owner, "load_state_dict", fail)
             assert drain(fit(make_config(), data, folder=tmp_path)) == ([], Outcome.INFEASIBLE)
@@ -392,7 +394,7 @@ def test_a_broken_machine_is_no_outcome(make_config, data, monkeypatch):
     def fail(*_):
         raise RuntimeError("CUDA error: device lost")
 
-    monkeypatch.setattr(lcnn.fit, "augment", fail)
+    monkeypatch.setattr(lcnn.training.fit, "augment", fail)
     with pytest.raises(RuntimeError, match="device lost"):
         drain(fit(make_config(), data))
 
@@ -442,7 +444,7 @@ def test_it_stops_early_once_dice_has_left_zero_and_stands_still(tmp_path, data,
 def test_best_is_the_epoch_of_best_dice(tmp_path, make_config, data, monkeypatch):
     # Dice of a real training cannot be told to fall, so its values are handed in here.
     curve = iter([0.1, 0.6, 0.3, 0.5])
-    monkeypatch.setattr(lcnn.fit._Training, "_validate", lambda _: next(curve))
+    monkeypatch.setattr(lcnn.training.fit._Training, "_validate", lambda _: next(curve))
     kept = []
     for _ in fit(make_config(), data, folder=tmp_path):
         kept.append(len(load_checkpoint(tmp_path / "best.pt")["history"]))
@@ -455,7 +457,7 @@ def test_best_is_the_epoch_of_best_dice(tmp_path, make_config, data, monkeypatch
 
 def test_the_first_of_equal_epochs_is_the_best(tmp_path, make_config, data, monkeypatch):
     curve = iter([0.0, 0.6, 0.6, 0.6])
-    monkeypatch.setattr(lcnn.fit._Training, "_validate", lambda _: next(curve))
+    monkeypatch.setattr(lcnn.training.fit._Training, "_validate", lambda _: next(curve))
     kept = [len(load_checkpoint(tmp_path / "best.pt")["history"]) for _ in fit(make_config(), data, folder=tmp_path)]
     assert kept == [1, 2, 2, 2]
 
@@ -752,7 +754,9 @@ def plainly_descended(make_config, data, tmp_path_factory):
         forward = LCNN.forward
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(LCNN, "forward", lambda model, grey: (passes.append(len(grey)), forward(model, grey))[1])
-            patch.setattr(lcnn.fit, "make_optimizer", lambda net, c: torch.optim.SGD(net.parameters(), lr=c.lr))
+            patch.setattr(
+                lcnn.training.fit, "make_optimizer", lambda net, c: torch.optim.SGD(net.parameters(), lr=c.lr)
+            )
             (result,), outcome = drain(fit(config, dataclasses.replace(data, val=()), folder=folder, epochs=1))
         assert outcome is Outcome.COMPLETED
         return passes, result, load_checkpoint(folder / "last.pt")["model"]

@@ -4,9 +4,9 @@ from collections.abc import Generator, Sequence
 
 import pytest
 
-from lcnn.fit import EpochResult
-from lcnn.folds import Begin, one_by_one, side_by_side
 from lcnn.outcome import Outcome
+from lcnn.training.fit import EpochResult
+from lcnn.training.folds import Begin, one_by_one, side_by_side
 
 
 class Folds:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.errors import InputError
-from lcnn.global_path import GlobalPath, ResNeXt14, ResNeXt50, grey_adapter, read_weights
-from lcnn.torchvision_models import models
+from data_prep.common.errors import InputError
+from lcnn.network.global_path import GlobalPath, ResNeXt14, ResNeXt50, grey_adapter, read_weights
+from lcnn.network.torchvision_models import models
 
 WEIGHTS = models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2
 

@@ -8,21 +8,21 @@ import torch
 from PIL import Image
 from test_evaluate import Truthful
 
-from data_prep.cohort import scan_cohort
-from data_prep.mask import IGNORED_GREY
-from data_prep.picture import PictureConfig
-from data_prep.store import compile_store
-from lcnn.alignment import Pose
-from lcnn.augment import augment, draw_affine, move
+from data_prep.cohort.layout import scan_cohort
+from data_prep.cohort.store import compile_store
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.volumes.mask import IGNORED_GREY
 from lcnn.config import LossConfig
-from lcnn.evaluate import Case, evaluate, score_patient
-from lcnn.fit import count_patients, fit
-from lcnn.loss import dice_loss, lcnn_loss, weighted_cross_entropy
-from lcnn.model import Prediction, build_model
-from lcnn.model_file import TrainedModel
-from lcnn.overlay import GREY, save_overlay
-from lcnn.slices import keep_slices, read_slices_of, write_slices
-from lcnn.stacks import StackSource
+from lcnn.inference.model_file import TrainedModel
+from lcnn.network.alignment import Pose
+from lcnn.network.model import Prediction, build_model
+from lcnn.network.stacks import StackSource
+from lcnn.scoring.evaluate import Case, evaluate, score_patient
+from lcnn.scoring.overlay import GREY, save_overlay
+from lcnn.scoring.slices import keep_slices, read_slices_of, write_slices
+from lcnn.training.augment import augment, draw_affine, move
+from lcnn.training.fit import count_patients, fit
+from lcnn.training.loss import dice_loss, lcnn_loss, weighted_cross_entropy
 
 WEIGHTS = (0.1, 0.9)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.intervals import Estimate, by_person, estimate_difference, estimate_mean, estimate_share
+from lcnn.scoring.intervals import Estimate, by_person, estimate_difference, estimate_mean, estimate_share
 
 NAN = math.nan
 

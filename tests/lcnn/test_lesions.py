@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnn.lesions import LesionCounts, count_lesions
+from lcnn.scoring.lesions import LesionCounts, count_lesions
 
 
 def volume(*slices):

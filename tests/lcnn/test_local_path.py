@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lcnn.local_path import DRAFT, FOLD, ConvBlock3d, LocalPath, columns, planes
-from lcnn.norms import NORMS, group_norm
+from lcnn.network.local_path import DRAFT, FOLD, ConvBlock3d, LocalPath, columns, planes
+from lcnn.network.norms import NORMS, group_norm
 
 
 def make(T=1, width=8, levels=2, norm="batch"):

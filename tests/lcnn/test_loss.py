@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcnn.alignment import Pose
 from lcnn.config import LossConfig
-from lcnn.loss import dice_loss, lcnn_loss, symmetry_loss, weighted_cross_entropy
-from lcnn.model import Prediction
+from lcnn.network.alignment import Pose
+from lcnn.network.model import Prediction
+from lcnn.training.loss import dice_loss, lcnn_loss, symmetry_loss, weighted_cross_entropy
 
 SURE = 50.0
 """A logit whose probability is 1 in float32."""

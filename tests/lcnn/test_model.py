@@ -7,11 +7,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from data_prep.split import Normalisation
-from lcnn.alignment import POSE_SIDE, Pose, align, unalign
+from data_prep.cohort.split import Normalisation
 from lcnn.config import TrainConfig
-from lcnn.model import build_model
-from lcnn.stacks import OVERVIEW, channels
+from lcnn.network.alignment import POSE_SIDE, Pose, align, unalign
+from lcnn.network.model import build_model
+from lcnn.network.stacks import OVERVIEW, channels
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.split import Normalisation
+from data_prep.cohort.split import Normalisation
+from data_prep.common.errors import InputError
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.checkpoint import save_checkpoint
-from lcnn.model import build_model
-from lcnn.model_file import CONFIG, WEIGHTS, TrainedModel, load_model, read_settings, save_model
-from lcnn.stacks import channels
+from lcnn.inference.model_file import CONFIG, WEIGHTS, TrainedModel, load_model, read_settings, save_model
+from lcnn.network.model import build_model
+from lcnn.network.stacks import channels
 
 PICTURE = PictureConfig(image_size=40, crop="none")
 

@@ -9,24 +9,24 @@ import yaml
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from data_prep.cohort import scan_cohort, write_manifest
-from data_prep.compiled import compile_cohort
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.pixels import GREY, Pixels, pixels_of
-from data_prep.split import Normalisation
-from data_prep.store import read_patient
-from data_prep.window import WINDOWS, KeptHu, to_pixels
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import scan_cohort, write_manifest
+from data_prep.cohort.pixels import GREY, Pixels, pixels_of
+from data_prep.cohort.split import Normalisation
+from data_prep.cohort.store import read_patient
+from data_prep.common.errors import InputError
+from data_prep.intensity.window import WINDOWS, KeptHu, to_pixels
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.__main__ import main
 from lcnn.export.bundle import bundle_metadata, write_bundle
 from lcnn.export.graph import LogitNetwork
-from lcnn.fit import TrainingData, fit
-from lcnn.global_path import grey_adapter
-from lcnn.model import build_model
-from lcnn.model_file import CONFIG, TrainedModel, load_model, model_settings, save_model
-from lcnn.model_windows import in_named_windows, other_window, pixels_for
-from lcnn.predict import predict_volume
-from lcnn.stacks import OVERVIEW, StackSource, channels, overview
+from lcnn.inference.model_file import CONFIG, TrainedModel, load_model, model_settings, save_model
+from lcnn.inference.model_windows import in_named_windows, other_window, pixels_for
+from lcnn.inference.predict import predict_volume
+from lcnn.network.global_path import grey_adapter
+from lcnn.network.model import build_model
+from lcnn.network.stacks import OVERVIEW, StackSource, channels, overview
+from lcnn.training.fit import TrainingData, fit
 
 THREE = tuple(WINDOWS.values())
 BRAIN, STROKE, WIDE = THREE

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcnn.evaluate import Case, score_patient
-from lcnn.overlay import BLUE, CAPTION, ORANGE, PANEL, most_telling_slice, save_overlay
+from lcnn.scoring.evaluate import Case, score_patient
+from lcnn.scoring.overlay import BLUE, CAPTION, ORANGE, PANEL, most_telling_slice, save_overlay
 
 GAP = 8
 DISC = (22, 15, 6)

@@ -13,17 +13,17 @@ from dicom_files import IDENTIFYING, SIZE, SPACING_MM, UIDS, head, write_series
 from PIL import Image
 from pydicom import dcmread
 
-from data_prep.cohort import scan_cohort, write_manifest
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.sources.dicom import open_dicom
-from data_prep.sources.dicom_seg import read_seg
-from data_prep.window import WINDOWS, KeptHu
+from data_prep.cohort.layout import scan_cohort, write_manifest
+from data_prep.common.errors import InputError
+from data_prep.intensity.window import WINDOWS, KeptHu
+from data_prep.preprocessing.picture import PictureConfig
+from data_prep.sources.dicom.seg import read_seg
+from data_prep.sources.dicom.study import open_dicom
 from lcnn.__main__ import main
-from lcnn.model import build_model
-from lcnn.model_file import TrainedModel, save_model
-from lcnn.scans import Told, find_patients
-from lcnn.volumes import volume_row
+from lcnn.inference.model_file import TrainedModel, save_model
+from lcnn.inference.scans import InputOverrides, find_patients
+from lcnn.inference.volumes import volume_row
+from lcnn.network.model import build_model
 
 AFFINE = np.array([[-SPACING_MM[1], 0, 0, 87.5], [0, 0, 5, -60], [0, -SPACING_MM[0], 0, 60], [0, 0, 0, 1]])
 """Columns, slices and rows of a file whose second axis runs forward and whose third runs down."""
@@ -140,7 +140,7 @@ def test_alike_series_are_asked_for_by_number(model, tmp_path, capsys):
 def test_a_series_number_is_for_one_study(tmp_path):
     write_pictures(tmp_path / "a")
     with pytest.raises(InputError, match=r"--series 1: is for one DICOM study, but .* holds 0"):
-        find_patients(tmp_path, Told(series=1))
+        find_patients(tmp_path, InputOverrides(series=1))
 
 
 def write_deep_cohort(root, patients="ab"):
@@ -184,7 +184,7 @@ def test_what_pictures_do_not_say_can_be_told(model, tmp_path, capsys):
     assert run_predict(model, slices, tmp_path / "out", *told) == 0
     assert "window: brain" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "out" / "volumes.csv").lesion_ml.notna().all()
-    scan = opened(find_patients(slices, Told(hu_offset=1024))[0])
+    scan = opened(find_patients(slices, InputOverrides(hu_offset=1024))[0])
     assert scan.image_ZHW[:, 18, 18].tolist() == BRAIN.to_grey(20 + 15 * np.arange(3)).tolist()
 
 
@@ -207,9 +207,21 @@ def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
 
 
 TOLD_IN_VAIN = {
-    "spacing of NIfTI": ("p.nii.gz", Told(spacing_mm=(5, 1, 1)), "holds no pictures, and other files tell theirs"),
-    "spacing of a cohort": ("cohort", Told(spacing_mm=(5, 1, 1)), "cohort.json tells that of a; leave it out"),
-    "offset of DICOM": ("ct", Told(hu_offset=1024), "--hu-offset 1024: DICOM files tell theirs; leave it out"),
+    "spacing of NIfTI": (
+        "p.nii.gz",
+        InputOverrides(spacing_mm=(5, 1, 1)),
+        "holds no pictures, and other files tell theirs",
+    ),
+    "spacing of a cohort": (
+        "cohort",
+        InputOverrides(spacing_mm=(5, 1, 1)),
+        "cohort.json tells that of a; leave it out",
+    ),
+    "offset of DICOM": (
+        "ct",
+        InputOverrides(hu_offset=1024),
+        "--hu-offset 1024: DICOM files tell theirs; leave it out",
+    ),
 }
 
 

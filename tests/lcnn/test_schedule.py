@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, PolynomialLR
 
 from lcnn.config import CosineRestarts, OneCycle, Polynomial
-from lcnn.schedule import lr_factor
+from lcnn.training.schedule import lr_factor
 
 
 def torch_factors(make, steps):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.errors import InputError
-from lcnn.evaluate import Case, score_patient
-from lcnn.slices import LARGEST_SIDE, keep_slices, read_slices_of, slices_near, write_slices
+from data_prep.common.errors import InputError
+from lcnn.scoring.evaluate import Case, score_patient
+from lcnn.scoring.slices import LARGEST_SIDE, keep_slices, read_slices_of, slices_near, write_slices
 
 
 def make_case(shape=(10, 60, 48), at=4):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcnn.stacks import OVERVIEW, LesionAwareSampler, StackSource, channels, overview
+from lcnn.network.stacks import OVERVIEW, LesionAwareSampler, StackSource, channels, overview
 
 NAMES = ("e", "a", "f")
 

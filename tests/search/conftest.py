@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lcnn.config import TrainConfig
-from search.space import SearchSpace
-from search.spec import SamplerConfig
+from search.spec.settings import SamplerConfig
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
 
 RANGES: dict[str, Any] = {

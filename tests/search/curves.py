@@ -1,7 +1,7 @@
 """Curves from a formula instead of a network."""
 
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
+from lcnn.training.fit import EpochResult
 
 
 def dice_after(config: TrainConfig, epoch: int) -> float:

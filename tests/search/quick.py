@@ -8,11 +8,11 @@ from pathlib import Path
 import ray
 from curves import dice_after, epoch_result
 
-from data_prep.files import write_text_atomically
-from data_prep.split import Normalisation
+from data_prep.cohort.split import Normalisation
+from data_prep.common.files import write_text_atomically
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from lcnn.training.fit import EpochResult
 from search.execution.trial import TrialActor, TrialContext, keep_training
 from search.placement.resources import Slots
 from search.study.ledger import DEFAULTS

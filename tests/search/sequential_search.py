@@ -11,12 +11,12 @@ from curves import dice_after, epoch_result
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig, StorageConfig
-from search.storage import study_place
+from search.run.storage import study_place
+from search.spec.settings import BudgetConfig, SamplerConfig, StorageConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import Asha, Decision
+from search.study.scheduling.schedulers import Asha, Decision
 
 EPOCHS, TRIALS = 4, 6
 SAMPLER = SamplerConfig(startup=2)

@@ -16,12 +16,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lcnn.outcome import Outcome
-from search import display
-from search.display import Display
-from search.progress import SearchProgress
+from search.console import display
+from search.console.display import Display
+from search.console.progress import SearchProgress
+from search.console.trial_table import BARS, TrialTable, sparkline
 from search.study.conductor import Event
 from search.study.ledger import TrialRecord
-from search.trial_table import BARS, TrialTable, sparkline
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {"T": 3, "fusion.local": 0.765, "loss.dice": 0.619, "loss.alignment": 0.0271, "optim.lr": 0.00896}
@@ -160,7 +160,7 @@ def test_without_a_terminal_nothing_is_said_twice(monkeypatch: pytest.MonkeyPatc
 def test_a_real_terminal_of_80_columns_is_left_as_it_was() -> None:
     """On a pseudo-terminal: what is drawn fits its window, the cursor comes back, and only the lines that stay do."""
     code = (
-        "from search.display import Display; d = Display(); d.status('view ' * 40); d.row('row ' * 40); "
+        "from search.console.display import Display; d = Display(); d.status('view ' * 40); d.row('row ' * 40); "
         "d.status('next ' * 40); d.clear(); d.say('end')"
     )
     reader, terminal = pty.openpty()

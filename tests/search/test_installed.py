@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import InputError
-from search import run_folder
-from search.shipped import find_space, shipped_folder
-from search.spec import Overrides, load_spec
-from search.words import search_command
+from data_prep.common.errors import InputError
+from search.console.words import search_command
+from search.run import folder as run_folder
+from search.spec.settings import Overrides, load_spec
+from search.spec.shipped import find_space, shipped_folder
 
 SHIPPED = shipped_folder() / "lcnn.yaml"
 

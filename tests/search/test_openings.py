@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import InputError
-from search.openings import add_opening, check_openings, read_openings
-from search.run_folder import RunFolder
+from data_prep.common.errors import InputError
+from search.run.folder import RunFolder
+from search.run.openings import add_opening, check_openings, read_openings
 
 REASONS = ("9 patients: final evaluation of winner, defaults", "9 patients: retraining of trial 1", "third #1")
 

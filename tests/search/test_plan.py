@@ -8,20 +8,21 @@ from typing import Any
 import pytest
 from tiny_cohort import SIDE, TINY, write_cohort
 
-from data_prep.errors import InputError
-from data_prep.phantom import PhantomConfig
-from data_prep.split import PARTS, SplitConfig, make_split
+from data_prep.cohort.split import PARTS, SplitConfig, make_split
+from data_prep.common.errors import InputError
+from data_prep.phantom.patients import PhantomConfig
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.checks import Asked, ExpectedScans, expected_scans
-from search.display import Display
-from search.placement.memory import MemoryPlan, Shape
+from search.commands.dry_run import describe_slots, dry_run
+from search.commands.search import how_to_extend
+from search.console.display import Display
+from search.placement.memory import MemoryPlan, MemoryProfile
 from search.placement.resources import Slots, plan_slots, slots_by_memory
-from search.plan import describe_slots, dry_run
-from search.runner import how_to_extend
-from search.space import SearchSpace
-from search.spec import BudgetConfig, CohortConfig, ResourcesConfig, SamplerConfig, Spec
-from search.study.budget import Limit, planned_trials
+from search.run.checks import Asked, ExpectedScans, expected_scans
+from search.run.opened import run_of
+from search.spec.settings import BudgetConfig, CohortConfig, ResourcesConfig, SamplerConfig, Spec
+from search.spec.space import SearchSpace
+from search.study.budget.limits import Limit, planned_trials
 from search.study.ledger import Ledger
 
 SIX: dict[str, Any] = {
@@ -54,7 +55,7 @@ def test_no_more_trials_are_planned_than_there_are_points(
 
 
 def measured(slots: Slots) -> Slots:
-    plan = MemoryPlan(10**10, 0, 32, {}, {Shape.of(TrainConfig(), 32): 4e9}, shares=16)
+    plan = MemoryPlan(10**10, 0, 32, {}, {MemoryProfile.of(TrainConfig(), 32): 4e9}, shares=16)
     return slots_by_memory(ResourcesConfig(), slots, plan, cores=8)
 
 
@@ -107,17 +108,17 @@ def test_a_dry_run_reads_the_cohort_and_leaves_nothing(tmp_path: Path, capsys: p
     spec = own_spec(tmp_path)
     root = tmp_path / "mine"
     before = sorted(tmp_path.rglob("*"))
-    dry_run(spec, "file", tmp_path / "results", Display())
+    dry_run(run_of(spec, "file", tmp_path / "results", Display()), "file")
     told = capsys.readouterr().out
     assert f"{root}, 3 patients, 12 slices\n" in told
     assert "Split: 1 patient to train, 1 patient to validate, 1 patient to test" in told
     assert sorted(tmp_path.rglob("*")) == before
     (root / "masks" / "b" / "1.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"b/1\.png"):
-        dry_run(spec, "file", tmp_path / "results", Display())
+        dry_run(run_of(spec, "file", tmp_path / "results", Display()), "file")
     (root / "masks" / "b" / "1.png").unlink()
     with pytest.raises(InputError, match=r"b/1\.png: no mask"):
-        dry_run(spec, "file", tmp_path / "results", Display())
+        dry_run(run_of(spec, "file", tmp_path / "results", Display()), "file")
 
 
 REFUSED: dict[str, tuple[dict[str, Any], Asked, str]] = {
@@ -142,7 +143,7 @@ def test_a_dry_run_refuses_what_the_search_refuses(tmp_path: Path, case: str) ->
     spec = own_spec(tmp_path, **changes)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError) as refused:
-        dry_run(spec, "file", tmp_path / "results", Display(), asked)
+        dry_run(run_of(spec, "file", tmp_path / "results", Display()), "file", asked)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
     assert sorted(tmp_path.rglob("*")) == before
@@ -151,7 +152,7 @@ def test_a_dry_run_refuses_what_the_search_refuses(tmp_path: Path, case: str) ->
 def test_a_dry_run_refuses_results_that_are_a_file(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("mine")
     with pytest.raises(InputError, match=r"cannot be written \(.*results is a file\); make it writable, or choose"):
-        dry_run(own_spec(tmp_path), "file", tmp_path / "results", Display())
+        dry_run(run_of(own_spec(tmp_path), "file", tmp_path / "results", Display()), "file")
 
 
 @pytest.mark.parametrize("seed", range(5))

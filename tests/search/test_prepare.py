@@ -7,21 +7,24 @@ import numpy as np
 import pytest
 from tiny_cohort import SIDE, SLICES, write_cohort
 
-from data_prep.cohort import MANIFEST, scan_cohort, write_manifest
-from data_prep.compiled import compile_cohort
-from data_prep.errors import InputError
-from data_prep.picture import PictureConfig
-from data_prep.split import Split
-from data_prep.store import Store, StoredPatient
-from data_prep.window import WINDOWS, KeptHu
-from search.prepare import alike_slices, check_lesions, find_cohort, window_count
-from search.spec import CohortConfig
-from search.summary import leak_in_words
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.layout import MANIFEST, scan_cohort, write_manifest
+from data_prep.cohort.split import Split
+from data_prep.cohort.store import Store, StoredPatient
+from data_prep.common.errors import InputError
+from data_prep.intensity.window import WINDOWS, KeptHu
+from data_prep.preprocessing.picture import PictureConfig
+from search.run.prepare import alike_slices, check_lesions, find_cohort, leak_in_words, window_count
+from search.spec.settings import CohortConfig
 
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def windows_of(config: CohortConfig) -> int:
+    return window_count(find_cohort(config), config)
 
 
 def test_the_phantom_stands_in_for_the_default_folder_only() -> None:
@@ -55,15 +58,15 @@ def test_a_half_made_import_is_refused() -> None:
 
 def test_windows_are_counted_before_anything_is_compiled() -> None:
     write_cohort(Path("mine"))
-    assert window_count(CohortConfig(root="mine")) == 1
-    assert window_count(CohortConfig(fallback="phantom", window=("brain",))) == 1
+    assert windows_of(CohortConfig(root="mine")) == 1
+    assert windows_of(CohortConfig(fallback="phantom", window=("brain",))) == 1
     three = tuple(WINDOWS.values())
     write_manifest(scan_cohort(Path("mine")).model_copy(update={"hu": KeptHu(windows=three[:1])}), Path("mine"))
-    assert window_count(CohortConfig(root="mine", window=tuple(WINDOWS))) == 3
+    assert windows_of(CohortConfig(root="mine", window=tuple(WINDOWS))) == 3
     (Path("mine") / MANIFEST).unlink()
     for refused in (CohortConfig(fallback="phantom", window=("stroke",)), CohortConfig(root="mine", window=("wide",))):
         with pytest.raises(InputError, match=r"cohort\.window: .* asked for, but the 8-bit slices"):
-            window_count(refused)
+            windows_of(refused)
 
 
 def test_other_phantom_settings_are_another_folder() -> None:

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.settings_file import read_yaml
-from search.reference import fields_of, generated, is_stale, main, meaning, options_of, space_schema
-from search.shipped import shipped_folder
-from search.spec import Overrides, Spec, load_spec
+from search.commands.reference import fields_of, generated, is_stale, main, meaning, options_of, space_schema
+from search.spec.settings import Overrides, Spec, load_spec
+from search.spec.shipped import shipped_folder
 
 SHIPPED = sorted(shipped_folder().glob("*.yaml"))
 
@@ -38,7 +38,7 @@ def test_every_setting_says_what_it_means() -> None:
 
 @pytest.mark.parametrize("path", sorted(generated()), ids=lambda path: path.name)
 def test_what_is_generated_is_not_stale(path: Path) -> None:
-    assert not is_stale(path, generated()[path]), "run python -m search.reference"
+    assert not is_stale(path, generated()[path]), "run python -m search.commands.reference"
 
 
 def test_a_stale_file_is_named_and_written_anew(
@@ -46,7 +46,7 @@ def test_a_stale_file_is_named_and_written_anew(
 ) -> None:
     path = tmp_path / "settings.md"
     path.write_text("old", encoding="utf-8")
-    monkeypatch.setattr("search.reference.generated", lambda: {path: "new"})
+    monkeypatch.setattr("search.commands.reference.generated", lambda: {path: "new"})
     assert main(["--check"]) == 1
     assert capsys.readouterr().out == f"{path}: stale\n"
     assert path.read_text(encoding="utf-8") == "old"

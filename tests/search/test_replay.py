@@ -7,11 +7,11 @@ import pytest
 from tiny_cohort import TINY, tiny_context
 
 from lcnn.outcome import Outcome
+from search.commands.replay import EpochDifference, compare, replay_context, report
 from search.execution.trainings import Trained
 from search.execution.trial import start_training
 from search.placement.resources import Slots
-from search.replay import EpochDifference, compare, replay_context, report
-from search.run_folder import RunFolder
+from search.run.folder import RunFolder
 from search.study.ledger import TrialRecord
 
 HERE = {"python": "3.11.1", "packages": {"torch": "2.13", "ray": "2.60"}, "platform": "Linux", "cores": 2, "gpus": []}

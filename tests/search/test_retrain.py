@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.outcome import Outcome
-from search.retrain import pick_trial
-from search.run_folder import RunFolder
+from search.commands.retrain import pick_trial
+from search.run.folder import RunFolder
 from search.study.ledger import Ledger
 
 

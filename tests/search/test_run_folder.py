@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import InputError
-from search.run_folder import RunFolder, check_spec, write_environment, write_spec
-from search.spec import Spec, validate_spec
+from data_prep.common.errors import InputError
+from search.run.folder import RunFolder, check_spec, write_environment, write_spec
+from search.spec.settings import Spec, validate_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,8 +47,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_second_command_on_the_same_run_is_refused(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from search.run_folder import RunFolder; "
-        "from data_prep.errors import InputError\n"
+        "import sys; from pathlib import Path; from search.run.folder import RunFolder; "
+        "from data_prep.common.errors import InputError\n"
         "try:\n with RunFolder(Path(sys.argv[1])).locked(): print('entered')\n"
         "except InputError as error: print(error)"
     )
@@ -78,7 +78,7 @@ def test_the_environment_names_versions_and_adds_up_over_sittings(tmp_path: Path
     run = RunFolder(tmp_path)
     write_environment(run)
     write_environment(run)
-    sittings = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
-    assert len(sittings) == 2
-    assert set(sittings[0]["packages"]) >= {"torch", "ray", "optuna"}
-    assert sittings[0]["cores"] == os.cpu_count()
+    sessions = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
+    assert len(sessions) == 2
+    assert set(sessions[0]["packages"]) >= {"torch", "ray", "optuna"}
+    assert sessions[0]["cores"] == os.cpu_count()

@@ -7,9 +7,9 @@ from typing import Any
 import optuna
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.config import CosineRestarts, TrainConfig
-from search.space import Range, SearchSpace, point_key
+from search.spec.space import Range, SearchSpace, point_key
 
 FULL: dict[str, Any] = {
     "T": {"choice": [1, 2, 3]},

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import InputError
-from search.space import SearchSpace
-from search.spec import Overrides, Spec, load_spec
+from data_prep.common.errors import InputError
+from search.spec.settings import Overrides, Spec, load_spec
+from search.spec.space import SearchSpace
 
 SPACES = Path(__file__).parents[2] / "spaces"
 MINIMAL = """

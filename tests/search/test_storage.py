@@ -13,12 +13,10 @@ from tempfile import mkdtemp
 import pytest
 from sqlalchemy.engine import make_url
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.outcome import Outcome
-from search.run_folder import RunFolder, check_spec, write_spec
-from search.space import SearchSpace
-from search.spec import SamplerConfig, Spec, StorageConfig
-from search.storage import (
+from search.run.folder import RunFolder, check_spec, write_spec
+from search.run.storage import (
     PASSWORD_VARIABLE,
     CheckpointStore,
     StudyPlace,
@@ -27,6 +25,8 @@ from search.storage import (
     redact,
     study_place,
 )
+from search.spec.settings import SamplerConfig, Spec, StorageConfig
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
 
 LOCAL = "sqlite:///study.db"

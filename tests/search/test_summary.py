@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import InputError
-from lcnn.intervals import Estimate
-from search.run_folder import RunFolder
-from search.runner import read_evaluation
-from search.summary import gain_of, viewers
+from data_prep.common.errors import InputError
+from lcnn.scoring.intervals import Estimate
+from search.report.summary import gain_of, viewers
+from search.run.evaluation import read_evaluation
+from search.run.folder import RunFolder
 from search.winner.final import overtuning
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.compiled import compile_cohort
-from data_prep.picture import PictureConfig
-from data_prep.split import Normalisation
+from data_prep.cohort.compiled import compile_cohort
+from data_prep.cohort.split import Normalisation
+from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import TrainConfig
 from search.execution.trial import TrialContext
 from search.placement.resources import Slots

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lcnn.config import TrainConfig
-from search.execution.probe import resident_bytes
+from search.execution.measuring.probe import resident_bytes
 from search.execution.trial import TrialActor
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots

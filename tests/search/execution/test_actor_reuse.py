@@ -15,11 +15,11 @@ from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.execution.tune_search import run_trials
 from search.placement.resources import Slots
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig, SchedulerConfig
+from search.spec.settings import BudgetConfig, SamplerConfig, SchedulerConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import build_scheduler
+from search.study.scheduling.schedulers import build_scheduler
 
 TRIALS, FIFTH = 9, 4
 SLOTS = Slots(1, 1, 0.0, 0, "cpu")

@@ -12,16 +12,16 @@ import ray
 from quick import EPOCHS, KILLED, QuickActor, quick_context, read_diary
 
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from lcnn.training.fit import EpochResult
 from search.execution.trial import TrialContext
 from search.execution.tune_search import ray_running, run_trials
 from search.placement.resources import Slots
-from search.space import SearchSpace
-from search.spec import BudgetConfig
+from search.spec.settings import BudgetConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import CRASH_RETRIES, Conductor, Event
 from search.study.ledger import Ledger
-from search.study.scheduler import NoScheduler
+from search.study.scheduling.schedulers import NoScheduler
 
 Open = Callable[..., Ledger]
 SLOTS = Slots(2, 1, 0.0, 0, "cpu")

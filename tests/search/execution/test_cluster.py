@@ -5,6 +5,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import curves
@@ -16,31 +17,33 @@ from quick import EPOCHS, QuickActor, quick_context, read_diary
 from ray.cluster_utils import Cluster
 from tiny_cohort import SIDE, TINY
 
-from data_prep.errors import InputError
-from data_prep.files import write_text_atomically
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_text_atomically
 from lcnn.outcome import Outcome
-from search.display import Display
-from search.execution.cluster import (
+from search.console.display import Display
+from search.execution.measuring.cluster_probe import smallest_pool
+from search.execution.measuring.probe import MemoryPool, main_memory, recall_memory
+from search.execution.measuring.slots import slots_measured_there
+from search.execution.session.cluster import (
     Node,
     check_address,
     check_nodes,
     cluster_nodes,
     cluster_slots,
-    on_cluster,
     plan_cluster_slots,
     slots_by_memory_of,
+    slots_on_cluster,
 )
-from search.execution.cluster_probe import smallest_card
-from search.execution.measuring import slots_measured_there
-from search.execution.probe import Card, main_memory, recall_memory
 from search.execution.tune_search import ray_running, run_trials
-from search.placement.memory import MemoryPlan, Shape, replaced
+from search.placement.memory import MemoryPlan, MemoryProfile, replaced
 from search.placement.resources import plan_slots
-from search.space import SearchSpace
-from search.spec import BudgetConfig, CohortConfig, Overrides, ResourcesConfig, Spec, load_spec
+from search.run.folder import RunFolder
+from search.run.opened import Run
+from search.spec.settings import BudgetConfig, CohortConfig, Overrides, ResourcesConfig, Spec, load_spec
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor, Event
 from search.study.ledger import DEFAULTS, Ledger
-from search.study.scheduler import Asha
+from search.study.scheduling.schedulers import Asha
 
 Open = Callable[..., Ledger]
 TRIALS = 10
@@ -68,13 +71,13 @@ def test_slots_of_a_cluster_are_those_of_its_nodes(settings: dict[str, int], nod
     assert plan_cluster_slots(ResourcesConfig(**settings), nodes).at_once == at_once
 
 
-def memory_plan(card_bytes: int, *peaks: float) -> MemoryPlan:
-    """What trainings take of a card, by their T."""
-    shapes = {Shape.of(replaced(TINY, {"T": T}), SIDE): peak for T, peak in enumerate(peaks)}
-    return MemoryPlan(card_bytes, 0, SIDE, {"T": tuple(range(len(peaks)))}, shapes, shares=16)
+def memory_plan(pool_bytes: int, *peaks: float) -> MemoryPlan:
+    """What trainings take of a pool, by their T."""
+    profiles = {MemoryProfile.of(replaced(TINY, {"T": T}), SIDE): peak for T, peak in enumerate(peaks)}
+    return MemoryPlan(pool_bytes, 0, SIDE, {"T": tuple(range(len(peaks)))}, profiles, shares=16)
 
 
-QUARTER, HALF = 200.0, 430.0  # bytes, of a card of 1000 and with the margin
+QUARTER, HALF = 200.0, 430.0  # bytes, of a pool of 1000 and with the margin
 
 
 @pytest.mark.parametrize(
@@ -99,9 +102,9 @@ def test_slots_by_memory_are_counted_node_by_node(
 
 
 def test_of_different_cards_the_smallest_is_planned_for() -> None:
-    large, small, other = (Card(name, size * 10**9, 16) for name, size in (("L", 80), ("S", 24), ("M", 40)))
+    large, small, other = (MemoryPool(name, size * 10**9, 16) for name, size in (("L", 80), ("S", 24), ("M", 40)))
     nodes = TWO_BY_TWO
-    assert smallest_card(dict(zip(nodes, (large, small, other), strict=True))) == (nodes[1], small)
+    assert smallest_pool(dict(zip(nodes, (large, small, other), strict=True))) == (nodes[1], small)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_a_search_loses_nothing_with_a_node(
     )
     with ray_running(ONE_SLOT, cluster.address):
         assert len(cluster_nodes()) == 3
-        there = on_cluster(context, ONE_GPU_EACH)
+        there = replace(context, slots=slots_on_cluster(ONE_GPU_EACH, context.store, None))
         assert (there.slots.at_once, there.slots.gpu_share, there.slots.device) == (2, 1.0, "cuda")
         with pytest.raises(InputError, match=r"no node of the cluster .* lower resources.threads"):
             cluster_slots(ResourcesConfig(threads=2, trials_per_gpu=1))
@@ -247,14 +250,16 @@ def test_a_cluster_is_packed_by_memory_that_is_measured_on_its_smallest_node(
     ranges = {"T": {"choice": [1, 2]}, "optim.lr": {"log": [1e-4, 1e-2]}}
     spec = Spec(**dict(TINY), cohort=CohortConfig(image_size=SIDE, fallback="phantom"), search=ranges)
     space = SearchSpace(ranges, TINY, "file")
-    weights = tmp_path / "memory.json"
+    run = Run(spec, RunFolder(tmp_path), tmp_path, Display(), "file")
+    weights = run.folder.memory
     with ray_running(ONE_SLOT, uneven_cluster.address):
         planned = cluster_slots(spec.resources)
-        slots = slots_measured_there(spec, space, planned, weights, Display())
+        run.slots = planned
+        slots = slots_measured_there(run)
 
     assert planned.at_once == 6
     assert slots.memory is not None
-    assert slots.memory.card_bytes == SMALL_NODE
+    assert slots.memory.pool_bytes == SMALL_NODE
     assert slots.memory == recall_memory(space, SIDE, weights, main_memory(SMALL_NODE))
     assert {shape.config.T for shape in slots.memory.peaks} == {1, 2}
     shares = slots.memory.smallest_share, slots.memory.largest_share

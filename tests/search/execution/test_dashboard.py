@@ -23,16 +23,17 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from lcnn.config import TrainConfig
-from search.execution.dashboard import WITHOUT, RayView, how_to_open
+from search.execution.session.dashboard import WITHOUT, how_to_open
 from search.execution.trial import TrialContext
 from search.execution.trial_name import short_number, trial_name
 from search.execution.tune_search import ray_running, run_trials
 from search.placement.resources import Slots
-from search.space import SearchSpace
-from search.spec import BudgetConfig
+from search.run.session import RayView
+from search.spec.settings import BudgetConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor, Event
 from search.study.ledger import Ledger
-from search.study.scheduler import NoScheduler
+from search.study.scheduling.schedulers import NoScheduler
 
 Open = Callable[..., Ledger]
 SLOTS = Slots(1, 1, 0.0, 0, "cpu")

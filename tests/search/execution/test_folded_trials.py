@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_cohort import TINY, tiny_context
 
-from data_prep.split import Normalisation
+from data_prep.cohort.split import Normalisation
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
+from lcnn.training.fit import EpochResult
 from search.execution.checkpoints import CheckpointKeeper
 from search.execution.trial import Fold, TrialContext, start_training
 from search.placement.resources import Slots

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from curves import dice_after, epoch_result
 
-from data_prep.files import write_text_atomically
+from data_prep.common.files import write_text_atomically
 from lcnn.config import TrainConfig
-from lcnn.fit import EpochResult
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig
+from lcnn.training.fit import EpochResult
+from search.spec.settings import BudgetConfig, SamplerConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor, Proposal
 from search.study.ledger import Ledger
-from search.study.scheduler import Asha, Decision
+from search.study.scheduling.schedulers import Asha, Decision
 
 EPOCHS, TRIALS = 9, 8
 KILLS = 80
@@ -33,7 +33,7 @@ DIVERGES_ABOVE = 5e-3
 
 
 def training(folder: Path, config: TrainConfig) -> Iterator[EpochResult]:
-    """Epochs that are done are told again, as `lcnn.fit.fit` does."""
+    """Epochs that are done are told again, as `lcnn.training.fit.fit` does."""
     state = folder / "last.json"
     curve: list[float] = json.loads(state.read_text()) if state.exists() else []
     yield from (epoch_result(epoch, value) for epoch, value in enumerate(curve, start=1))

@@ -10,23 +10,23 @@ from watched_actor import WaitingActor, ray_that_finds_us, read_log
 
 from lcnn.outcome import Outcome
 from search.execution.tune_search import run_trials
-from search.placement.memory import MemoryPlan, Shape, replaced
+from search.placement.memory import MemoryPlan, MemoryProfile, replaced
 from search.placement.resources import Slots, slots_by_memory
-from search.space import SearchSpace
-from search.spec import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
+from search.spec.settings import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import build_scheduler
+from search.study.scheduling.schedulers import build_scheduler
 
 GPUS, TRIALS, SEED = 2, 5, 65
 SHARES = {1: 0.25, 2: 0.5, 3: 1.0}
-"""By T, as they follow from the weights below on a card of 1000 bytes."""
+"""By T, as they follow from the uses below on a pool of 1000 bytes."""
 PLAN = MemoryPlan(
-    card_bytes=1000,
+    pool_bytes=1000,
     context_bytes=10,
     image_size=SIDE,
     grid={"T": tuple(SHARES)},
-    peaks={Shape.of(replaced(TINY, {"T": T}), SIDE): peak for T, peak in ((1, 200.0), (2, 430.0), (3, 860.0))},
+    peaks={MemoryProfile.of(replaced(TINY, {"T": T}), SIDE): peak for T, peak in ((1, 200.0), (2, 430.0), (3, 860.0))},
     shares=16,
 )
 SLOTS = slots_by_memory(ResourcesConfig(trials_at_once=8), Slots(2, 1, 1.0, GPUS, "cpu"), PLAN, cores=2)

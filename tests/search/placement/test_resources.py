@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_prep.machine import available_cores
+from data_prep.common.machine import available_cores
 from lcnn.config import TrainConfig
-from search.placement.memory import MemoryPlan, Placement, Shape
+from search.placement.memory import MemoryPlan, MemoryProfile, Placement
 from search.placement.resources import (
     ALLOCATOR_SHARE,
     Slots,
@@ -13,15 +13,15 @@ from search.placement.resources import (
     slots_by_memory,
     thread_warning,
 )
-from search.spec import ResourcesConfig
+from search.spec.settings import ResourcesConfig
 
 SIDE = 64
 
 
-def plan(peak_bytes: float, context_bytes: int = 0, card_bytes: int = 1600) -> MemoryPlan:
-    """A space of a single shape."""
-    peaks = {Shape.of(TrainConfig(), SIDE): peak_bytes}
-    return MemoryPlan(card_bytes, context_bytes, SIDE, {}, peaks, 16)
+def plan(peak_bytes: float, context_bytes: int = 0, pool_bytes: int = 1600) -> MemoryPlan:
+    """A space of a single profile."""
+    peaks = {MemoryProfile.of(TrainConfig(), SIDE): peak_bytes}
+    return MemoryPlan(pool_bytes, context_bytes, SIDE, {}, peaks, 16)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lcnn.evaluate import Case, score_patient
 from lcnn.outcome import Outcome
-from lcnn.slices import write_slices
+from lcnn.scoring.evaluate import Case, score_patient
+from lcnn.scoring.slices import write_slices
 from search.report.evidence import ConfirmingTraining, Evidence, Label, Parameter, Patient, Provenance, Span
-from search.spec import validate_spec
+from search.spec.settings import validate_spec
 from search.study.ledger import TrialRecord
 
 EPOCHS = 9
@@ -140,7 +140,7 @@ def make_evidence(
         "parameters": PARAMETERS,
         "provenance": Provenance(
             spec=spec,
-            sittings=({"started": BEGIN.isoformat(), "commit": "abc", "packages": {"torch": "2"}, "cores": 2},),
+            sessions=({"started": BEGIN.isoformat(), "commit": "abc", "packages": {"torch": "2"}, "cores": 2},),
             parts={"train": 7, "val": 2, "test": 3},
             cohort_hash="e2a2",
             openings=("2026-01-01 3 patients: final evaluation",),

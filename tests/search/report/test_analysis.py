@@ -19,7 +19,7 @@ from search.report.analysis import (
     volume_agreement,
 )
 from search.report.evidence import Span
-from search.spec import SchedulerConfig
+from search.spec.settings import SchedulerConfig
 
 
 def curved(number, *curve, outcome=Outcome.COMPLETED, seconds=1.0):

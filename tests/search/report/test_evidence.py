@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.outcome import Outcome
+from search.console.display import Display
 from search.report import __main__ as command
 from search.report.evidence import read_evidence
 from search.report.page import write_report
-from search.run_folder import RunFolder, write_environment, write_spec
-from search.space import SearchSpace
-from search.spec import validate_spec
+from search.run.folder import RunFolder, write_environment, write_spec
+from search.run.opened import open_run
+from search.spec.settings import validate_spec
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
 
 PATIENTS = """model,patient,dice,hd95,true_volume,predicted_volume,distance_unit,volume_unit
@@ -83,7 +85,7 @@ def test_the_files_of_a_run_become_evidence(run):
 
 
 def test_the_page_is_written_and_written_again_by_the_command(run, capsys):
-    write_report(run, opened(run)[0])
+    write_report(open_run(run.root, run.root.parent, Display()))
     first = run.report.read_text(encoding="utf-8")
     assert "Trial 1 won with test Dice 0.450" in first
     run.report.unlink()

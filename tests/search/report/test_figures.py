@@ -20,12 +20,12 @@ from evidence_cases import (
 
 from lcnn.outcome import Outcome
 from search.report import importance
-from search.report.answer import Stat, answer_stats, confirmation_figure, gain_figure, headline, metrics_table
-from search.report.course_figures import agreement_figure, survival_figure, timeline_figure
-from search.report.marks import Scale, round_ticks, short
+from search.report.figures.answer import Stat, answer_stats, confirmation_figure, gain_figure, headline, metrics_table
+from search.report.figures.course import agreement_figure, survival_figure, timeline_figure
+from search.report.figures.marks import Scale, round_ticks, short
+from search.report.figures.patients import calibration_figure, pareto_figure, strata_figure, volume_figure
+from search.report.figures.trial_marks import drawn
 from search.report.page import sections
-from search.report.patient_figures import calibration_figure, pareto_figure, strata_figure, volume_figure
-from search.report.trial_marks import drawn
 
 CASES = {
     "no trials": [],

@@ -12,7 +12,7 @@ from lcnn.outcome import Outcome
 from search.report import importance
 from search.report.evidence import Label
 from search.report.page import cell_text, failures_table, making, patients_table, render, sort_key
-from search.spec import validate_spec
+from search.spec.settings import validate_spec
 
 LOADING = {"src", "href", "srcset", "poster", "action", "data", "xlink:href"}
 VOID = {"meta", "input", "br", "link", "img"}

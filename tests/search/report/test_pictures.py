@@ -8,7 +8,7 @@ import pytest
 from evidence_cases import keep_pictures
 from PIL import Image
 
-from lcnn.slices import read_slices_of
+from lcnn.scoring.slices import read_slices_of
 from search.report.pictures import viewings
 
 

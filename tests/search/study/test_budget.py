@@ -5,8 +5,8 @@ import random
 import pytest
 
 from lcnn.outcome import Outcome
-from search.spec import BudgetConfig
-from search.study.budget import Limit, Tally, reached
+from search.spec.settings import BudgetConfig
+from search.study.budget.limits import Limit, Tally, reached
 from search.study.ledger import TrialRecord
 
 

@@ -11,12 +11,12 @@ from curves import dice_after, epoch_result
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.placement.memory import Placement, with_accumulation
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig
-from search.study.budget import Limit
+from search.spec.settings import BudgetConfig, SamplerConfig
+from search.spec.space import SearchSpace
+from search.study.budget.limits import Limit
 from search.study.conductor import MOST_CRASHES, TOO_LARGE, Conductor, Event, Proposal
 from search.study.ledger import Ledger
-from search.study.scheduler import Asha, Decision
+from search.study.scheduling.schedulers import Asha, Decision
 
 Open = Callable[..., Ledger]
 EPOCHS, TRIALS = 9, 10
@@ -299,7 +299,7 @@ def test_a_trial_that_is_cut_into_micro_batches_keeps_them(open_ledger: Open, sp
     assert first is not None
     assert (first.share, first.config) == (0.5, with_accumulation(space.defaults, 4))
     assert open_ledger().trial(0).accumulation == 4
-    # Another card would fit it otherwise; the checkpoint is of four micro-batches.
+    # Another pool would fit it otherwise; the checkpoint is of four micro-batches.
     again = make(open_ledger(), space, place=place).next_trial()
     assert again == first
     assert begun_with == [None, 4]

@@ -13,12 +13,12 @@ from curves import dice_after, epoch_result
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.placement.memory import Placement
-from search.space import Range, SearchSpace, Value, suggest_one
-from search.spec import BudgetConfig, ObjectiveConfig, SamplerConfig, SchedulerConfig
+from search.spec.settings import BudgetConfig, ObjectiveConfig, SamplerConfig, SchedulerConfig
+from search.spec.space import Range, SearchSpace, Value, suggest_one
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger, TrialRecord
-from search.study.pareto import COSTS, Cost, FrontGuard, cost_of
-from search.study.scheduler import Decision, Scheduler, build_scheduler
+from search.study.objectives.pareto import COSTS, Cost, FrontGuard, cost_of
+from search.study.scheduling.schedulers import Decision, Scheduler, build_scheduler
 
 SAMPLERS = get_args(SamplerConfig.model_fields["name"].annotation)
 SCHEDULERS = get_args(SchedulerConfig.model_fields["name"].annotation)
@@ -144,7 +144,7 @@ def space() -> MortalSpace:
     ids="-".join,
 )
 def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, space: MortalSpace) -> Lived:
-    """Every sampler with every scheduler, and with every cost that it can weigh, run once for all contracts."""
+    """Every sampler with every scheduler, and with every cost that it can measure, run once for all contracts."""
     sampler, scheduler, cost = request.param
     folder = tmp_path_factory.mktemp("studies")
 
@@ -230,7 +230,7 @@ def test_a_finite_space_is_run_through_once_and_ends_the_search(open_search: Ope
     search.run_with_kills(seed=1)
     points = [trial.params for trial in search.ledger().trials()]
     assert len(points) == 9
-    assert all(point in points for point in search.space.points())
+    assert all(point in points for point in search.spec.space.points())
     assert search.ledger().is_exhausted()
 
 
@@ -252,7 +252,7 @@ def untrainable(search: Search, trials: int) -> tuple[int, int]:
     rates: list[float] = []
     for _ in range(trials):
         number = ledger.ask()
-        config = search.space.config(ledger.draw_params(number))
+        config = search.spec.space.config(ledger.draw_params(number))
         rates.append(config.optim.lr)
         if rates[-1] > 1e-3:
             ledger.finish(number, Outcome.DIVERGED)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.outcome import Outcome
-from search.spec import BudgetConfig, Extension
-from search.study.budget import Tally, reached
-from search.study.extension import extended_budget
+from search.spec.settings import BudgetConfig, Extension
+from search.study.budget.extension import extended_budget
+from search.study.budget.limits import Tally, reached
 from search.study.ledger import TrialRecord
 
 HOUR = 3600.0

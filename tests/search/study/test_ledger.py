@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
 
 Open = Callable[..., Ledger]

@@ -15,11 +15,11 @@ from typing import Any
 from curves import epoch_result
 
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.spec import BudgetConfig
+from search.spec.settings import BudgetConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger
-from search.study.scheduler import NoScheduler
+from search.study.scheduling.schedulers import NoScheduler
 
 START_S = 60.0
 FRESH_S = 60.0

@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 from curves import dice_after
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.spec import SamplerConfig, validate_spec
-from search.study.front import undominated
+from search.report.summary import write_front
+from search.spec.settings import SamplerConfig, validate_spec
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord
-from search.study.pareto import COSTS, FrontGuard, front, front_summary
-from search.study.scheduler import Asha, Decision
-from search.summary import write_front
+from search.study.objectives.front import undominated
+from search.study.objectives.pareto import COSTS, FrontGuard, front, front_summary
+from search.study.scheduling.schedulers import Asha, Decision
 from search.winner.finalists import ranking
 
 

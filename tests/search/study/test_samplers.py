@@ -11,10 +11,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.space import Params, SearchSpace
-from search.spec import SamplerConfig
+from search.spec.settings import SamplerConfig
+from search.spec.space import Params, SearchSpace
 from search.study.ledger import Ledger
-from search.study.samplers import CANDIDATES, Occasion, TakenPoints, _as_completed
+from search.study.sampling.samplers import CANDIDATES, SamplingContext, TakenPoints, _as_completed
 
 Open = Callable[..., Ledger]
 Spell = tuple[TrialState, list[float], bool]
@@ -128,8 +128,8 @@ def test_a_point_in_a_continuous_space_is_the_samplers_first_draw(open_ledger: O
     ledger.draw_params(ledger.ask())
     point = ledger.draw_params(ledger.ask())
     frozen_trial = ledger.study.get_trials()[1]
-    occasion = Occasion(ledger.study, frozen_trial, SamplerConfig(startup=30), space)
-    expected = optuna.samplers.RandomSampler(seed=occasion.seed(0))
+    sampling_context = SamplingContext(ledger.study, frozen_trial, SamplerConfig(startup=30), space)
+    expected = optuna.samplers.RandomSampler(seed=sampling_context.seed(0))
     draws = [
         expected.sample_independent(ledger.study, frozen_trial, r.name, r.distribution) for r in space.parameters(point)
     ]

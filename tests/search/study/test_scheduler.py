@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from search.spec import SchedulerConfig
-from search.study.scheduler import (
+from search.spec.settings import SchedulerConfig
+from search.study.scheduling.schedulers import (
     EXPECTED,
     LEAST_OTHERS,
     SCHEDULERS,

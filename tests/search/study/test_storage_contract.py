@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from optuna.testing.pytest_storages import StorageTestCase
 
-from search.study.study_storage import StudyStorage
+from search.study.storage import StudyStorage
 
 
 class TestStudyStorage(StorageTestCase):

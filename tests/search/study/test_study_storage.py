@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.scale import SyntheticCourses, fill
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.spec import BudgetConfig
+from search.spec.settings import BudgetConfig
+from search.spec.space import SearchSpace
 from search.study.conductor import Conductor
 from search.study.ledger import Ledger, _record
-from search.study.scheduler import NoScheduler
-from search.study.study_storage import StudyStorage
+from search.study.scheduling.schedulers import NoScheduler
+from search.study.storage import StudyStorage
 
 Open = Callable[..., Ledger]
 OUTCOMES = (Outcome.COMPLETED, Outcome.PRUNED, Outcome.DIVERGED, Outcome.INFEASIBLE, Outcome.CRASHED)
@@ -197,8 +197,8 @@ KILLED = """
 import os, signal, sys
 from lcnn.config import TrainConfig
 from search.study.ledger import Ledger
-from search.space import SearchSpace
-from search.spec import BudgetConfig, SamplerConfig
+from search.spec.space import SearchSpace
+from search.spec.settings import BudgetConfig, SamplerConfig
 space = SearchSpace({"T": {"choice": [1, 2, 3]}}, TrainConfig(), "file")
 ledger = Ledger(sys.argv[1], "search", space, SamplerConfig())
 number = ledger.ask()

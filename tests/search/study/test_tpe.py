@@ -11,10 +11,10 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lcnn.outcome import Outcome
-from search.space import SearchSpace
-from search.study import tpe
+from search.spec.space import SearchSpace
 from search.study.ledger import CONSTRAINT, Ledger
-from search.study.tpe import GOOD, MOST_OBSERVATIONS, MOST_RUNNING, Observations, _Seen
+from search.study.sampling import tpe
+from search.study.sampling.tpe import GOOD, MOST_OBSERVATIONS, MOST_RUNNING, Observations, _Seen
 
 Open = Callable[..., Ledger]
 

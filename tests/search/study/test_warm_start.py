@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.common.errors import InputError
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.run_folder import RunFolder, write_spec
-from search.space import Params, SearchSpace
-from search.spec import SamplerConfig, Spec
+from search.run.folder import RunFolder, write_spec
+from search.run.warm_start import read_warm_start
+from search.spec.settings import SamplerConfig, Spec
+from search.spec.space import Params, SearchSpace
 from search.study.ledger import Ledger
-from search.study.warm_start import read_warm_start
 
 Open = Callable[..., Ledger]
 THERE: dict[str, Any] = {"T": {"choice": [1, 2, 3]}, "optim.lr": {"log": [1e-5, 1e-1]}}

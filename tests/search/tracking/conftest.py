@@ -7,14 +7,14 @@ import pytest
 from curves import dice_after, epoch_result
 from PIL import Image
 
-from data_prep.split import Split
-from lcnn.fit import EpochResult, history_csv
+from data_prep.cohort.split import Split
 from lcnn.outcome import Outcome
-from search.run_folder import RunFolder, run_folder, write_environment, write_spec
-from search.run_study import open_ledger
-from search.runner import EVALUATION_FORMAT
-from search.space import SearchSpace
-from search.spec import Overrides, load_spec
+from lcnn.training.fit import EpochResult, history_csv
+from search.run.evaluation import EVALUATION_FORMAT
+from search.run.folder import RunFolder, run_folder, write_environment, write_spec
+from search.run.study import open_ledger
+from search.spec.settings import Overrides, load_spec
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
 
 SPACE_FILE = Path(__file__).parents[3] / "spaces" / "lcnn.yaml"

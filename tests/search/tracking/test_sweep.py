@@ -13,10 +13,10 @@ from records import read_runs
 from wandb.sdk.launch.sweeps.utils import create_sweep_command
 from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
-from data_prep.errors import InputError
-from search import wandb_sweep
-from search.space import SearchSpace
-from search.spec import Overrides, Spec, load_spec
+from data_prep.common.errors import InputError
+from search.commands import wandb_sweep
+from search.spec.settings import Overrides, Spec, load_spec
+from search.spec.space import SearchSpace
 from search.tracking.sweep import drawn_params, sweep_config, sweep_text
 
 ROOT = Path(__file__).parents[3]

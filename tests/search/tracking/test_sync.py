@@ -11,9 +11,10 @@ import pytest
 import wandb
 from records import WrittenRun, read_runs
 
-from search import wandb_sync
-from search.display import Display
-from search.run_folder import RunFolder
+from search.commands import wandb_sync
+from search.console.display import Display
+from search.run.folder import RunFolder
+from search.run.opened import Run, open_run
 from search.tracking.manifest import Manifest
 from search.tracking.mode import Mode
 from search.tracking.runs import history_rows
@@ -52,8 +53,12 @@ def silent_server() -> Iterator[str]:
             connection.close()
 
 
+def opened(run: RunFolder) -> Run:
+    return open_run(run.root, run.root.parent, Display())
+
+
 def sync(run: RunFolder, mode: Mode = Mode.OFFLINE, stall_s: float = 60.0) -> Synced:
-    return wandb_sync.sync_run(run, mode, pictures_of_patients=True, patience=Patience(stall_s, 120.0))
+    return wandb_sync.sync_run(opened(run), mode, pictures_of_patients=True, patience=Patience(stall_s, 120.0))
 
 
 def kept_pictures(run: RunFolder) -> list[Path]:
@@ -115,7 +120,7 @@ def test_a_second_call_writes_nothing_and_a_third_only_what_is_lost_or_changed(r
 
 def test_pictures_of_real_patients_stay_here_unless_they_are_asked_for(run: RunFolder) -> None:
     run.evaluation.write_text(run.evaluation.read_text().replace("true", "false"))
-    wandb_sync.sync_run(run, Mode.OFFLINE, pictures_of_patients=False, patience=Patience())
+    wandb_sync.sync_run(opened(run), Mode.OFFLINE, pictures_of_patients=False, patience=Patience())
     assert not kept_pictures(run)
 
 

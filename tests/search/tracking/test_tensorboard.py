@@ -10,10 +10,10 @@ from curves import epoch_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from data_prep.files import write_text_atomically
-from lcnn.fit import EpochResult, history_csv
+from data_prep.common.files import write_text_atomically
 from lcnn.outcome import Outcome
-from search.run_folder import RunFolder
+from lcnn.training.fit import EpochResult, history_csv
+from search.run.folder import RunFolder
 from search.study.ledger import TrialRecord
 from search.tracking.tensorboard import write_tensorboard, write_trial
 

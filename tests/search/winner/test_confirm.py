@@ -9,9 +9,9 @@ import pytest
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trainings import Trained
-from search.run_folder import RunFolder
-from search.space import SearchSpace
-from search.spec import ConfirmConfig
+from search.run.folder import RunFolder
+from search.spec.settings import ConfirmConfig
+from search.spec.space import SearchSpace
 from search.study.ledger import Ledger, TrialRecord
 from search.winner.confirm import (
     Candidate,

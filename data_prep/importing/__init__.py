@@ -1,0 +1,1 @@
+"""From raw scans to a cohort's folders."""

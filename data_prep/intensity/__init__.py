@@ -1,0 +1,1 @@
+"""Grey values: intensity windows, and what the files of slices hold."""

@@ -1,0 +1,1 @@
+"""The synthetic head-CT cohort."""

@@ -1,0 +1,46 @@
+"""How a patient's slices are brought to the network: settings that a cohort's store and a model's folder share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from data_prep.intensity.window import WindowName
+
+Crop = Literal["head", "none"]
+
+
+def _as_several(value: Any) -> Any:
+    """A name by itself is a list of one; lists, as JSON has them, become tuples."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _each_once(names: tuple[WindowName, ...]) -> tuple[WindowName, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"{', '.join(names)}: a window twice; name each once")
+    return names
+
+
+WindowNames = Annotated[tuple[WindowName, ...], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class PictureConfig(BaseModel):
+    """How slices are brought to the network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    image_size: int = Field(512, ge=8, le=1024)
+    """Side in pixels to which slices are resized."""
+    crop: Crop = "head"
+    """Crop to the head before resizing, or use the whole picture."""
+    remove_couch: bool = False
+    """Make air of what is not the head: couch, head holder, wires."""
+    strip_skull: bool = False
+    """Make air of what is outside the intracranial space."""
+    align_midline: bool = False
+    """Turn and move each volume in 3D, so that the head's mirror plane stands upright in the middle."""
+    window: Annotated[
+        WindowNames | None, BeforeValidator(_as_several, json_schema_input_type=WindowName | WindowNames | None)
+    ] = None
+    """Window, or windows, in which slices that keep their HU are seen: brain, stroke, wide; null: the cohort's own."""

@@ -1,0 +1,1 @@
+"""What is wrong in a cohort, what can be mended, and what it holds."""

@@ -1,0 +1,1 @@
+"""What names of files say: which are masks, what belongs together, whose a scan is."""

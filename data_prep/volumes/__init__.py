@@ -1,0 +1,1 @@
+"""A scan in one orientation, and what its mask says of a voxel."""

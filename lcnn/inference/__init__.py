@@ -1,0 +1,1 @@
+"""A trained model on a patient's own pictures."""

@@ -1,0 +1,1 @@
+"""How good a model is: figures a patient, intervals, comparisons, pictures."""

@@ -1,0 +1,1 @@
+"""From stacks of slices to a trained network."""

@@ -1,0 +1,1 @@
+"""Commands beside the search: dry run, retrain, replay, W&B."""

@@ -1,0 +1,1 @@
+"""Ray itself: started here or joined, watched, shown."""

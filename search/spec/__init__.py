@@ -1,0 +1,1 @@
+"""The space file: settings, and the ranges that are searched."""

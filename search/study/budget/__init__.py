@@ -1,0 +1,1 @@
+"""When a search ends, and how it is extended."""

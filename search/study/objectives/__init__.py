@@ -1,0 +1,1 @@
+"""Dice against a cost."""
