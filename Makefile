@@ -1,18 +1,23 @@
-# make search   from a fresh clone to an evaluated model
-# make test     lint, types and tests
-# make docs     the documentation as a static site, in site/
+# make search     from a fresh clone to an evaluated model
+# make test       lint, types and tests, in five minutes
+# make test-deep  tests that take longer: many kills, fuzz in full, whole commands that meet with trouble, the wheel
+# make docs       the documentation as a static site, in site/
 PYTHON ?= python3
 VENV   := .venv
 SPACE  ?= spaces/lcnn.yaml
 ARGS   ?=
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: search test lint types docs reference clean
+.PHONY: search test test-deep lint types docs reference clean
 
 search: $(VENV)/.installed
 	$(VENV)/bin/python run_search.py --space $(SPACE) $(ARGS)
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python $(PYTEST) -m "not deep" $(ARGS)
+
+test-deep: $(VENV)/.installed
+	LCNN_TESTS=deep $(VENV)/bin/python $(PYTEST) -m "deep or deeper" $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

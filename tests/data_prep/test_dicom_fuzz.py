@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from depth import cases
 from dicom_files import SIZE, write_enhanced, write_jpeg_lossless, write_series
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
@@ -12,8 +13,9 @@ from data_prep.common.errors import InputError
 from data_prep.sources.dicom.seg import Author, read_seg, write_seg
 from data_prep.sources.dicom.study import open_dicom
 
-CASES = 90
-MASK_CASES = 300
+pytestmark = pytest.mark.deeper
+CASES = cases(15, 90)
+MASK_CASES = cases(60, 300)
 MAKERS = {
     "plain": lambda folder: write_series(folder, count=8),
     "RLE": lambda folder: write_series(folder, count=8, syntax=RLELossless),

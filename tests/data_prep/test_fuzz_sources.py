@@ -9,6 +9,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
+from depth import cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,7 +22,8 @@ from data_prep.sources.formats.npz import read_npz
 from data_prep.sources.formats.pictures import read_picture_files
 from data_prep.volumes.volume import Volume
 
-CASES = 350
+pytestmark = pytest.mark.deeper
+CASES = cases(60, 350)
 """A format; four of them."""
 quick = settings(
     max_examples=CASES,

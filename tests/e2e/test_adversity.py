@@ -1,21 +1,21 @@
 """A run that meets with a read-only folder, the death of Ray's servers, a full disk: it says so, and goes on.
 
-But for the full disk, the tests go through the life of one run in order. tests/search/execution kills workers
-and nodes.
+But for the full disk, the deep tests go through the life of one run in order. tests/search/execution kills workers,
+nodes and, of a search without a cohort, the servers.
 """
 
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from the_command import answer, execute, kill, search, start, wait_for_new_epoch
+from processes import children
+from the_command import execute, kill, refused_where_read_only, search, start, wait_for_new_epoch
 
 pytestmark = pytest.mark.timeout(400)
 TRIALS = 3
@@ -37,47 +37,12 @@ def run(place: Path) -> Path:
     return place / "results" / "lcnn-cpu"
 
 
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """Nobody may write below the folder, root included."""
-    mounts = (["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,bind,ro", str(folder)])
-    for mount in mounts:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no folder can be made read-only here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def contents(folder: Path) -> dict[Path, tuple[int, int]]:
-    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
-
-
 def study(run: Path) -> list[FrozenTrial]:
     return optuna.load_study(study_name="search", storage=f"sqlite:///{run / 'study.db'}").trials
 
 
-def children(parent: int) -> dict[str, int]:
-    """The processes that a process has started itself, by name."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
-    rows = (line.split(maxsplit=2) for line in table.splitlines())
-    return {Path(name).name: int(pid) for pid, ppid, name in rows if int(ppid) == parent}
-
-
 def same(trial: FrozenTrial) -> tuple[object, ...]:
     return trial.number, trial.state, trial.params, trial.intermediate_values
-
-
-def refused_where_read_only(folder: Path, place: Path) -> None:
-    before = contents(place)
-    with read_only(folder):
-        done = answer(COMMAND, place)
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written (Read-only file system); make it writable" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert contents(place) == before
 
 
 def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
@@ -99,21 +64,25 @@ def ended_by_the_death_of(server: str, place: Path, run: Path) -> None:
 
 def test_read_only_results_are_refused_in_one_line(place: Path, run: Path) -> None:
     run.parent.mkdir()
-    refused_where_read_only(run.parent, place)
+    refused_where_read_only(COMMAND, run.parent, place)
 
 
+@pytest.mark.deep
 def test_the_death_of_the_raylet_is_one_line(place: Path, run: Path) -> None:
     ended_by_the_death_of("raylet", place, run)
 
 
+@pytest.mark.deep
 def test_a_read_only_run_is_refused_in_one_line(place: Path, run: Path) -> None:
-    refused_where_read_only(run, place)
+    refused_where_read_only(COMMAND, run, place)
 
 
+@pytest.mark.deep
 def test_the_death_of_the_gcs_server_is_one_line(place: Path, run: Path) -> None:
     ended_by_the_death_of("gcs_server", place, run)
 
 
+@pytest.mark.deep
 def test_the_same_command_goes_on_and_loses_nothing(place: Path, run: Path) -> None:
     before = study(run)
     done = execute(COMMAND, place)
@@ -146,6 +115,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@pytest.mark.deep
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(place: Path, small_disk: Path) -> None:
     command = search(2, *SHORT, "--results", str(small_disk / "results"))
     stopped = execute(command, place)

@@ -15,7 +15,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from the_command import answer, execute, kill, recorded_epochs, search, start, wait_for_new_epoch
+from the_command import (
+    answer,
+    execute,
+    kill,
+    recorded_epochs,
+    refused_where_read_only,
+    search,
+    start,
+    wait_for_new_epoch,
+)
 
 RUN_FILES = (
     "spec.yaml",
@@ -45,7 +54,7 @@ RUN_FILES = (
     "tensorboard/trials/0/events.out.tfevents.lcnn",
     "tensorboard/final/0/events.out.tfevents.lcnn",
 )
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.deeper]  # there are more ways to be stopped in the deep tests
 GONE_S = 30.0
 """Longest time that a dashboard may outlive its command."""
 
@@ -77,7 +86,14 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=["ctrl-c", "sigterm", "sigusr1"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(signal.SIGINT, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.deep),
+        pytest.param(signal.SIGUSR1, id="sigusr1", marks=pytest.mark.deep),
+    ],
+)
 def test_a_stopped_search_says_how_to_go_on(
     place: Path, run: Path, started: subprocess.Popen[str], sent: signal.Signals
 ) -> None:
@@ -87,6 +103,10 @@ def test_a_stopped_search_says_how_to_go_on(
     assert started.returncode == 130, errors
     assert "the same command goes on" in errors
     assert "Traceback" not in output + errors
+
+
+def test_a_read_only_run_is_refused_in_one_line(place: Path, run: Path) -> None:
+    refused_where_read_only(search(4), run, place)
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -105,6 +125,7 @@ def is_of_dashboard(pid: int) -> bool:
     return "dashboard/dashboard.py" in line or line.startswith("ray-dashboard-")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("started", [True], indirect=True, ids=["with-dashboard"])
 def test_a_search_killed_without_a_word_keeps_its_epochs_and_leaves_no_dashboard(
     run: Path, started: subprocess.Popen[str]
@@ -186,7 +207,7 @@ def test_a_finished_run_shows_its_result_without_doing_it_again(place: Path, run
 
 
 def test_a_changed_search_is_refused_with_the_difference(place: Path) -> None:
-    done = execute(search(4, "--set", "optim.lr=0.002"), place)
+    done = answer(search(4, "--set", "optim.lr=0.002"), place)
     assert done.returncode == 2
     assert "optim.lr: was 0.001, now 0.002" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -254,7 +275,7 @@ def test_the_best_are_confirmed_with_other_seeds_before_one_wins(run: Path) -> N
 
 
 def test_a_trial_replays_bit_for_bit(place: Path, run: Path) -> None:
-    done = execute(["--replay", str(run), "--trial", "0"], place)
+    done = answer(["--replay", str(run), "--trial", "0"], place)
     assert done.returncode == 0, done.stderr
     assert "all 2 epochs are identical to the record" in done.stdout
     assert json.loads((run / "replays" / "0.json").read_text(encoding="utf-8"))["is_identical"] is True
@@ -273,7 +294,7 @@ def test_a_replay_of_a_falsified_record_is_told(place: Path, run: Path) -> None:
 
 
 def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> None:
-    done = execute(["--retrain", str(run), "--trial", "1"], place)
+    done = answer(["--retrain", str(run), "--trial", "1"], place)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((run / "final" / "1" / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["trial"] == 1
@@ -282,6 +303,6 @@ def test_a_single_trial_can_be_retrained_and_tested(place: Path, run: Path) -> N
 
 
 def test_retraining_a_trial_that_does_not_exist_is_refused(place: Path, run: Path) -> None:
-    done = execute(["--retrain", str(run), "--trial", "99"], place)
+    done = answer(["--retrain", str(run), "--trial", "99"], place)
     assert done.returncode == 2
     assert "--trial 99: not a finished trial" in done.stderr

@@ -48,7 +48,7 @@ def test_a_process_ends_in_the_same_way(tmp_path: Path) -> None:
 
 
 def test_help_teaches(tmp_path: Path) -> None:
-    done = execute(["--help"], tmp_path)
+    done = answer(["--help"], tmp_path)
     assert done.returncode == 0
     for word in ("examples:", "exit codes", "--dry-run", "cohort.root=DATA"):
         assert word in done.stdout

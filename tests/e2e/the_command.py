@@ -8,8 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pytest
 
 import run_search
 
@@ -97,3 +99,32 @@ def wait_for_new_epoch(process: subprocess.Popen[str], run: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no epoch was recorded"
         time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody may write below the folder, root included."""
+    mounts = (["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,bind,ro", str(folder)])
+    for mount in mounts:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no folder can be made read-only here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def refused_where_read_only(command: Sequence[str], folder: Path, place: Path) -> None:
+    """Give the command, in ``place``, while ``folder`` cannot be written."""
+    before = contents(place)
+    with read_only(folder):
+        done = answer(command, place)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (Read-only file system); make it writable" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert contents(place) == before

@@ -27,7 +27,7 @@ Open = Callable[..., Ledger]
 SLOTS = Slots(2, 1, 0.0, 0, "cpu")
 TRIALS = 4
 UNLUCKY, HOPELESS = 1, 2
-"""Trials whose worker is killed once, and whenever it has trained an epoch."""
+"""Trials whose worker is killed once, and, in `make test-deep`, whenever it has trained an epoch."""
 
 
 class NamedActor(QuickActor):
@@ -51,15 +51,16 @@ def context(tmp_path: Path) -> Iterator[TrialContext]:
         ray.cloudpickle.unregister_pickle_by_value(module)
 
 
+@pytest.mark.parametrize("hopeless", [None, pytest.param(HOPELESS, marks=pytest.mark.deep)], ids=["once", "always"])
 def test_a_killed_worker_costs_nothing_and_one_that_is_always_killed_ends_crashed(
-    open_ledger: Open, space: SearchSpace, context: TrialContext
+    open_ledger: Open, space: SearchSpace, context: TrialContext, hopeless: int | None
 ) -> None:
     ledger = open_ledger()
     killed: list[int] = []
 
     def on_event(event: Event) -> None:
         number, epoch = event.trial.number, len(event.trial.curve)
-        if event.kind == "epoch" and (number == HOPELESS or (number == UNLUCKY and epoch == 4)):
+        if event.kind == "epoch" and (number == hopeless or (number == UNLUCKY and epoch == 4)):
             os.kill(int((context.folder / f"{number}.pid").read_text()), signal.SIGKILL)
             killed.append(number)
 
@@ -70,11 +71,13 @@ def test_a_killed_worker_costs_nothing_and_one_that_is_always_killed_ends_crashe
         run_trials(conductor, context, NamedActor)
 
     outcomes = {trial.number: trial.outcome for trial in ledger.trials()}
-    others = set(outcomes) - {HOPELESS}
-    assert outcomes[HOPELESS] == Outcome.CRASHED
+    others = set(outcomes) - {hopeless}
+    if hopeless is not None:
+        assert outcomes[hopeless] == Outcome.CRASHED
+        assert killed.count(hopeless) == 1 + CRASH_RETRIES
+    assert killed.count(UNLUCKY) == 1
     assert {outcomes[number] for number in others} == {Outcome.COMPLETED}
     assert len(others) == TRIALS  # the crash was the machine's fault and cost no trial of the budget
-    assert killed.count(HOPELESS) == 1 + CRASH_RETRIES
     for number in others:
         epochs = [epoch for _, epoch in read_diary(context, number)]
         assert sorted(set(epochs)) == list(range(1, EPOCHS + 1))

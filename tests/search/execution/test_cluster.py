@@ -177,6 +177,7 @@ def on_workers() -> Iterator[None]:
         ray.cloudpickle.unregister_pickle_by_value(module)
 
 
+@pytest.mark.deep
 @pytest.mark.usefixtures("on_workers")
 def test_a_search_loses_nothing_with_a_node(
     cluster: Cluster, open_ledger: Open, space: SearchSpace, tmp_path: Path

@@ -108,7 +108,7 @@ def contents(folder: Path, space: SearchSpace) -> list[tuple[object, ...]]:
     return [(t.number, t.params, t.curve, t.outcome) for t in ledger.trials()]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.deep) for seed in (1, 2, 3, 4))])
 def test_a_search_killed_at_random_instants_ends_as_an_uninterrupted_one(
     tmp_path: Path, space: SearchSpace, seed: int
 ) -> None:
