@@ -22,7 +22,7 @@ class Rehearsal:
     """A network with its optimizer and a batch, as `lcnn.training.fit` has them, without a cohort.
 
     Args:
-        config: the training; its initial uses are not read, for they take the room of any others.
+        config: the training; its initial weights are not read, for they take the room of any others.
         image_size: side of the pictures in pixels.
         device: where to train.
         windows: intensity windows in which slices come.
@@ -30,15 +30,15 @@ class Rehearsal:
 
     def __init__(self, config: TrainConfig, image_size: int, device: torch.device, windows: int = 1) -> None:
         self._config, self.device = config, device
-        blank = config.model_copy(update={"model": config.model.model_copy(update={"uses": "none"})})
+        blank = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
         self._model = build_model(blank, usual_normalisation(windows)).to(device)
         self._optimizer = make_optimizer(self._model, config.optim)
         self._dtype = resolve_precision(config.train.precision, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype == torch.float16)
         self._generator = torch.Generator().manual_seed(0)
-        profile = (config.train.batch_size, channels(config.T, windows), image_size, image_size)
-        self._grey = torch.rand(profile, generator=self._generator).to(device) * 255
-        self._lesion = (torch.rand(profile[0], *profile[2:], generator=self._generator) > 0.99).float().to(device)
+        shape = (config.train.batch_size, channels(config.T, windows), image_size, image_size)
+        self._grey = torch.rand(shape, generator=self._generator).to(device) * 255
+        self._lesion = (torch.rand(shape[0], *shape[2:], generator=self._generator) > 0.99).float().to(device)
 
     def step(self) -> None:
         """One optimizer step, in the order of `lcnn.training.fit`: the former gradients are there until going back."""

@@ -1,16 +1,18 @@
-"""The space files that come with the package, found from any folder."""
+"""Where the packages lie, and the space files that come with them, found from any folder."""
 
 import os
 from importlib.resources import files
 from pathlib import Path
 
+PACKAGES = Path(str(files("search"))).parent
+"""The folder that the packages lie in: a checkout, or where they are installed."""
 FOLDER = "spaces"
 """Beside the packages, in a checkout as in a wheel."""
 
 
 def shipped_folder() -> Path:
     """Where the shipped space files are."""
-    return Path(str(files("search"))).parent / FOLDER
+    return PACKAGES / FOLDER
 
 
 def find_space(path: Path) -> Path:

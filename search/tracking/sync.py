@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from search.spec.shipped import PACKAGES
 from search.tracking.manifest import Manifest
 from search.tracking.mode import Mode, project, target
 from search.tracking.runs import TrackedRun
@@ -17,7 +18,6 @@ from search.tracking.runs import TrackedRun
 FOLDER = "wandb"
 """W&B's own name for the folder of its files."""
 MANIFEST = "manifest.jsonl"
-CODE = Path(__file__).parents[2]
 POLL_S = 0.1
 MOST_BYTES = 2**16
 OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_RESUME", "WANDB_SERVICE", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
@@ -123,7 +123,7 @@ def _environment(folder: Path) -> dict[str, str]:
     it would, offline too, and wait 10 s for a network that is gone.
     """
     kept = {key: value for key, value in os.environ.items() if key not in OF_ONE_RUN}
-    found = os.pathsep.join(part for part in (str(CODE), kept.get("PYTHONPATH")) if part)
+    found = os.pathsep.join(part for part in (str(PACKAGES), kept.get("PYTHONPATH")) if part)
     ours = {"PYTHONPATH": found, "WANDB_DATA_DIR": str(folder / "data"), "WANDB_ERROR_REPORTING": "false"}
     return {**kept, **ours}
 

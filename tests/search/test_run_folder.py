@@ -72,7 +72,7 @@ def test_a_folder_in_which_nothing_was_done_goes_away(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_environment_names_versions_and_adds_up_over_sittings(tmp_path: Path) -> None:
+def test_the_environment_names_versions_and_adds_up_over_sessions(tmp_path: Path) -> None:
     import json
 
     run = RunFolder(tmp_path)

@@ -19,8 +19,9 @@ from data_prep.common.errors import InputError, first_line
 from search.placement.memory import MemoryPlan
 from search.placement.resources import Slots, plan_slots
 from search.spec.settings import ResourcesConfig
+from search.spec.shipped import PACKAGES
 
-PACKAGES = ("search", "lcnn", "data_prep")
+SHIPPED = ("search", "lcnn", "data_prep")
 """What workers run; it is sent to them as it is here."""
 CONNECT_S = 5.0
 """Ray itself tries an address that nobody answers for minutes."""
@@ -117,14 +118,13 @@ def join(address: str, environment: dict[str, str]) -> None:
         InputError: there is no such cluster, or it is not one that this Ray can join.
     """
     check_address(address)
-    root = Path(__file__).parents[2]
     try:
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={
-                "py_modules": [str(root / package) for package in PACKAGES],
+                "py_modules": [str(PACKAGES / package) for package in SHIPPED],
                 "excludes": ["__pycache__"],
                 "env_vars": environment,
             },

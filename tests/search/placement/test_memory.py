@@ -53,7 +53,7 @@ TINY = TrainConfig.model_validate(
 IRRELEVANT = {
     "model.max_angle_deg",
     "model.max_shift",
-    "model.uses",
+    "model.weights",
     "fusion.local",
     "train.epochs",
     "train.stacks_per_epoch",  # fewer stacks than a batch take less than is assumed
@@ -235,12 +235,12 @@ class Scale:
         return MemoryUse(400.0 * profile.config.train.stacks_at_once * profile.config.T, 7)
 
 
-CARD = MemoryPool("a pool", 2000, 16)
+POOL = MemoryPool("a pool", 2000, 16)
 
 
 def test_shapes_are_weighed_once_and_leaner_ones_where_they_do_not_fit(tmp_path: Path) -> None:
     scale, space = Scale(), make_space({"T": {"choice": [1, 2, 5]}})
-    plan = plan_memory(space, SIDE, tmp_path / "memory.json", CARD, scale)
+    plan = plan_memory(space, SIDE, tmp_path / "memory.json", POOL, scale)
     asked = [(profile.config.T, profile.config.train.accumulation) for profile in scale.asked]
     assert asked == [(1, 1), (2, 1), (2, 2), (5, 1), (5, 2), (5, 4)]
     assert plan.context_bytes == 7
@@ -249,11 +249,11 @@ def test_shapes_are_weighed_once_and_leaner_ones_where_they_do_not_fit(tmp_path:
     assert plan.place(replaced(TINY, {"T": 5})) == Placement(1.0, 4, 2000)
 
 
-def test_a_later_sitting_weighs_again_on_another_device_only(tmp_path: Path) -> None:
+def test_a_later_session_measures_again_on_another_device_only(tmp_path: Path) -> None:
     path, space = tmp_path / "memory.json", make_space({"T": {"choice": [1, 2]}})
-    first = plan_memory(space, SIDE, path, CARD, Scale())
+    first = plan_memory(space, SIDE, path, POOL, Scale())
     again = Scale()
-    assert plan_memory(space, SIDE, path, CARD, again) == first
+    assert plan_memory(space, SIDE, path, POOL, again) == first
     assert again.asked == []
     other = Scale()
     plan_memory(space, SIDE, path, MemoryPool("another", 2000, 16), other)
@@ -263,36 +263,36 @@ def test_a_later_sitting_weighs_again_on_another_device_only(tmp_path: Path) -> 
 
 def test_windows_are_weighed_apart_and_files_of_earlier_versions_are_of_one(tmp_path: Path) -> None:
     path, space = tmp_path / "memory.json", make_space({"T": {"choice": [1, 2]}})
-    plan = plan_memory(space, SIDE, path, CARD, Scale())
+    plan = plan_memory(space, SIDE, path, POOL, Scale())
     content = json.loads(path.read_text())
     for row in content["trainings"]:
         del row["windows"]
     path.write_text(json.dumps(content))
-    assert recall_memory(space, SIDE, path, CARD) == plan
-    assert recall_memory(space, SIDE, path, CARD, windows=3) is None
+    assert recall_memory(space, SIDE, path, POOL) == plan
+    assert recall_memory(space, SIDE, path, POOL, windows=3) is None
     scale = Scale()
-    three = plan_memory(space, SIDE, path, CARD, scale, windows=3)
+    three = plan_memory(space, SIDE, path, POOL, scale, windows=3)
     assert {profile.windows for profile in scale.asked} == {3}
     assert three.place(TINY) == plan.place(TINY)
-    assert recall_memory(space, SIDE, path, CARD, windows=3) == three
+    assert recall_memory(space, SIDE, path, POOL, windows=3) == three
 
 
 def test_what_was_weighed_is_recalled_whole_or_not_at_all(tmp_path: Path) -> None:
     path, space = tmp_path / "memory.json", make_space({"T": {"choice": [1, 2]}})
-    assert recall_memory(space, SIDE, path, CARD) is None
-    plan = plan_memory(space, SIDE, path, CARD, Scale())
-    assert recall_memory(space, SIDE, path, CARD) == plan
+    assert recall_memory(space, SIDE, path, POOL) is None
+    plan = plan_memory(space, SIDE, path, POOL, Scale())
+    assert recall_memory(space, SIDE, path, POOL) == plan
     assert recall_memory(space, SIDE, path, MemoryPool("another", 2000, 16)) is None
-    assert recall_memory(space, 2 * SIDE, path, CARD) is None
-    assert recall_memory(make_space({"T": {"choice": [1, 2, 3]}}), SIDE, path, CARD) is None
+    assert recall_memory(space, 2 * SIDE, path, POOL) is None
+    assert recall_memory(make_space({"T": {"choice": [1, 2, 3]}}), SIDE, path, POOL) is None
 
 
 def test_what_ran_out_of_memory_is_weighed_again_where_more_is_free(tmp_path: Path) -> None:
     path, space = tmp_path / "memory.json", make_space({})
-    plan = plan_memory(space, SIDE, path, CARD, lambda profile: MemoryUse(math.inf, 0))
+    plan = plan_memory(space, SIDE, path, POOL, lambda profile: MemoryUse(math.inf, 0))
     assert plan.place(TINY) is None
     scale = Scale()
-    assert plan_memory(space, SIDE, path, CARD, scale).place(TINY) is None
+    assert plan_memory(space, SIDE, path, POOL, scale).place(TINY) is None
     assert scale.asked == []
     assert plan_memory(space, SIDE, path, MemoryPool("a pool", 4000, 16), scale).place(TINY) == Placement(0.5, 1, 1600)
 
@@ -302,7 +302,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, text: str) -> Non
     path = tmp_path / "memory.json"
     path.write_text(text)
     with pytest.raises(InputError, match=r"memory\.json: damaged .*; delete it") as refusal:
-        plan_memory(make_space({}), SIDE, path, CARD, Scale())
+        plan_memory(make_space({}), SIDE, path, POOL, Scale())
     assert "\n" not in str(refusal.value)
 
 
@@ -334,5 +334,5 @@ def test_a_training_that_outgrows_the_card_is_stopped_there(fork_server: ForkSer
 
 def test_a_weighing_that_breaks_off_is_a_failed_run(fork_server: ForkServer) -> None:
     with pytest.raises(RunFailed, match="broke off with exit code 1"):
-        measurer_in(fork_server, "cpu", 1, CARD)(None)  # type: ignore[arg-type]
+        measurer_in(fork_server, "cpu", 1, POOL)(None)  # type: ignore[arg-type]
     assert fork_server.run(abs, -3) == 3

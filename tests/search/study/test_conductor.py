@@ -254,7 +254,7 @@ def test_a_trial_that_broke_is_not_judged_again(open_ledger: Open, space: Search
     assert conductor.next_trial() == Proposal(1, proposals[1].config, 1)  # type: ignore[union-attr]
 
 
-def test_crashes_in_a_row_stop_the_sitting_and_the_next_one_goes_on(open_ledger: Open, space: SearchSpace) -> None:
+def test_crashes_in_a_row_stop_the_session_and_the_next_one_goes_on(open_ledger: Open, space: SearchSpace) -> None:
     ledger = open_ledger()
     conductor = make(ledger, space)
     started = 0

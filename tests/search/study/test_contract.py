@@ -230,7 +230,7 @@ def test_a_finite_space_is_run_through_once_and_ends_the_search(open_search: Ope
     search.run_with_kills(seed=1)
     points = [trial.params for trial in search.ledger().trials()]
     assert len(points) == 9
-    assert all(point in points for point in search.spec.space.points())
+    assert all(point in points for point in search.space.points())
     assert search.ledger().is_exhausted()
 
 
@@ -252,7 +252,7 @@ def untrainable(search: Search, trials: int) -> tuple[int, int]:
     rates: list[float] = []
     for _ in range(trials):
         number = ledger.ask()
-        config = search.spec.space.config(ledger.draw_params(number))
+        config = search.space.config(ledger.draw_params(number))
         rates.append(config.optim.lr)
         if rates[-1] > 1e-3:
             ledger.finish(number, Outcome.DIVERGED)

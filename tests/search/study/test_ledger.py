@@ -141,7 +141,7 @@ def test_other_seeds_propose_other_parameters(open_ledger: Open) -> None:
     assert open_ledger("seed0").trial(2).params != open_ledger("seed1").trial(2).params
 
 
-def test_search_time_adds_up_over_sittings(open_ledger: Open) -> None:
+def test_search_time_adds_up_over_sessions(open_ledger: Open) -> None:
     assert open_ledger().search_seconds == 0
     for _ in range(2):
         ledger = open_ledger()

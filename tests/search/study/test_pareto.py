@@ -114,7 +114,7 @@ def test_samplers_seek_the_front(tmp_path: Path, sampler: str) -> None:
 
 
 def test_a_long_study_is_shown_by_its_front_and_its_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.study import samplers
+    from search.study.sampling import samplers
 
     monkeypatch.setattr(samplers, "MOST_OBSERVATIONS", 6)
     space = SearchSpace({"fusion.local": {"uniform": [0.3, 0.9]}}, TrainConfig(), "file")
