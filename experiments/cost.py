@@ -94,17 +94,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_table(spec: Spec, options: argparse.Namespace) -> None:
-    size, batch, stacks = spec.cohort.image_size, spec.train.batch_size, spec.train.stacks_per_epoch or 1000
+    size, batch, stacks = (
+        spec.cohort.image_size,
+        spec.training.train.batch_size,
+        spec.training.train.stacks_per_epoch or 1000,
+    )
     windows = len(spec.cohort.window or ("one",))
     print(
-        f"{size}x{size}, {windows} window{'s' * (windows > 1)}, width {spec.model.width}, "
-        f"{spec.model.global_backbone}, batch {batch}, "
+        f"{size}x{size}, {windows} window{'s' * (windows > 1)}, width {spec.training.model.width}, "
+        f"{spec.training.model.global_backbone}, batch {batch}, "
         f"{'fp32' if options.fp32 else 'bf16 autocast'}; counted, not measured"
     )
     print(f"a card of {options.card_gb:g} GB, {options.tflops:g} TFLOP/s achieved (assumed)")
     print("T  parameters  GFLOP/stack  GB/stack  GB at batch  largest batch  stacks/hour  epochs/hour")
     for half_width in (1, 2, 3):
-        config = spec.defaults.model_copy(update={"T": half_width})
+        config = spec.training.model_copy(update={"T": half_width})
         cost = count_cost(config, size, mixed=not options.fp32, windows=windows)
         hourly = cost.stacks_an_hour(options.tflops)
         print(

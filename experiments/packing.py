@@ -31,12 +31,13 @@ from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
 from experiments.speed import open_data
 from lcnn.config import CosineRestarts, TrainConfig
+from lcnn.dotted import replaced
 from search.errors import RunFailed
 from search.execution.measuring.probe import ForkServer, MemoryPool, MemoryUse, find_pool, measurer_in
 from search.execution.trainings import Training, start_stream
 from search.execution.trial import OUTCOME_KEY, TrialContext
 from search.execution.tune_search import ray_running
-from search.placement.memory import MemoryProfile, replaced, share_of
+from search.placement.memory import MemoryProfile, share_of
 from search.placement.rehearsal import usual_normalisation
 from search.placement.resources import Slots
 from search.run.prepare import find_cohort, window_count
@@ -70,7 +71,7 @@ def measure(spec: Spec, store: Store, device: str, at_once: Sequence[int], epoch
         if times is None:
             rows.append(Row(count, None, None, None))
             continue
-        hourly = sum(3600 / mean(seconds) for seconds in times) / spec.train.epochs
+        hourly = sum(3600 / mean(seconds) for seconds in times) / spec.epochs
         first = rows[0].trials_an_hour if rows else hourly
         rows.append(Row(count, mean(map(mean, times)), hourly, hourly / first if first else None))
     return rows
@@ -83,7 +84,7 @@ def epoch_times(spec: Spec, store: Store, device: str, count: int, epochs: int) 
     seen: list[list[float]] = [[] for _ in range(count)]
     first: list[int] | None = None
     with tempfile.TemporaryDirectory(prefix="lcnn-packing-") as folder, ray_running(slots):
-        for trial, result in results(spec.defaults, trial_context(Path(folder), store, slots), count):
+        for trial, result in results(spec.training, trial_context(Path(folder), store, slots), count):
             if OUTCOME_KEY in result:
                 return None
             seen[trial].append(result["seconds"])
@@ -126,7 +127,7 @@ def memory_of_a_trial(spec: Spec, device: str, windows: int) -> tuple[MemoryPool
     with ForkServer() as fork_server:
         pool = find_pool(fork_server, device, 1)
         scale = measurer_in(fork_server, device, spec.resources.threads, pool)
-        return pool, scale(MemoryProfile.of(spec.defaults, spec.cohort.image_size, windows))
+        return pool, scale(MemoryProfile.of(spec.training, spec.cohort.image_size, windows))
 
 
 @cli_errors
@@ -164,7 +165,8 @@ def _run(spec: Spec, options: argparse.Namespace) -> None:
     fit = math.floor(1 / share)
     print(
         f"{pool.name}, {available_cores()} cores, {spec.resources.threads} threads a trial; {spec.cohort.image_size}x"
-        f"{spec.cohort.image_size}, T {spec.T}, batch {spec.train.batch_size}, {spec.train.epochs} epochs a trial"
+        f"{spec.cohort.image_size}, T {spec.training.T}, batch {spec.training.train.batch_size}, "
+        f"{spec.epochs} epochs a trial"
     )
     takes = f"{weight.peak_bytes / 1e9:.2f} of {pool.total_bytes / 1e9:.1f} GB"
     print(f"a trial takes {takes}: memory is for {fit} at once")
@@ -179,7 +181,7 @@ def _run(spec: Spec, options: argparse.Namespace) -> None:
             "pool": asdict(pool),
             "weight": asdict(weight),
             "memory_fits": fit,
-            "settings": spec.defaults.model_dump(mode="json"),
+            "settings": spec.training.model_dump(mode="json"),
             "image_size": spec.cohort.image_size,
             "rows": [asdict(row) for row in rows],
         }

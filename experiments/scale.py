@@ -333,18 +333,18 @@ class Setting:
 def simulate(setting: Setting, workers: int, url: str, name: str) -> Fleet:
     """Simulate a search of ``setting.trials`` trials, beside those that are filled in, in a new study."""
     spec = setting.spec
-    space = SearchSpace(spec.search, spec.defaults, "space")
+    space = SearchSpace(spec.search, spec.training, "space")
     ledger = Ledger(url, name, space, spec.sampler)
     if len(ledger):
         raise InputError(f"{url}: holds a study {name} already; choose another database")
     if setting.filled:
         fill(ledger.engine, name, space, setting.courses, setting.filled)
         ledger = Ledger(url, name, space, spec.sampler)
-    scheduler = build_scheduler(spec.scheduler, spec.train.epochs)
+    scheduler = build_scheduler(spec.scheduler, spec.epochs)
     budget = setting.filled + setting.trials
-    conductor = Conductor(ledger, space, scheduler, budget=BudgetConfig(trials=budget), epochs=spec.train.epochs)
+    conductor = Conductor(ledger, space, scheduler, budget=BudgetConfig(trials=budget), epochs=spec.epochs)
     clock = CLOCKS[setting.clock]
-    return Simulation(conductor, setting.courses, workers=workers, epochs=spec.train.epochs, clock=clock).run()
+    return Simulation(conductor, setting.courses, workers=workers, epochs=spec.epochs, clock=clock).run()
 
 
 def summary(fleet: Fleet, single: Fleet | None) -> dict[str, Any]:
@@ -397,7 +397,7 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError(f"--out: {options.out.parent} is no folder; make it first")
     spec = load_spec(options.space, Overrides(options.profile, tuple(options.set)), has_gpu=False)
     courses: Courses = RecordedCourses.of_run(options.run) if options.run else SyntheticCourses(options.epoch_seconds)
-    print(f"{courses.label}; {spec.sampler.name}, {spec.scheduler.name}, at most {spec.train.epochs} epochs a trial")
+    print(f"{courses.label}; {spec.sampler.name}, {spec.scheduler.name}, at most {spec.epochs} epochs a trial")
     print(f"{options.filled} trials in the study before; decisions timed by {options.clock} clock; ms: mean/median/p95")
     print("workers  trials ended  virtual hours  trials/hour  efficiency  next_trial        report            finish")
     rows, single = [], None

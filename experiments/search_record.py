@@ -90,12 +90,12 @@ def read_search(folder: Path) -> SearchRecord:
         "split": {part: list(getattr(split, part)) for part in ("train", "val", "test")},
         "profile": spec.profile,
         "image size": spec.cohort.image_size,
-        "epochs": spec.train.epochs,
+        "epochs": spec.epochs,
         "folds": [spec.folds.count, spec.folds.use] if spec.folds.count else None,
     }
     synthetic = read_evaluation(run)["synthetic"] if run.evaluation.exists() else is_synthetic(spec.cohort)
     method = json.dumps([is_sweep, _without_seeds(spec), conditions], sort_keys=True)
-    seeds = None if is_sweep else (spec.sampler.seed, spec.train.seed)
+    seeds = None if is_sweep else (spec.sampler.seed, spec.training.train.seed)
     return SearchRecord(folder.resolve().name, tuple(ends), conditions, method, seeds, synthetic)
 
 
@@ -125,7 +125,7 @@ def repeated_seeds(records: Sequence[SearchRecord]) -> tuple[str, str] | None:
 
 
 def _ends_of_study(run: RunFolder, spec: Spec) -> list[End]:
-    ledger = open_ledger(run, spec, SearchSpace(spec.search, spec.defaults, str(run.spec)))
+    ledger = open_ledger(run, spec, SearchSpace(spec.search, spec.training, str(run.spec)))
     ended = {trial.number: trial.datetime_complete for trial in ledger.study.get_trials(deepcopy=False)}
     # A crash is the machine's fault, and no part of the search.
     counted = [t for t in ledger.trials() if t.outcome not in (None, Outcome.CRASHED)]

@@ -396,7 +396,7 @@ class Setup:
     @property
     def config(self) -> TrainConfig:
         """The space file's own settings."""
-        return self.spec.defaults
+        return self.spec.training
 
     @property
     def size(self) -> int:

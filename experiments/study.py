@@ -37,13 +37,13 @@ from data_prep.preprocessing.picture import PictureConfig
 from experiments.networks import parameters
 from lcnn.checkpoint import load_checkpoint
 from lcnn.config import OneCycle, TrainConfig
+from lcnn.dotted import assign
 from lcnn.inference.model_file import TrainedModel
 from lcnn.outcome import Outcome
 from lcnn.scoring.comparison import compare_models
 from lcnn.scoring.evaluate import evaluate
 from lcnn.scoring.evaluation import write_patients
 from lcnn.scoring.intervals import Estimate, estimate_mean
-from lcnn.settings_file import assign
 from lcnn.training.fit import Build, TrainingData, fit
 from search.errors import RunFailed
 from search.spec.settings import Overrides, Spec, load_spec
@@ -181,10 +181,10 @@ def open_study(spec: Spec, root: Path, folder: Path, contenders: Sequence[Conten
         InputError: no cohort, or another one than the folder's split is locked to.
     """
     picture = spec.cohort.picture
-    config = spec.defaults.model_copy(
+    config = spec.training.model_copy(
         update={
             "schedule": OneCycle(warmup=0.2),
-            "optim": spec.defaults.optim.model_copy(update={"lr": LEARNING_RATE}),
+            "optim": spec.training.optim.model_copy(update={"lr": LEARNING_RATE}),
         }
     )
     pictures = dict.fromkeys(contender.picture(picture) for contender in contenders)

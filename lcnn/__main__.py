@@ -34,6 +34,7 @@ from data_prep.common.wording import counted
 from data_prep.intensity.window import WINDOWS, in_words
 from data_prep.intensity.window_options import window_names
 from lcnn.config import FORMATS, TrainingConfig
+from lcnn.dotted import assign
 from lcnn.export.model_card import read_evidence
 from lcnn.export.model_folder import export_model, refuse_foreign
 from lcnn.inference.model_file import MODEL, find_model, hash_split, load_model, read_settings
@@ -45,7 +46,7 @@ from lcnn.outcome import Outcome
 from lcnn.scoring.evaluate import THRESHOLD, PatientResult, evaluate
 from lcnn.scoring.evaluation import METRICS, estimate_text, summarise, write_evaluation, write_patients
 from lcnn.scoring.overlay import save_best_median_worst, save_prediction
-from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
+from lcnn.settings_file import parse_assignment, read_yaml, validate
 from lcnn.training.fit import EpochResult, TrainingData, fit
 
 
@@ -111,7 +112,7 @@ def train(options: argparse.Namespace) -> int:
     normalisation = training_normalisation(compiled.store, split)
     training = TrainingData(compiled.store, split.train, split.val, normalisation)
     print(f"{split.size('train')} train, {split.size('val')} validate, {split.size('test')} are left for a test")
-    epochs = fit(settings.train_config, training, device=device(options), folder=options.out)
+    epochs = fit(settings.training, training, device=device(options), folder=options.out)
     outcome = print_epochs(epochs)
     print(f"{outcome}; {options.out / 'best.pt'} holds the epoch of the best validation Dice")
     return 0 if outcome == Outcome.COMPLETED else 1

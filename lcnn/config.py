@@ -4,9 +4,17 @@ The classes hold values only; `lcnn.network.model.build_model`, `lcnn.training.s
 `lcnn.training.fit.fit` turn them into objects. All are frozen and refuse unknown fields.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from data_prep.preprocessing.picture import PictureConfig
 
@@ -28,6 +36,8 @@ Backbone = Literal["resnext50_32x4d", "resnext14_4x2d"]
 Format = Literal["torch", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 """Graphs that a trained network can be exported to."""
+TRAINING = "training"
+"""Field of `HoldsTraining`, which no file names."""
 
 
 class ModelConfig(Settings):
@@ -182,13 +192,32 @@ class TrainConfig(Settings):
             raise ValueError("model.norm: batch needs two stacks at once for its statistics; set norm: group")
         return self
 
+    def without_initial_weights(self) -> "TrainConfig":
+        """The same for a network whose weights come from elsewhere: the file of its first ones need not be there."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"weights": "none"})})
 
-class TrainingConfig(TrainConfig):
+
+class HoldsTraining(Settings):
+    """Settings of a training and others; in a file, those of the training stand at the top, beside the others."""
+
+    training: TrainConfig = TrainConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or isinstance(data.get(TRAINING), TrainConfig):
+            return data
+        # A key of this name in a file goes along, and is refused there.
+        own = {name: value for name, value in data.items() if name in TrainConfig.model_fields or name == TRAINING}
+        return {**{name: value for name, value in data.items() if name not in own}, TRAINING: own}
+
+    @model_serializer(mode="wrap")
+    def _flat(self, as_dict: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = as_dict(self)
+        return {**data.pop(TRAINING), **data}
+
+
+class TrainingConfig(HoldsTraining):
     """A training together with the pictures it is made for: what ``best_config.yaml`` holds."""
 
     picture: PictureConfig = PictureConfig()
-
-    @property
-    def train_config(self) -> TrainConfig:
-        """The training alone."""
-        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})

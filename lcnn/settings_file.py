@@ -1,9 +1,9 @@
-"""Settings in YAML files: read strictly, set by dotted keys, and refused in one line."""
+"""Settings in YAML files: read strictly, and refused in one line."""
 
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from data_prep.common.errors import InputError, first_line
-from lcnn.config import Schedule
+from lcnn.config import TRAINING, Schedule
+from lcnn.dotted import known_keys
 
 SCHEDULES = tuple(option.model_fields["name"].default for option in get_args(get_args(Schedule)[0]))
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,22 +31,6 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         raise InputError(f"{where}: {describe(error, model)}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: a value that YAML cannot mean here ({error}); quote it") from error
-
-
-def assign(data: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
-    """Set a value in nested mappings, making the sections on the way.
-
-    Raises:
-        InputError: the path passes through a value that is no section.
-    """
-    for position, part in enumerate(path[:-1]):
-        section = data.setdefault(part, {})
-        if section is None:
-            section = data[part] = {}
-        if not isinstance(section, dict):
-            raise InputError(f"{where}: {'.'.join(path)}: {'.'.join(path[: position + 1])} is a value, not a section")
-        data = section
-    data[path[-1]] = value
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -119,7 +104,8 @@ def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     """The first fault of a validation as ``key: what; remedy``, and how many more there are."""
     faults = error.errors(include_url=False)
     first = faults[0]
-    key = prefix + ".".join(str(part) for part in first["loc"] if not _is_union_tag(part, first["loc"]))
+    loc = first["loc"][1:] if first["loc"][:1] == (TRAINING,) else first["loc"]
+    key = prefix + ".".join(str(part) for part in loc if not _is_union_tag(part, loc))
     if first["type"] == "extra_forbidden":
         text = f"{key}: unknown key; {_nearest(key.removeprefix(prefix), model)}"
     else:
@@ -142,17 +128,4 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
     if not close:
         leaf = key.rsplit(".", 1)[-1]
         close = [name for name in known if name.rsplit(".", 1)[-1] == leaf][:1]
-    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(model.model_fields)}"
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields, sections included."""
-    for name, info in model.model_fields.items():
-        yield prefix + name
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from known_keys(kind, f"{prefix}{name}.")
-        else:
-            for option in getattr(kind, "__args__", ()):
-                if isinstance(option, type) and issubclass(option, BaseModel):
-                    yield from known_keys(option, f"{prefix}{name}.")
+    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(key for key in known if '.' not in key)}"

@@ -40,7 +40,7 @@ def write_bundle(folder: Path, network: LogitNetwork, settings: ModelSettings, m
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True)
     # The weights are in the file, so a path to initial ones has no place in a bundle that travels.
-    bare = settings.model_copy(update={"model": settings.model.model_copy(update={"weights": "none"})})
+    bare = settings.model_copy(update={"training": settings.training.without_initial_weights()})
     _write_json(folder / "configs" / "metadata.json", bundle_metadata(bare, measured))
     _write_json(folder / "configs" / "inference.json", inference_config(bare))
     torch.save({name: value.cpu() for name, value in network.state_dict().items()}, folder / "models" / "model.pt")
@@ -49,9 +49,9 @@ def write_bundle(folder: Path, network: LogitNetwork, settings: ModelSettings, m
 
 def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dict[str, Any]:
     """What the bundle is and what its network takes and gives."""
-    side, width = settings.picture.image_size, 2 * settings.T + 1
+    side, width = settings.picture.image_size, 2 * settings.training.T + 1
     names = [f", window {window.name}" for window in settings.windows] if len(settings.windows) > 1 else [""]
-    shown = [f"slice {k - settings.T:+d} from the centre{name}" for k in range(width) for name in names]
+    shown = [f"slice {k - settings.training.T:+d} from the centre{name}" for k in range(width) for name in names]
     slices = {str(channel): text for channel, text in enumerate(shown, start=OVERVIEW)}
     overview = {str(k): f"mean of the slices of the {part} third" for k, part in enumerate(OVERVIEW_PARTS)}
     return {
@@ -79,7 +79,7 @@ def bundle_metadata(settings: ModelSettings, measured: Mapping[str, Any]) -> dic
                     "type": "image",
                     "format": "magnitude",
                     "modality": "CT",
-                    "num_channels": channels(settings.T, len(names)),
+                    "num_channels": channels(settings.training.T, len(names)),
                     "spatial_shape": [side, side],
                     "dtype": "float32",
                     "value_range": [0, 255],

@@ -99,8 +99,8 @@ class StackInferer(Inferer):
                 image_KZHW.swapaxes(0, 1),
                 logits,
                 picture=self.settings.picture,
-                half_width=self.settings.T,
-                at_once=self.settings.train.stacks_at_once,
+                half_width=self.settings.training.T,
+                at_once=self.settings.training.train.stacks_at_once,
             )
             for image_KZHW in inputs.cpu().numpy().astype(np.uint8)
         ]

@@ -124,12 +124,12 @@ def model_card(settings: ModelSettings, evidence: Evidence | None, graphs: Seque
 
 
 def _model(settings: ModelSettings, parameters: int) -> str:
-    side, share = settings.picture.image_size, settings.fusion.local
+    side, training = settings.picture.image_size, settings.training
     crop = "cropped to the head and resized" if settings.picture.crop == "head" else "resized"
     return (
-        f"The network sees {2 * settings.T + 1} neighbouring slices (T = {settings.T}) and an overview of the volume, "
-        f"and marks lesion on the slice in the middle. A local path on the aligned stack gives {share:.0%} of the "
-        f"logits, a global path ({settings.model.global_backbone}) on the middle slice the rest. {parameters:,} "
+        f"The network sees {2 * training.T + 1} neighbouring slices (T = {training.T}) and an overview of the volume, "
+        f"and marks lesion on the slice in the middle. A local path on the aligned stack gives "
+        f"{training.fusion.local:.0%} of the logits, a global path ({training.model.global_backbone}) on the middle slice the rest. {parameters:,} "
         f"parameters. Slices are {crop} to {side} x {side} pixels{_windows(settings)}.{_preparation(settings.picture)}"
     )
 
@@ -234,5 +234,5 @@ def _files(settings: ModelSettings, graphs: Sequence[Graph]) -> Iterator[str]:
 
 def _settings(settings: ModelSettings) -> Iterator[str]:
     yield "```yaml"
-    yield yaml.safe_dump(settings.train_config.model_dump(mode="json"), sort_keys=False).rstrip()
+    yield yaml.safe_dump(settings.training.model_dump(mode="json"), sort_keys=False).rstrip()
     yield "```"

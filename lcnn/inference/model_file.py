@@ -77,7 +77,7 @@ class TrainedModel:
 def model_settings(model: TrainedModel, split_hash: str | None = None) -> ModelSettings:
     """The settings of a model's folder."""
     return ModelSettings(
-        **dict(model.config),
+        training=model.config,
         picture=model.picture,
         windows=model.windows,
         normalisation=_normalisation({name: model.net.get_buffer(name) for name in STATISTICS}),
@@ -143,7 +143,7 @@ def load_model(path: Path, device: str = "cpu") -> TrainedModel:
         net.load_state_dict({**weights, **{name: net.get_buffer(name) for name in STATISTICS}})
     except RuntimeError as error:
         raise InputError(f"{file}: weights do not fit their own settings; the file is damaged") from error
-    return TrainedModel(net.to(device).eval(), settings.train_config, settings.picture, settings.windows)
+    return TrainedModel(net.to(device).eval(), settings.training, settings.picture, settings.windows)
 
 
 def read_settings(folder: Path) -> ModelSettings:
@@ -158,9 +158,7 @@ def read_settings(folder: Path) -> ModelSettings:
 
 def network(settings: ModelSettings) -> LCNN:
     """The network that a model's settings describe, still without its weights."""
-    # The weights come from a file, so the start of the global path need not be at hand any more.
-    bare = settings.model_copy(update={"model": settings.model.model_copy(update={"weights": "none"})})
-    return build_model(bare, settings.normalisation)
+    return build_model(settings.training.without_initial_weights(), settings.normalisation)
 
 
 def _read_folder(folder: Path) -> tuple[ModelSettings, Mapping[str, Tensor], Path]:

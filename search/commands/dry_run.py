@@ -94,8 +94,11 @@ def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload, 
 
     A search over T costs more than this where larger T are drawn often; the estimate names the order.
     """
-    step_s, val_s = time_steps(spec.defaults, spec.cohort.image_size, slots, windows)
-    steps, val_batches = load.train_stacks / spec.train.batch_size, load.val_slices / spec.train.stacks_at_once
+    step_s, val_s = time_steps(spec.training, spec.cohort.image_size, slots, windows)
+    steps, val_batches = (
+        load.train_stacks / spec.training.train.batch_size,
+        load.val_slices / spec.training.train.stacks_at_once,
+    )
     epoch_s = math.ceil(steps) * step_s + math.ceil(val_batches) * val_s
     per_trial = expected_epochs(spec.scheduler, spec.steps)
     # Trial 0 runs to its end whatever the scheduler says.
@@ -103,7 +106,7 @@ def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload, 
         spec.steps + (math.inf if trials is None else trials - 1) * per_trial, spec.budget.epochs or math.inf
     )
     trainings = max(1, spec.folds.count)
-    search_s = trial_steps * trainings * spec.train.epochs / spec.steps * epoch_s / slots.at_once
+    search_s = trial_steps * trainings * spec.epochs / spec.steps * epoch_s / slots.at_once
     if spec.budget.hours is not None:
         search_s = min(search_s, spec.budget.hours * 3600)
     if spec.budget.gpu_hours is not None and slots.gpus:
@@ -112,8 +115,8 @@ def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload, 
     candidates = min(spec.confirm.top + 1, trials or math.inf) if spec.confirm.top else 0
     confirmed = candidates * spec.confirm.seeds * trainings
     rounds = math.ceil(confirmed / slots.at_once)
-    confirm_s = rounds * spec.train.epochs * epoch_s
-    final_s = 2 * spec.train.epochs * epoch_s / min(2, slots.at_once)
+    confirm_s = rounds * spec.epochs * epoch_s
+    final_s = 2 * spec.epochs * epoch_s / min(2, slots.at_once)
     return TimeEstimate(step_s, epoch_s, per_trial, search_s, confirm_s, final_s)
 
 
@@ -181,7 +184,10 @@ def dry_run(run: Run, where: str, asked: Asked = NOTHING_ASKED) -> None:
     display.say(f"Budget: {most}{every_point}; a trial runs about {steps} under {spec.scheduler.name}")
     display.say(f"Trials: {describe_slots(spec.resources, slots)}")
     display.say("Time, estimated from steps that were timed just now:")
-    display.say(f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.train.batch_size} stacks at T = {spec.T}")
+    display.say(
+        f"  a step     {time_s.step_s * 1000:.0f} ms for {spec.training.train.batch_size} stacks "
+        f"at T = {spec.training.T}"
+    )
     display.say(
         f"  an epoch   {minutes(time_s.epoch_s)} for {load.train_stacks} stacks and "
         f"{load.val_slices} validation slices, {source}"
@@ -204,8 +210,8 @@ def workload(spec: Spec, cohort: Cohort | None) -> tuple[Workload, str]:
     """Stacks and validation slices of an epoch, and where the figures come from."""
     slices, source = _slice_count(spec, cohort)
     # A quarter of the slices of a stroke cohort hold lesion, give or take; exact once the cohort is compiled.
-    stacks = round(slices * spec.cohort.split.train * 0.25 / max(spec.train.lesion_share, 0.05))
-    return Workload(spec.train.stacks_per_epoch or stacks, round(slices * spec.cohort.split.val)), source
+    stacks = round(slices * spec.cohort.split.train * 0.25 / max(spec.training.train.lesion_share, 0.05))
+    return Workload(spec.training.train.stacks_per_epoch or stacks, round(slices * spec.cohort.split.val)), source
 
 
 def _slice_count(spec: Spec, cohort: Cohort | None) -> tuple[int, str]:

@@ -114,9 +114,9 @@ def _progress(run: Run) -> SearchProgress:
 def trial_length(spec: Spec) -> str:
     """What a trial that nobody stops goes through, for people."""
     if not spec.folds.count:
-        return counted(spec.train.epochs, "epoch")
+        return counted(spec.epochs, "epoch")
     joined = "one after the other, each of" if spec.folds.use == "fidelity" else "side by side, of"
-    return f"{spec.folds.count} folds {joined} {counted(spec.train.epochs, 'epoch')}"
+    return f"{spec.folds.count} folds {joined} {counted(spec.epochs, 'epoch')}"
 
 
 class Stopwatch:

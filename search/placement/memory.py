@@ -6,17 +6,16 @@ search (see `search.execution.measuring.probe`); here is what follows from the u
 A pool is a GPU, or on a computer without one its main memory.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 from pydantic import ValidationError
 
 from lcnn.config import TrainConfig
+from lcnn.dotted import look_up, replaced
 from search.spec.space import SearchSpace, Value
 
 ACCUMULATION = "train.accumulation"
@@ -100,30 +99,6 @@ def with_accumulation(config: TrainConfig, accumulation: int) -> TrainConfig:
         ValidationError: the network cannot be trained in micro-batches of that size.
     """
     return replaced(config, {ACCUMULATION: accumulation})
-
-
-def replaced(config: TrainConfig, fields: Mapping[str, Value]) -> TrainConfig:
-    """The configuration with other values, by dotted name.
-
-    Raises:
-        ValidationError: the values exclude each other.
-    """
-    data = config.model_dump(mode="json")
-    for name, value in fields.items():
-        *sections, leaf = name.split(".")
-        place = data
-        for section in sections:
-            place = place[section]
-        place[leaf] = value
-    return TrainConfig.model_validate_json(json.dumps(data))
-
-
-def look_up(config: TrainConfig, name: str) -> Any:
-    """The value of a dotted name."""
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 # --- the profiles of a space -----------------------------------------------------------------------------------------

@@ -30,8 +30,7 @@ class Rehearsal:
 
     def __init__(self, config: TrainConfig, image_size: int, device: torch.device, windows: int = 1) -> None:
         self._config, self.device = config, device
-        blank = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
-        self._model = build_model(blank, usual_normalisation(windows)).to(device)
+        self._model = build_model(config.without_initial_weights(), usual_normalisation(windows)).to(device)
         self._optimizer = make_optimizer(self._model, config.optim)
         self._dtype = resolve_precision(config.train.precision, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype == torch.float16)

@@ -181,7 +181,7 @@ def failures_table(evidence: Evidence) -> Table | None:
 def making(evidence: Evidence) -> list[tuple[str, str]]:
     """How the run was made, a name and words each."""
     made = evidence.provenance
-    spec = made.spec
+    spec, training = made.spec, made.spec.training.train
     seconds = sum(trial.seconds for trial in evidence.trials)
     last = made.sessions[-1] if made.sessions else {}
     ended = [trial.outcome.value for trial in evidence.trials if trial.outcome]
@@ -196,7 +196,7 @@ def making(evidence: Evidence) -> list[tuple[str, str]]:
         ("Scheduler", _scheduler(evidence)),
         (
             "Training",
-            f"at most {counted(spec.train.epochs, 'epoch')}, batch {spec.train.batch_size}, seed {spec.train.seed}",
+            f"at most {counted(spec.epochs, 'epoch')}, batch {training.batch_size}, seed {training.seed}",
         ),
         ("Patients", f"{parts}; split by patient, seed {spec.cohort.split.seed}"),
         ("Slices", _slices(evidence)),

@@ -44,7 +44,7 @@ def check_cohort_and_network(run: Run) -> None:
     Raises:
         InputError: either.
     """
-    build_model(run.spec.defaults, usual_normalisation(run.windows))
+    build_model(run.spec.training, usual_normalisation(run.windows))
 
 
 def check_run(run: Run, asked: Asked) -> tuple[bool, WarmStart | None]:

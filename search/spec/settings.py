@@ -17,8 +17,9 @@ from data_prep.cohort.split import SplitConfig
 from data_prep.common.errors import InputError
 from data_prep.phantom.patients import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
-from lcnn.config import FORMATS, Format, Settings, TrainConfig
-from lcnn.settings_file import assign, parse_assignment, read_yaml, validate
+from lcnn.config import FORMATS, Format, HoldsTraining, Settings
+from lcnn.dotted import assign
+from lcnn.settings_file import parse_assignment, read_yaml, validate
 from search.spec.shipped import find_space
 from search.spec.space import SearchSpace
 
@@ -129,8 +130,8 @@ class ResourcesConfig(Settings):
     """GPUs to use; None: all there are, 0: train on the CPU."""
 
 
-class Spec(TrainConfig):
-    """A whole search, validated. Inherits the training settings that the search varies."""
+class Spec(HoldsTraining):
+    """A whole search, validated; its training is trial 0, the defaults."""
 
     name: str = "search"
     """Names the run folder: letters, digits, dots, hyphens and underscores, the first a letter or digit."""
@@ -158,6 +159,11 @@ class Spec(TrainConfig):
         return name
 
     @property
+    def epochs(self) -> int:
+        """Epochs of a whole training."""
+        return self.training.train.epochs
+
+    @property
     def step_unit(self) -> Literal["epochs", "folds"]:
         """What the steps of a trial are."""
         return "folds" if self.folds.count and self.folds.use == "fidelity" else "epochs"
@@ -165,12 +171,7 @@ class Spec(TrainConfig):
     @property
     def steps(self) -> int:
         """Results that a whole trial gives: its epochs, or its folds where these are its fidelity."""
-        return self.folds.count if self.step_unit == "folds" else self.train.epochs
-
-    @property
-    def defaults(self) -> TrainConfig:
-        """The file's own settings as a training configuration: trial 0."""
-        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
+        return self.folds.count if self.step_unit == "folds" else self.epochs
 
     def space(self, where: Path | str) -> SearchSpace:
         """The searched ranges over the defaults.
@@ -181,7 +182,7 @@ class Spec(TrainConfig):
         Raises:
             InputError: a range that is wrong; see `SearchSpace`.
         """
-        return SearchSpace(self.search, self.defaults, str(where))
+        return SearchSpace(self.search, self.training, str(where))
 
 
 @dataclass(frozen=True)

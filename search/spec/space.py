@@ -32,7 +32,8 @@ from pydantic import ValidationError
 
 from data_prep.common.errors import InputError
 from lcnn.config import TrainConfig
-from lcnn.settings_file import describe, known_keys
+from lcnn.dotted import known_keys, look_up, replaced
+from lcnn.settings_file import describe
 
 Value = bool | int | float | str | None
 Params = dict[str, Value]
@@ -215,23 +216,23 @@ class SearchSpace:
         Raises:
             ValidationError: the point is not valid, which a space that was built rules out.
         """
-        data = self.defaults.model_dump(mode="json")
+        values: dict[str, Any] = {}
         for name, entry in self.entries.items():
             chosen = params[name]
             if isinstance(entry, Alternatives):
                 option = entry.options[str(chosen)]
                 searched = {field: params[r.name] for field, r in option.searched}
-                _assign(data, name, {"name": chosen, **option.fixed, **searched})
+                values[name] = {"name": chosen, **option.fixed, **searched}
             else:
-                _assign(data, name, chosen)
-        return TrainConfig.model_validate_json(json.dumps(data))
+                values[name] = chosen
+        return replaced(self.defaults, values)
 
     def params(self, config: TrainConfig) -> Params:
         """The point at which a configuration lies; the reverse of `config`."""
         data = config.model_dump(mode="json")
         params: Params = {}
         for name, entry in self.entries.items():
-            value = _look_up(data, name)
+            value = look_up(data, name)
             if isinstance(entry, Alternatives):
                 params[name] = value["name"]
                 option = entry.options.get(value["name"], Option({}, ()))
@@ -260,8 +261,8 @@ class SearchSpace:
             raise self._fail(name, f"cannot be searched: {UNSEARCHABLE[name]}")
         data = self.defaults.model_dump(mode="json")
         try:
-            value = _look_up(data, name)
-        except (KeyError, TypeError):
+            value = look_up(data, name)
+        except (KeyError, AttributeError):
             known = list(known_keys(TrainConfig))
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"did you mean {close[0]}?" if close else f"searchable: {', '.join(known)}"
@@ -354,10 +355,8 @@ class SearchSpace:
                         self._try_value(searched.name, name, {**base, field: value})
 
     def _try_value(self, key: str, name: str, value: Any) -> None:
-        data = self.defaults.model_dump(mode="json")
-        _assign(data, name, value)
         try:
-            TrainConfig.model_validate_json(json.dumps(data))
+            replaced(self.defaults, {name: value})
         except ValidationError as error:
             raise self._fail(key, describe(error, TrainConfig)) from error
 
@@ -410,16 +409,3 @@ def suggest_one(trial: optuna.Trial, searched: Range) -> Value:
         return trial.suggest_int(searched.name, d.low, d.high)
     assert isinstance(d, FloatDistribution)
     return trial.suggest_float(searched.name, d.low, d.high, log=d.log)
-
-
-def _look_up(data: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        data = data[part]
-    return data
-
-
-def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, leaf = dotted.split(".")
-    for part in sections:
-        data = data[part]
-    data[leaf] = value

@@ -13,10 +13,10 @@ from statistics import fmean, median_low, stdev
 from typing import Any
 
 from data_prep.common.files import write_text_atomically
+from lcnn.dotted import replaced
 from lcnn.outcome import Outcome
 from search.errors import RunFailed
 from search.execution.trainings import Trained, Training
-from search.placement.memory import replaced
 from search.run.folder import RunFolder
 from search.spec.settings import ConfirmConfig
 from search.spec.space import SearchSpace

@@ -123,7 +123,7 @@ def export_winner(run: Run, job: FinalJob, evaluation: Mapping[str, Any]) -> lis
         evidence=Evidence(root.resolve().name, evaluation),
         on_step=lambda step: run.display.say(f"Exporting: {step}"),
     )
-    settings = TrainingConfig(**dict(model.config), picture=model.picture)
+    settings = TrainingConfig(training=model.config, picture=model.picture)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     write_text_atomically(root / "best_config.yaml", text)
     history = (trained / HISTORY).read_text(encoding="utf-8")

@@ -44,7 +44,7 @@ def write_run(folder: Path, *settings: str, cohort: str = "c0ffee") -> tuple[Run
 def write_search(folder: Path, *settings: str, cohort: str = "c0ffee", gain: float = 0.0) -> Path:
     """A run with a trial of each kind, a crashed one, and one that is not done."""
     run, spec = write_run(folder, *settings, cohort=cohort)
-    ledger = open_ledger(run, spec, SearchSpace(spec.search, spec.defaults, "file"))
+    ledger = open_ledger(run, spec, SearchSpace(spec.search, spec.training, "file"))
     for outcome, values in (*TRIALS, (Outcome.CRASHED, (0.95,))):
         number = ledger.ask()
         ledger.draw_params(number)

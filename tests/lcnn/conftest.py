@@ -12,6 +12,7 @@ from data_prep.cohort.split import Normalisation
 from data_prep.cohort.store import compile_store
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import TrainConfig
+from lcnn.dotted import assign
 from lcnn.network.torchvision_models import models
 from lcnn.training.fit import TrainingData
 
@@ -101,11 +102,7 @@ def make_config():
     def make(changes=None):
         fields = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
         for path, value in (changes or {}).items():
-            *parents, leaf = path.split(".")
-            place = fields
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[leaf] = value
+            assign(fields, path.split("."), value, "changes")
         return TrainConfig.model_validate(fields)
 
     return make

@@ -25,7 +25,7 @@ def load(tmp_path: Path, text: str, *, has_gpu: bool = False, **overrides: objec
     path = tmp_path / "space.yaml"
     path.write_text(text, encoding="utf-8")
     spec = load_spec(path, Overrides(**overrides), has_gpu=has_gpu)  # type: ignore[arg-type]
-    SearchSpace(spec.search, spec.defaults, str(path))
+    SearchSpace(spec.search, spec.training, str(path))
     return spec
 
 
@@ -33,15 +33,25 @@ def load(tmp_path: Path, text: str, *, has_gpu: bool = False, **overrides: objec
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
 def test_every_shipped_space_is_valid_in_every_profile(path: Path, profile: str) -> None:
     spec = load_spec(path, Overrides(profile=profile), has_gpu=False)
-    space = SearchSpace(spec.search, spec.defaults, str(path))
-    assert space.config(space.params(spec.defaults)) == spec.defaults
+    space = SearchSpace(spec.search, spec.training, str(path))
+    assert space.config(space.params(spec.training)) == spec.training
 
 
 def test_the_gpu_profile_of_the_shipped_space_is_the_full_model() -> None:
     spec = load_spec(SPACES / "lcnn.yaml", Overrides(profile="gpu"), has_gpu=True)
-    assert (spec.cohort.image_size, spec.model.width, spec.model.global_backbone) == (512, 32, "resnext50_32x4d")
-    assert (spec.T, spec.fusion.local, spec.loss.dice, spec.loss.alignment, spec.optim.lr) == (1, 0.7, 0.5, 0.1, 1e-3)
-    assert spec.schedule.model_dump() == {"name": "cosine_restarts", "t0": 10, "t_mult": 2}
+    assert (spec.cohort.image_size, spec.training.model.width, spec.training.model.global_backbone) == (
+        512,
+        32,
+        "resnext50_32x4d",
+    )
+    assert (
+        spec.training.T,
+        spec.training.fusion.local,
+        spec.training.loss.dice,
+        spec.training.loss.alignment,
+        spec.training.optim.lr,
+    ) == (1, 0.7, 0.5, 0.1, 1e-3)
+    assert spec.training.schedule.model_dump() == {"name": "cosine_restarts", "t0": 10, "t_mult": 2}
 
 
 @pytest.mark.parametrize(("has_gpu", "profile"), [(True, "gpu"), (False, "cpu")])
@@ -76,7 +86,7 @@ def test_a_searched_range_can_be_replaced_and_removed(tmp_path: Path) -> None:
     text = MINIMAL.replace("search:", "search:\n  T: {choice: [1, 2]}")
     spec = load(tmp_path, text, settings=("search.T=null", "T=3", "search.fusion.local={uniform: [0.5, 0.9]}"))
     assert set(spec.search) == {"optim.lr", "fusion.local"}
-    assert spec.T == 3
+    assert spec.training.T == 3
 
 
 BAD_FILES = {

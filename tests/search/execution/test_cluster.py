@@ -19,6 +19,7 @@ from tiny_cohort import SIDE, TINY
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_text_atomically
+from lcnn.dotted import replaced
 from lcnn.outcome import Outcome
 from search.console.display import Display
 from search.execution.measuring.cluster_probe import smallest_pool
@@ -35,7 +36,7 @@ from search.execution.session.cluster import (
     slots_on_cluster,
 )
 from search.execution.tune_search import ray_running, run_trials
-from search.placement.memory import MemoryPlan, MemoryProfile, replaced
+from search.placement.memory import MemoryPlan, MemoryProfile
 from search.placement.resources import plan_slots
 from search.run.folder import RunFolder
 from search.run.opened import Run

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from data_prep.common.errors import InputError
 from lcnn.config import TrainConfig
-from lcnn.settings_file import known_keys
+from lcnn.dotted import known_keys, look_up, replaced
 from search.errors import RunFailed
 from search.execution.measuring.probe import (
     ForkServer,
@@ -32,10 +32,8 @@ from search.placement.memory import (
     MemoryProfile,
     Peaks,
     Placement,
-    look_up,
     place,
     profile_grid,
-    replaced,
     share_of,
     space_profiles,
     stand_in,

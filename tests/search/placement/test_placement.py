@@ -8,9 +8,10 @@ import pytest
 from tiny_cohort import SIDE, TINY, tiny_context
 from watched_actor import WaitingActor, ray_that_finds_us, read_log
 
+from lcnn.dotted import replaced
 from lcnn.outcome import Outcome
 from search.execution.tune_search import run_trials
-from search.placement.memory import MemoryPlan, MemoryProfile, replaced
+from search.placement.memory import MemoryPlan, MemoryProfile
 from search.placement.resources import Slots, slots_by_memory
 from search.spec.settings import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
 from search.spec.space import SearchSpace

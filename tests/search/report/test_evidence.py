@@ -33,7 +33,7 @@ def run(tmp_path):
     spec = validate_spec({"search": RANGES, "train": {"epochs": 2}, "scheduler": {"grace": 1}}, "test")
     write_spec(run, spec)
     write_environment(run)
-    ledger = Ledger(run.study_url, "search", SearchSpace(spec.search, spec.defaults, "test"), spec.sampler)
+    ledger = Ledger(run.study_url, "search", SearchSpace(spec.search, spec.training, "test"), spec.sampler)
     for value, outcome in ((0.3, Outcome.COMPLETED), (0.5, Outcome.COMPLETED), (0.1, Outcome.DIVERGED)):
         number = ledger.ask()
         ledger.draw_params(number)
@@ -59,7 +59,7 @@ def run(tmp_path):
 
 def opened(run):
     spec = run.read_spec()
-    space = SearchSpace(spec.search, spec.defaults, "test")
+    space = SearchSpace(spec.search, spec.training, "test")
     return Ledger(run.study_url, "search", space, spec.sampler), space
 
 

@@ -27,7 +27,7 @@ def other(tmp_path: Path) -> Path:
     run.root.mkdir()
     spec = Spec.model_validate({"name": "other", "search": THERE, "fusion": {"local": 0.6}})
     write_spec(run, spec)
-    space = SearchSpace(spec.search, spec.defaults, "other")
+    space = SearchSpace(spec.search, spec.training, "other")
     ledger = Ledger(run.study_url, "search", space, SamplerConfig())
     points: list[Params] = [{"T": 2, "optim.lr": 2e-3}, {"T": 3, "optim.lr": 5e-2}, {"T": 3, "optim.lr": 3e-3}]
     ledger.warm_start([*points, {"T": 1, "optim.lr": 1e-5}])

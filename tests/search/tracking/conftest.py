@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> RunFolder:
     write_spec(run, spec)
     write_environment(run)
     run.split.write_text(Split(cohort_hash="c0ffee", seed=0, train=("a",), val=("b",), test=("c",)).model_dump_json())
-    space = SearchSpace(spec.search, spec.defaults, "file")
+    space = SearchSpace(spec.search, spec.training, "file")
     ledger = open_ledger(run, spec, space)
     for outcome in OUTCOMES:
         finish_trial(ledger, space, run, outcome)

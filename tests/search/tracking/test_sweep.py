@@ -45,7 +45,7 @@ SMALL = (
 
 def load(profile: str, *settings: str) -> tuple[Spec, SearchSpace]:
     spec = load_spec(SPACE_FILE, Overrides(profile, settings), has_gpu=False)
-    return spec, SearchSpace(spec.search, spec.defaults, "file")
+    return spec, SearchSpace(spec.search, spec.training, "file")
 
 
 def write_sweep(folder: Path, profile: str, *settings: str) -> dict[str, Any]:
