@@ -128,9 +128,10 @@ def _model(settings: ModelSettings, parameters: int) -> str:
     crop = "cropped to the head and resized" if settings.picture.crop == "head" else "resized"
     return (
         f"The network sees {2 * training.T + 1} neighbouring slices (T = {training.T}) and an overview of the volume, "
-        f"and marks lesion on the slice in the middle. A local path on the aligned stack gives "
-        f"{training.fusion.local:.0%} of the logits, a global path ({training.model.global_backbone}) on the middle slice the rest. {parameters:,} "
-        f"parameters. Slices are {crop} to {side} x {side} pixels{_windows(settings)}.{_preparation(settings.picture)}"
+        "and marks lesion on the slice in the middle. A local path on the aligned stack gives "
+        f"{training.fusion.local:.0%} of the logits, a global path ({training.model.global_backbone}) on the middle "
+        f"slice the rest. {parameters:,} parameters. Slices are {crop} to {side} x {side} pixels{_windows(settings)}."
+        f"{_preparation(settings.picture)}"
     )
 
 
