@@ -4,6 +4,7 @@ The classes hold values only; `lcnn.network.model.build_model`, `lcnn.training.s
 `lcnn.training.fit.fit` turn them into objects. All are frozen and refuse unknown fields.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -202,11 +203,12 @@ class HoldsTraining(Settings):
 
     training: TrainConfig = TrainConfig()
 
-    @model_validator(mode="before")
     @classmethod
-    def _gathered(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or isinstance(data.get(TRAINING), TrainConfig):
-            return data
+    def gathered(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A file's values with those of the training in a mapping of their own; the reverse of how these are dumped.
+
+        Not done by a validator, after whose work pydantic no longer takes the values for JSON's, and lists for tuples.
+        """
         # A key of this name in a file goes along, and is refused there.
         own = {name: value for name, value in data.items() if name in TrainConfig.model_fields or name == TRAINING}
         return {**{name: value for name, value in data.items() if name not in own}, TRAINING: own}

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from data_prep.common.errors import InputError, first_line
-from lcnn.config import TRAINING, Schedule
+from lcnn.config import TRAINING, HoldsTraining, Schedule
 from lcnn.dotted import known_keys
 
 SCHEDULES = tuple(option.model_fields["name"].default for option in get_args(get_args(Schedule)[0]))
@@ -26,7 +26,8 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
     """
     try:
         # Through JSON, so that lists become tuples while text is never taken for a number.
-        return model.model_validate_json(json.dumps(data))
+        values = model.gathered(data) if issubclass(model, HoldsTraining) else data
+        return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise InputError(f"{where}: {describe(error, model)}") from error
     except (TypeError, ValueError) as error:

@@ -177,7 +177,7 @@ def _read_checkpoint(path: Path) -> tuple[ModelSettings, Mapping[str, Tensor], P
         weights = dict(state["model"])
         statistics = {name: weights.pop(name) for name in STATISTICS}
         settings = ModelSettings(
-            **dict(config),
+            training=config,
             picture=PictureConfig.model_validate(state["picture"]),
             windows=tuple(Window.model_validate(window) for window in state.get("windows", ())),
             normalisation=_normalisation(statistics),

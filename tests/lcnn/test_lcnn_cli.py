@@ -12,6 +12,7 @@ from PIL import Image
 
 from lcnn.__main__ import main
 from lcnn.config import TrainingConfig
+from lcnn.settings_file import validate
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def config_file(tmp_path_factory):
         "train": {"epochs": 2, "batch_size": 4},
         "picture": {"image_size": 32, "crop": "none"},
     }
-    TrainingConfig.model_validate_json(json.dumps(settings))
+    validate(TrainingConfig, settings, "here")
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return path
 

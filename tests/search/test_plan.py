@@ -101,7 +101,7 @@ def own_spec(tmp_path: Path, **changes: Any) -> Spec:
         write_cohort(root)
     thirds = SplitConfig(train=0.34, val=0.33, test=0.33)
     cohort = CohortConfig(root=str(root), image_size=SIDE, split=thirds)
-    return Spec(**{**dict(TINY), "search": ENDLESS, "cohort": cohort, **changes})
+    return Spec(**{"training": TINY, "search": ENDLESS, "cohort": cohort, **changes})
 
 
 def test_a_dry_run_reads_the_cohort_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

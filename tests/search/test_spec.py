@@ -61,9 +61,9 @@ def test_auto_takes_the_profile_of_the_hardware(tmp_path: Path, has_gpu: bool, p
 
 def test_the_command_line_overrides_the_profile_which_overrides_the_file(tmp_path: Path) -> None:
     text = MINIMAL.replace("name: small", "name: small\nmodel: {width: 16}")
-    assert load(tmp_path, text, profile="gpu").model.width == 16
-    assert load(tmp_path, text).model.width == 8
-    assert load(tmp_path, text, settings=("model.width=12",)).model.width == 12
+    assert load(tmp_path, text, profile="gpu").training.model.width == 16
+    assert load(tmp_path, text).training.model.width == 8
+    assert load(tmp_path, text, settings=("model.width=12",)).training.model.width == 12
 
 
 def test_trials_hours_and_name_reach_the_spec(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_winner_is_exported_to_all_graphs_or_to_those_that_are_named(tmp_pat
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
-    assert load(tmp_path, MINIMAL, settings=("optim.lr=1e-3",)).optim.lr == 0.001
+    assert load(tmp_path, MINIMAL, settings=("optim.lr=1e-3",)).training.optim.lr == 0.001
 
 
 def test_a_searched_range_can_be_replaced_and_removed(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_a_cluster_is_packed_by_memory_that_is_measured_on_its_smallest_node(
     uneven_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ranges = {"T": {"choice": [1, 2]}, "optim.lr": {"log": [1e-4, 1e-2]}}
-    spec = Spec(**dict(TINY), cohort=CohortConfig(image_size=SIDE, fallback="phantom"), search=ranges)
+    spec = Spec(training=TINY, cohort=CohortConfig(image_size=SIDE, fallback="phantom"), search=ranges)
     space = SearchSpace(ranges, TINY, "file")
     run = Run(spec, RunFolder(tmp_path), tmp_path, Display(), "file")
     weights = run.folder.memory

@@ -12,7 +12,7 @@ from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.run.folder import RunFolder, write_spec
 from search.run.warm_start import read_warm_start
-from search.spec.settings import SamplerConfig, Spec
+from search.spec.settings import SamplerConfig, validate_spec
 from search.spec.space import Params, SearchSpace
 from search.study.ledger import Ledger
 
@@ -25,7 +25,7 @@ def other(tmp_path: Path) -> Path:
     """A finished run: T and the learning rate searched, the local share fixed at 0.6."""
     run = RunFolder(tmp_path / "other")
     run.root.mkdir()
-    spec = Spec.model_validate({"name": "other", "search": THERE, "fusion": {"local": 0.6}})
+    spec = validate_spec({"name": "other", "search": THERE, "fusion": {"local": 0.6}}, "file")
     write_spec(run, spec)
     space = SearchSpace(spec.search, spec.training, "other")
     ledger = Ledger(run.study_url, "search", space, SamplerConfig())
