@@ -162,12 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answer(options: argparse.Namespace) -> int:
     # Imported after parsing: torch, Ray and MONAI take seconds, which --help need not wait for.
-    from optuna.exceptions import StorageInternalError  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
     from search.console.display import Display  # noqa: PLC0415
     from search.errors import RunFailed  # noqa: PLC0415
-    from search.run.storage import redact  # noqa: PLC0415
+    from search.run.database import STUDY_ERRORS, redact  # noqa: PLC0415
 
     display = Display()
     try:
@@ -176,7 +173,7 @@ def _answer(options: argparse.Namespace) -> int:
         return _end(display, 2, f"error: {error}")
     except (RunFailed, OSError) as error:
         return _end(display, 1, f"failed: {error}")
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except STUDY_ERRORS as error:
         reason = redact(first_line(error.__cause__ or error))
         return _end(display, 1, f"failed: the study cannot be written ({reason}); {STUDY_REMEDY}")
     finally:
@@ -198,26 +195,27 @@ def _execute(options: argparse.Namespace, display: "Display") -> None:
 
 
 def _search(options: argparse.Namespace, display: "Display") -> None:
-    import torch  # noqa: PLC0415
-
+    from search.spec.hardware import has_gpu  # noqa: PLC0415
     from search.spec.settings import Extension, Overrides, command_line_limits, load_spec  # noqa: PLC0415
 
-    # The space first: who wrote it wrongly need not wait for Ray.
+    # The space first: who wrote it wrongly need not wait for torch and Ray.
     overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
-    spec = load_spec(options.space, overrides, has_gpu=torch.cuda.is_available())
+    spec = load_spec(options.space, overrides, has_gpu=has_gpu())
 
-    from search.commands import wandb_sync  # noqa: PLC0415
-    from search.commands.dry_run import dry_run  # noqa: PLC0415
-    from search.commands.search import run_search  # noqa: PLC0415
-    from search.run.checks import Asked  # noqa: PLC0415
     from search.run.opened import run_of  # noqa: PLC0415
-    from search.run.session import RayView  # noqa: PLC0415
 
     run = run_of(spec, options.space, options.results, display)
     if options.dry_run:
+        from search.commands.dry_run import dry_run  # noqa: PLC0415
+        from search.run.checks import Asked  # noqa: PLC0415
+
         asked = Asked(bool(options.more_trials or options.more_hours), options.warm_start, options.address)
         dry_run(run, str(options.space), asked)
         return
+    from search.commands import wandb_sync  # noqa: PLC0415
+    from search.commands.search import run_search  # noqa: PLC0415
+    from search.run.session import RayView  # noqa: PLC0415
+
     wandb_mode = wandb_sync.chosen_mode(options.wandb)
     run_search(
         run,

@@ -39,15 +39,14 @@ from typing import Any, Protocol, TypeVar
 import optuna
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
-from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError, first_line
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from lcnn.training.fit import EpochResult
+from search.run.database import STUDY_ERRORS
 from search.spec.settings import BudgetConfig, Overrides, Spec, load_spec
 from search.spec.space import Alternatives, Params, Range, SearchSpace
 from search.study.conductor import Conductor, Proposal
@@ -109,7 +108,7 @@ class RecordedCourses:
             raise InputError(f"{path}: not found; --run takes the folder of a run, as results/lcnn-cpu")
         try:
             trials = optuna.load_study(study_name="search", storage=f"sqlite:///{path.resolve()}").trials
-        except (SQLAlchemyError, StorageInternalError, KeyError) as error:
+        except (*STUDY_ERRORS, KeyError) as error:
             raise InputError(f"{path}: not a readable study ({first_line(error)}); choose another --run") from error
         recorded = [
             ([value for _, value in sorted(t.intermediate_values.items())], t.user_attrs[SECONDS])
@@ -417,7 +416,7 @@ def _simulate_somewhere(setting: Setting, workers: int, url: str | None) -> Flee
     with tempfile.TemporaryDirectory(prefix="lcnn-scale-") as folder:
         try:
             return simulate(setting, workers, url or f"sqlite:///{folder}/study.db", f"scale-{workers}")
-        except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        except (*STUDY_ERRORS, ImportError) as error:
             raise InputError(f"--study: {url}: cannot be used ({first_line(error)})") from error
 
 

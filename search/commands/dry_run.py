@@ -13,8 +13,6 @@ from data_prep.common.wording import counted
 from lcnn.config import TrainConfig
 from search.console.words import minutes
 from search.execution.measuring.slots import recalled_slots
-from search.execution.session.cluster import cluster_slots
-from search.execution.tune_search import ray_running
 from search.placement.rehearsal import Rehearsal
 from search.placement.resources import Slots, is_placed_by_memory, thread_warning
 from search.run.checks import NOTHING_ASKED, Asked, check_cohort_and_network, check_parts, check_run
@@ -154,8 +152,7 @@ def dry_run(run: Run, where: str, asked: Asked = NOTHING_ASKED) -> None:
         _ = run.ledger  # opened, it is seen to be readable
     slots = recalled_slots(run)
     if asked.address is not None:
-        with ray_running(slots, asked.address):
-            slots = cluster_slots(spec.resources)
+        slots = _slots_there(spec, slots, asked.address)
     trials = planned_trials(spec, space)
     cohort = read_cohort(place.root, cache_folder(place.root, run.results / CACHE)) if place.is_there else None
     if asked.address is None and (warning := thread_warning(spec.resources)):
@@ -196,6 +193,15 @@ def dry_run(run: Run, where: str, asked: Asked = NOTHING_ASKED) -> None:
     display.say(f"  confirming {minutes(time_s.confirm_s)} for the best trials and the defaults, with other seeds")
     display.say(f"  training   {minutes(time_s.final_s)} for the winner and the defaults")
     display.say(f"  in all     {minutes(time_s.total_s)}")
+
+
+def _slots_there(spec: Spec, slots: Slots, address: str) -> Slots:
+    # Ray takes half a second to import, which a plan for this machine can do without.
+    from search.execution.session.cluster import cluster_slots  # noqa: PLC0415
+    from search.execution.tune_search import ray_running  # noqa: PLC0415
+
+    with ray_running(slots, address):
+        return cluster_slots(spec.resources)
 
 
 def describe_cohort(place: CohortPlace, cohort: Cohort | None) -> str:

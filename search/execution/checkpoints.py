@@ -7,7 +7,7 @@ epoch, stays while the trial is among the best. ``history.csv`` always stays.
 from collections.abc import Iterable
 
 from search.execution.trial import TrialContext, stored_as
-from search.run.storage import CheckpointStore
+from search.run.checkpoint_store import CheckpointStore
 from search.study.ledger import DEFAULTS, TrialRecord
 
 

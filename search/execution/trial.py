@@ -21,7 +21,7 @@ from lcnn.training.fit import EpochResult, TrainingData, fit
 from lcnn.training.folds import Begin, one_by_one, side_by_side
 from search.execution.trial_name import trial_name
 from search.placement.resources import Slots
-from search.run.storage import FILES, CheckpointStore, mirrored
+from search.run.checkpoint_store import FILES, CheckpointStore, mirrored
 
 OUTCOME_KEY = "outcome"
 HALT_KEY = "halt"

@@ -16,10 +16,10 @@ from data_prep.common.errors import InputError
 from data_prep.phantom.patients import PhantomConfig, is_lesion_free, patient_name
 from lcnn.network.model import build_model
 from search.placement.rehearsal import usual_normalisation
+from search.run.database import check_study_is_free
 from search.run.folder import RunFolder, check_spec
 from search.run.opened import Run
 from search.run.prepare import CACHE, prepare
-from search.run.storage import CheckpointStore, check_study_is_free
 from search.run.study import study_of
 from search.run.warm_start import WarmStart, read_warm_start
 
@@ -64,12 +64,16 @@ def check_run(run: Run, asked: Asked) -> tuple[bool, WarmStart | None]:
     if asked.extension and not resumed:
         raise InputError(f"{folder.root}: no run to extend; start it with --trials N, without a plus")
     place = study_of(run.spec, folder)
-    store = CheckpointStore(storage.checkpoints) if storage.checkpoints else None
     if resumed:
         folder.check_test_openings()
     else:
         check_study_is_free(place)
-        if store is not None:
+    if storage.checkpoints is not None:
+        # pyarrow takes a third of a second to import, which a run that needs no storage can do without.
+        from search.run.checkpoint_store import CheckpointStore  # noqa: PLC0415
+
+        store = CheckpointStore(storage.checkpoints)
+        if not resumed:
             store.check_is_free(folder.root.resolve().name, tries=False)
     return resumed, warm
 

@@ -19,8 +19,8 @@ import yaml
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import locked, refuse_unwritable, write_text_atomically
 from lcnn.settings_file import read_yaml
+from search.run.database import redact
 from search.run.openings import add_opening, check_openings, read_openings
-from search.run.storage import redact
 from search.spec.settings import Spec, validate_spec
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "monai", "numpy", "scipy", "pandas", "pillow")

@@ -1,11 +1,8 @@
 """A run's study, wherever it lies."""
 
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
-
 from data_prep.common.errors import InputError, first_line
+from search.run.database import STUDY_ERRORS, StudyPlace, explaining_study, study_place
 from search.run.folder import RunFolder
-from search.run.storage import StudyPlace, explaining_study, study_place
 from search.spec.settings import Spec
 from search.spec.space import SearchSpace
 from search.study.ledger import Ledger
@@ -35,5 +32,5 @@ def open_ledger(run: RunFolder, spec: Spec, space: SearchSpace) -> Ledger:
             return Ledger(place.url, place.name, space, spec.sampler, price)
     try:
         return Ledger(place.url, place.name, space, spec.sampler, price)
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except STUDY_ERRORS as error:
         raise InputError(f"{run.study}: not a readable study ({first_line(error)}); restore it from a copy") from error

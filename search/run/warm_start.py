@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.common.errors import InputError, first_line
+from search.run.database import STUDY_ERRORS
 from search.run.folder import RunFolder
 from search.spec.space import Params, SearchSpace, Value
 
@@ -89,7 +88,7 @@ def _best_trials(source: str, url: str, name: str, most: int) -> list[FrozenTria
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     except KeyError as error:
         raise InputError(f"{source}: holds no study of that name; leave the name out to see them") from error
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+    except (*STUDY_ERRORS, ImportError) as error:
         raise InputError(f"{source}: not a readable study ({first_line(error)}); give a run folder") from error
     if not trials:
         raise InputError(f"{source}: none of its trials is completed; give a run that has searched")

@@ -1,6 +1,7 @@
 """The second stage: how many trials fit side by side, by what trainings are seen to take."""
 
-from search.execution.measuring.slots import measured_slots, slots_measured_there
+from search.execution.measuring.cluster_probe import slots_measured_there
+from search.execution.measuring.slots import measured_slots
 from search.execution.session.cluster import slots_on_cluster
 from search.run.opened import Run
 from search.stages.train_finally import TrainFinally

@@ -1,9 +1,9 @@
 """The first stage: the cohort, compiled and split, and the run folder with its study."""
 
 from search.placement.resources import thread_warning
+from search.run.checkpoint_store import CheckpointStore
 from search.run.folder import write_environment, write_spec
 from search.run.opened import Run
-from search.run.storage import CheckpointStore
 from search.stages.stage import OffRay
 
 

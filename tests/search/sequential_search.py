@@ -11,7 +11,7 @@ from curves import dice_after, epoch_result
 
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
-from search.run.storage import study_place
+from search.run.database import study_place
 from search.spec.settings import BudgetConfig, SamplerConfig, StorageConfig
 from search.spec.space import SearchSpace
 from search.study.conductor import Conductor

@@ -15,16 +15,9 @@ from sqlalchemy.engine import make_url
 
 from data_prep.common.errors import InputError
 from lcnn.outcome import Outcome
+from search.run.checkpoint_store import CheckpointStore, mirrored
+from search.run.database import PASSWORD_VARIABLE, StudyPlace, check_study_is_free, redact, study_place
 from search.run.folder import RunFolder, check_spec, write_spec
-from search.run.storage import (
-    PASSWORD_VARIABLE,
-    CheckpointStore,
-    StudyPlace,
-    check_study_is_free,
-    mirrored,
-    redact,
-    study_place,
-)
 from search.spec.settings import SamplerConfig, Spec, StorageConfig
 from search.spec.space import SearchSpace
 from search.study.ledger import Ledger

@@ -8,8 +8,36 @@ import ray
 from data_prep.common.errors import last_line
 from search.errors import RunFailed
 from search.execution.measuring.probe import ForkServer, MemoryPool, main_memory, smallest_gpu
-from search.execution.session.cluster import Node, name_of, on_node
-from search.placement.resources import Slots
+from search.execution.measuring.slots import measure
+from search.execution.session.cluster import Node, cluster_nodes, name_of, on_node, slots_by_memory_of
+from search.placement.resources import Slots, is_placed_by_memory
+from search.run.opened import Run
+
+
+def slots_measured_there(run: Run) -> Slots:
+    """The trial slots of the cluster that was joined, measured on the node that has the smallest pool.
+
+    Raises:
+        InputError: the file of an earlier session is damaged.
+        RunFailed: a training broke off for another reason than memory.
+    """
+    resources, slots, display = run.spec.resources, run.slots, run.display
+    nodes = [node for node in cluster_nodes() if node.count(slots)]
+    if not is_placed_by_memory(resources, slots) or not nodes:
+        # A cluster that is yet to grow has no node to measure on; there a trial has a whole GPU.
+        display.say(f"Trials: {slots}")
+        return slots
+    pools = pools_of(nodes, slots.device)
+    node, pool = smallest_pool(pools)
+    if len(set(pools.values())) > 1:
+        display.say(
+            f"The nodes differ; trials are planned for the smallest, {pool.total_bytes / 1e9:.1f} GB ({pool.name})"
+        )
+    with NodeBench(node, slots) as bench:
+        memory = measure(run, slots, bench, pool)
+    slots = slots_by_memory_of(nodes, resources, slots, memory)
+    display.say(f"Memory: {memory}; trials: {slots}")
+    return slots
 
 
 def pools_of(nodes: Sequence[Node], device: Literal["cpu", "cuda"]) -> dict[Node, MemoryPool]:
@@ -45,7 +73,7 @@ class NodeBench:
 
     def __init__(self, node: Node, slots: Slots) -> None:
         self._node = node
-        actor = ray.remote(_WorkshopActor).options(
+        actor = ray.remote(_BenchActor).options(
             num_cpus=slots.threads, num_gpus=1 if slots.device == "cuda" else 0, scheduling_strategy=on_node(node)
         )
         self._actor = actor.remote()
@@ -68,7 +96,7 @@ class NodeBench:
             raise RunFailed(f"node {name_of(self._node)}: {last_line(error)}") from error
 
 
-class _WorkshopActor:
+class _BenchActor:
     """A fork_server in a worker."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from lcnn.outcome import Outcome
 from search.execution.checkpoints import CheckpointKeeper
 from search.execution.trial import TrialContext, stored_as
 from search.placement.resources import Slots
-from search.run.storage import CheckpointStore
+from search.run.checkpoint_store import CheckpointStore
 from search.study.ledger import TrialRecord
 
 

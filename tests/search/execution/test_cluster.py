@@ -22,9 +22,8 @@ from data_prep.common.files import write_text_atomically
 from lcnn.dotted import replaced
 from lcnn.outcome import Outcome
 from search.console.display import Display
-from search.execution.measuring.cluster_probe import smallest_pool
+from search.execution.measuring.cluster_probe import slots_measured_there, smallest_pool
 from search.execution.measuring.probe import MemoryPool, main_memory, recall_memory
-from search.execution.measuring.slots import slots_measured_there
 from search.execution.session.cluster import (
     Node,
     check_address,
