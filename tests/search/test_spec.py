@@ -105,6 +105,10 @@ BAD_FILES = {
     ),
     "enormous seed": ("train: {seed: 99999999999}", ["train.seed", "less than"]),
     "name with a slash": ("name: a/b", ["name", "letters, digits"]),
+    "two sections at odds": (
+        "train: {epochs: 4, batch_size: 1}\nmodel: {norm: batch}",
+        ["space.yaml: model.norm: batch needs two stacks", "set norm: group"],
+    ),
 }
 
 
