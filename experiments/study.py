@@ -43,7 +43,7 @@ from lcnn.scoring.comparison import compare_models
 from lcnn.scoring.evaluate import evaluate
 from lcnn.scoring.evaluation import write_patients
 from lcnn.scoring.intervals import Estimate, estimate_mean
-from lcnn.settings_file import assign
+from lcnn.settings_file import assign, validate
 from lcnn.training.fit import Build, TrainingData, fit
 from search.errors import RunFailed
 from search.spec.settings import Overrides, Spec, load_spec
@@ -212,6 +212,9 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
     }
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
+        # Read as settings, for an earlier version may have named options that are no more.
+        picture = validate(PictureConfig, kept["picture"], f"{path}: picture")
+        kept["picture"] = picture.model_dump(mode="json", exclude_none=True)
         other = [key for key, value in asked.items() if kept[key] != value]
         if other:
             raise InputError(f"{path}: holds a study with another {', '.join(other)}; choose another --out")

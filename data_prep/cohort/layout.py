@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from data_prep.cohort.groups import in_words
-from data_prep.common.errors import InputError, first_line
+from data_prep.common.errors import InputError, first_fault, first_line
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
 from data_prep.common.wording import pasted
@@ -290,14 +290,8 @@ def read_manifest(manifest: Path) -> Cohort:
     try:
         return Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = _first_fault(error) if isinstance(error, ValidationError) else first_line(error)
+        reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
-
-
-def _first_fault(error: ValidationError) -> str:
-    """Where the content is wrong, and how."""
-    fault = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
 
 
 def _verify(root: Path, manifest: Path) -> Cohort:

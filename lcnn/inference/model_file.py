@@ -180,7 +180,7 @@ def _read_checkpoint(path: Path) -> tuple[ModelSettings, Mapping[str, Tensor], P
         statistics = {name: weights.pop(name) for name in STATISTICS}
         settings = ModelSettings(
             **dict(config),
-            picture=PictureConfig.model_validate(state["picture"]),
+            picture=validate(PictureConfig, state["picture"], f"{path}: picture"),
             windows=tuple(Window.model_validate(window) for window in state.get("windows", ())),
             normalisation=_normalisation(statistics),
         )
