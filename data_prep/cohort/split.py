@@ -315,14 +315,14 @@ def training_normalisation(store: Store, split: Split) -> Normalisation:
         for window in range(store.window_count):
             pixels = store.windows_NKSS[entry.start : entry.stop, window].ravel()
             counts_KG[window] += np.bincount(pixels, minlength=256)
-    statistics = [_mean_and_deviation(counts_G) for counts_G in counts_KG]
+    statistics = [mean_and_deviation(counts_G) for counts_G in counts_KG]
     if any(std == 0 for _, std in statistics):
         raise InputError(f"{store.folder}: the training slices hold no contrast; check the exported images")
     mean, std = zip(*statistics, strict=True)
     return Normalisation(mean=mean, std=std)
 
 
-def _mean_and_deviation(counts_G: NDArray[np.int64]) -> tuple[float, float]:
+def mean_and_deviation(counts_G: NDArray[np.int64]) -> tuple[float, float]:
     """Of grey values above 0, from the number of pixels of each."""
     counts_G = np.where(np.arange(256) > 0, counts_G, 0)
     values = np.arange(256)
