@@ -235,10 +235,6 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
     return kept
 
 
-def _size(study: Study, contender: Contender) -> int:
-    return parameters(contender.build(contender.config(study.config), study.data(contender).normalisation))
-
-
 def compare(tables: Sequence[tuple[Job, Path]]) -> dict[str, Any]:
     """Means over the patients, each patient's value a mean over the seeds, and the first compared with the others.
 
