@@ -30,7 +30,7 @@ from data_prep.cohort.groups import in_words
 from data_prep.common.errors import InputError, first_fault, first_line
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
-from data_prep.common.wording import pasted
+from data_prep.common.wording import few, pasted
 from data_prep.intensity.window import COLOURS, KeptHu, Window
 
 IMAGE_FOLDERS = ("images", "image")
@@ -325,14 +325,8 @@ def _difference(known: Cohort, found: Cohort) -> str:
     after = {patient.id: patient.hash for patient in found.patients}
     changed = [patient for patient in before if patient in after and before[patient] != after[patient]]
     groups = {"added": after.keys() - before.keys(), "gone": before.keys() - after.keys(), "changed": changed}
-    told = [f"{word}: {_few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
+    told = [f"{word}: {few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
     return "; ".join(told) or "their order changed"
-
-
-def _few(names: Iterable[str], most: int = 3) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
 
 
 def part_folder(root: Path, names: tuple[str, ...]) -> Path:
