@@ -33,7 +33,7 @@ from data_prep.common.progress import bar
 from data_prep.common.wording import counted
 from data_prep.intensity.window_options import add_window_options, chosen_windows
 from data_prep.phantom.cohort import build_phantom_cohort
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 
 COMMANDS: Mapping[str, tuple[ModuleType, str]] = {
     "download": (download, "fetch a cohort as two ZIP files from Google Drive"),

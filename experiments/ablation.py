@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from experiments.study import Contender, parser, run_study
 from lcnn.config import TrainConfig
 from lcnn.network.local_path import FOLD, columns, planes

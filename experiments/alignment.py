@@ -26,7 +26,7 @@ from data_prep.cohort.store import Store
 from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import AugmentConfig, ModelConfig
 from lcnn.network.alignment import AlignmentNetwork, asymmetry

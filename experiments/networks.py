@@ -14,7 +14,7 @@ import torch
 from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
 from torch import Tensor, nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.network.alignment import Pose
 from lcnn.network.local_path import init_prior

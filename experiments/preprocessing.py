@@ -19,10 +19,6 @@ PREPARATIONS = (
     Contender("none", build_model, shown={"crop": "none"}),
     Contender("crop_couch", build_model, shown={"crop": "head", "remove_couch": True}),
     Contender("crop_skull", build_model, shown={"crop": "head", "strip_skull": True}),
-    Contender("crop_midline", build_model, shown={"crop": "head", "align_midline": True}),
-    Contender(
-        "all", build_model, shown={"crop": "head", "remove_couch": True, "strip_skull": True, "align_midline": True}
-    ),
 )
 
 

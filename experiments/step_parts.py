@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import lcnn.network.model
 import lcnn.training.fit
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from lcnn.config import OptimConfig, TrainConfig
 from lcnn.network.stacks import StackSource
 from lcnn.training.fit import Build, TrainingData

@@ -26,13 +26,14 @@ from torch import nn
 
 from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import MANIFEST, Cohort
-from data_prep.cohort.split import Split, SplitConfig, lock_split, training_normalisation
+from data_prep.cohort.normalisation import training_normalisation
+from data_prep.cohort.split import Split, SplitConfig, lock_split
 from data_prep.cohort.store import Store
 from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_text_atomically
 from data_prep.phantom.cohort import build_phantom_cohort
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from experiments.networks import parameters
 from lcnn.checkpoint import load_checkpoint
@@ -44,6 +45,7 @@ from lcnn.scoring.comparison import compare_models
 from lcnn.scoring.evaluate import evaluate
 from lcnn.scoring.evaluation import write_patients
 from lcnn.scoring.intervals import Estimate, estimate_mean
+from lcnn.settings_file import validate
 from lcnn.training.fit import Build, TrainingData, fit
 from search.errors import RunFailed
 from search.spec.settings import Overrides, Spec, load_spec
@@ -212,6 +214,9 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
     }
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
+        # Read as settings, for an earlier version may have named options that are no more.
+        picture = validate(PictureConfig, kept["picture"], f"{path}: picture")
+        kept["picture"] = picture.model_dump(mode="json", exclude_none=True)
         other = [key for key, value in asked.items() if kept[key] != value]
         if other:
             raise InputError(f"{path}: holds a study with another {', '.join(other)}; choose another --out")
@@ -230,10 +235,6 @@ def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[
     }
     write_text_atomically(path, json.dumps(kept, indent=1) + "\n")
     return kept
-
-
-def _size(study: Study, contender: Contender) -> int:
-    return parameters(contender.build(contender.config(study.config), study.data(contender).normalisation))
 
 
 def compare(tables: Sequence[tuple[Job, Path]]) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from data_prep.cohort.compiled import cache_folder, compile_cohort
 from data_prep.cohort.layout import Cohort, open_cohort, spacing_of
+from data_prep.cohort.normalisation import training_normalisation
 from data_prep.cohort.pixels import pixels_of
-from data_prep.cohort.split import SplitConfig, lock_split, read_split, training_normalisation
+from data_prep.cohort.split import SplitConfig, lock_split, read_split
 from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
 from data_prep.common.wording import counted

@@ -101,18 +101,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def describe(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """The first fault of a validation as ``key: what; remedy``, and how many more there are."""
     faults = error.errors(include_url=False)
     first = faults[0]
     loc = first["loc"][1:] if first["loc"][:1] == (TRAINING,) else first["loc"]
-    key = prefix + ".".join(str(part) for part in loc if not _is_union_tag(part, loc))
+    key = ".".join(str(part) for part in loc if not _is_union_tag(part, loc))
     if first["type"] == "extra_forbidden":
-        text = f"{key}: unknown key; {_nearest(key.removeprefix(prefix), model)}"
+        text = f"{key}: unknown key; {_nearest(key, model)}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         shown = json.dumps(first["input"], default=str)
-        text = f"{key}: {message[0].lower()}{message[1:]}"
+        text = ": ".join(filter(None, (key, message[0].lower() + message[1:])))
         if len(shown) <= 60 and first["type"] not in ("missing", "value_error"):
             text += f" (given: {shown})"
     return text + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")

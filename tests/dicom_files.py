@@ -13,6 +13,9 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1
 
+from data_prep.sources.dicom.studies import find_studies
+from data_prep.sources.dicom.study import DicomScan, open_files
+
 SUPINE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SIZE = (40, 36)
 SPACING_MM = (4.0, 5.0)
@@ -221,6 +224,11 @@ def write_jpeg_lossless(folder: Path, *, count: int = 12) -> Path:
         made.RescaleIntercept = 0
 
     return write_series(folder, count=count, change=pack)
+
+
+def open_dicom(folder: Path, series: int | None = None) -> DicomScan:
+    """The head CT of a folder that holds one study."""
+    return open_files([file for study in find_studies(folder).complete() for file in study.files], series)
 
 
 def edit(file: Path, change: Callable[[Dataset], None]) -> None:

@@ -107,11 +107,16 @@ def _signatures(data: CompiledCohort, names: tuple[str, ...]) -> _Signatures:
             continue
         entry = data.store.patients[patient.id]
         stored_ZSS = data.store.images_NSS[entry.start : entry.stop]
-        head_Z = (stored_ZSS >= BRIGHT).mean(axis=(1, 2))
-        for place in np.flatnonzero((head_Z > 0) & (head_Z >= LEAST_HEAD * head_Z.max())).tolist():
+        for place in telling_slices(stored_ZSS).tolist():
             owners.append((patient, place))
             pictures.append(_in_own_frame(stored_ZSS[place], entry))
     return _Signatures(owners, normalised(np.array(pictures, dtype=np.float32).reshape(-1, SIDE, SIDE)))
+
+
+def telling_slices(image_ZHW: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Places of the slices that show enough head to be compared."""
+    head_Z = (image_ZHW >= BRIGHT).mean(axis=(1, 2))
+    return np.flatnonzero((head_Z > 0) & (head_Z >= LEAST_HEAD * head_Z.max()))
 
 
 def _in_own_frame(stored_SS: NDArray[np.uint8], entry: StoredPatient) -> NDArray[np.float32]:

@@ -27,10 +27,10 @@ from pydantic import (
 )
 
 from data_prep.cohort.groups import in_words
-from data_prep.common.errors import InputError, first_line
+from data_prep.common.errors import InputError, first_fault, first_line
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import available_cores
-from data_prep.common.wording import pasted
+from data_prep.common.wording import few, pasted
 from data_prep.intensity.window import COLOURS, KeptHu, Window
 
 IMAGE_FOLDERS = ("images", "image")
@@ -290,14 +290,8 @@ def read_manifest(manifest: Path) -> Cohort:
     try:
         return Cohort.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = _first_fault(error) if isinstance(error, ValidationError) else first_line(error)
+        reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
         raise InputError(f"{manifest}: not a cohort manifest ({reason}); delete it to have it made anew") from error
-
-
-def _first_fault(error: ValidationError) -> str:
-    """Where the content is wrong, and how."""
-    fault = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
 
 
 def _verify(root: Path, manifest: Path) -> Cohort:
@@ -331,14 +325,8 @@ def _difference(known: Cohort, found: Cohort) -> str:
     after = {patient.id: patient.hash for patient in found.patients}
     changed = [patient for patient in before if patient in after and before[patient] != after[patient]]
     groups = {"added": after.keys() - before.keys(), "gone": before.keys() - after.keys(), "changed": changed}
-    told = [f"{word}: {_few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
+    told = [f"{word}: {few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
     return "; ".join(told) or "their order changed"
-
-
-def _few(names: Iterable[str], most: int = 3) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
 
 
 def part_folder(root: Path, names: tuple[str, ...]) -> Path:

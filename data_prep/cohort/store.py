@@ -25,17 +25,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.cohort.layout import Cohort, Patient, voxel_ml
 from data_prep.cohort.pixels import GREY, Pixels, in_chosen_windows, pixels_of
-from data_prep.common.errors import InputError, first_line
+from data_prep.common.errors import InputError, first_fault, first_line
 from data_prep.common.files import replacing_folder
 from data_prep.common.machine import available_cores
 from data_prep.intensity.window import Window
 from data_prep.preprocessing.framing import frame
-from data_prep.preprocessing.midline import Alignment
-from data_prep.preprocessing.picture import PictureConfig
+from data_prep.preprocessing.picture import REMOVED, PictureConfig
 from data_prep.volumes.checks import check_shape
 from data_prep.volumes.mask import NoMask, expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.volumes.mask_picture import mask_values
@@ -52,14 +51,12 @@ class StoredPatient(BaseModel):
     start: int
     stop: int
     box: tuple[int, int, int]
-    """Square crop in native pixels, or in those of the upright head: top, left, side."""
+    """Square crop in native pixels: top, left, side."""
     native: tuple[int, int]
     """Rows and columns of the patient's own slices."""
     spacing_mm: tuple[float, float, float] | None
     lesion_pixels: int
     """Lesion pixels on the native grid over all slices."""
-    alignment: Alignment | None = None
-    """How the head was turned upright, where it was."""
 
     @property
     def slice_count(self) -> int:
@@ -120,6 +117,7 @@ class Store:
             ignored = np.load(folder / IGNORED_FILE, mmap_mode="r") if (folder / IGNORED_FILE).exists() else None
             if index["format"] != FORMAT:
                 raise InputError(f"{folder}: store format {index['format']}, not {FORMAT}; delete it")
+            picture = PictureConfig.model_validate(index["picture"])
             patients = {name: StoredPatient.model_validate(entry) for name, entry in index["patients"].items()}
             official_test = tuple(index.get("official_test", ()))
             windows = tuple(Window.model_validate(window) for window in index["windows"])
@@ -127,12 +125,12 @@ class Store:
         except InputError:
             raise
         except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = first_line(error)
+            reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
             raise InputError(f"{folder}: not a readable store ({reason}); delete it to have it made anew") from error
         return cls(
             folder,
             index["cohort_hash"],
-            PictureConfig.model_validate(index["picture"]),
+            picture,
             images,
             masks,
             lesion,
@@ -160,7 +158,8 @@ def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
         str(FORMAT),
         json.dumps([patient.spacing_mm for patient in cohort.patients]),
         cohort.model_dump_json(include={"window", "windows", "hu", "official_test"}),
-        picture.model_dump_json(),
+        # Where the option stood: stores that were made without it are found again.
+        picture.model_dump_json().replace('"window":', f'"{REMOVED}":false,"window":'),
         *(["has_ignored"] if cohort.has_ignored else []),
         *([json.dumps(groups)] if (groups := _groups(cohort)) else []),
     ]
@@ -287,7 +286,6 @@ def _store_patient(
         native=framing.native,
         spacing_mm=patient.spacing_mm,
         lesion_pixels=int(np.count_nonzero(lesion_ZHW)),
-        alignment=framing.alignment,
     )
 
 

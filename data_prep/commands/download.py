@@ -9,13 +9,12 @@ from data_prep.cohort.layout import has_layout
 from data_prep.common.errors import InputError
 from data_prep.common.files import IF_BUSY, locked
 from data_prep.common.progress import bar
-from data_prep.common.wording import counted, pasted
+from data_prep.common.wording import counted, few, pasted
 from data_prep.importing.archives import Unpacked, unpack_cohort
 from data_prep.importing.fetching import fetch_zip, link_of
 
 DOWNLOADS = ".download"
 """Folder of the target in which archives are kept until they are unpacked."""
-FEW = 3
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +63,7 @@ def _tell(root: Path, unpacked: Unpacked) -> None:
     print(f"{root}: {counted(unpacked.patients, 'patient')}, {counted(unpacked.slices, 'slice')}")
     for names, lack in ((unpacked.without_masks, "masks"), (unpacked.without_images, "images")):
         if names:
-            more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-            print(f"without {lack}: {', '.join(names[:FEW])}{more}; add them, or remove the folders")
+            print(f"without {lack}: {few(names)}; add them, or remove the folders")
     if unpacked.others:
         print(f"left out: {unpacked.others} files that are no slices")
     print(f"next: python -m data_prep check {pasted(root)}")

@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read, and how others are quoted in it."""
 
+from pydantic import ValidationError
+
 
 class InputError(ValueError):
     """Bad input from outside: a file, a folder, a setting.
@@ -12,6 +14,12 @@ class InputError(ValueError):
 def first_line(error: BaseException) -> str:
     """What an exception says, on one line; its name where it says nothing."""
     return _lines(error)[0]
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the content that a validation refused is wrong, and how."""
+    fault = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))))
 
 
 def disk_line(error: OSError) -> str:

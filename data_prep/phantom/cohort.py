@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data_prep.cohort.layout import scan_cohort, write_manifest
 from data_prep.intensity.window import WINDOWS, KeptHu, Window, in_words, to_pixels
-from data_prep.phantom.patients import PhantomConfig, to_window, write_phantom
+from data_prep.phantom.config import PhantomConfig
+from data_prep.phantom.patients import to_window, write_phantom
 
 TRUTH = "truth.json"
 

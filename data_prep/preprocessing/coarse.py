@@ -33,9 +33,9 @@ def voxel_size(image_ZHW: NDArray[np.uint8], spacing_mm: Spacing | None) -> Spac
     return min(SPAN_MM / len(image_ZHW), THICK_MM), pixel_mm, pixel_mm
 
 
-def shrink_factor(voxel_mm: Spacing, target_mm: float = COARSE_MM) -> int:
-    """How many pixels, squared, are averaged into one of about ``target_mm``."""
-    return max(1, round(target_mm / min(voxel_mm[1:])))
+def shrink_factor(voxel_mm: Spacing) -> int:
+    """How many pixels, squared, are averaged into one of about `COARSE_MM`."""
+    return max(1, round(COARSE_MM / min(voxel_mm[1:])))
 
 
 def shrink(values_ZHW: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

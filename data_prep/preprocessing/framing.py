@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.preprocessing.coarse import Mask, Spacing, shrink, shrink_factor, voxel_size
+from data_prep.preprocessing.coarse import Mask, Spacing, voxel_size
 from data_prep.preprocessing.couch import head_mask
 from data_prep.preprocessing.head import Box, head_box, whole_box
-from data_prep.preprocessing.midline import Alignment, find_mirror_plane
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.preprocessing.skull import intracranial_mask
 
@@ -25,15 +24,13 @@ class Framing:
     """The way from a patient's own slices to the network's and back."""
 
     box: Box
-    """Square crop in native pixels, or in those of the upright head."""
+    """Square crop in native pixels."""
     native: tuple[int, int]
     """Rows and columns of the patient's own slices."""
     side: int
     """Pixels of the network's pictures."""
     kept_ZHW: Mask | None = None
     """What does not become air; None keeps all."""
-    alignment: Alignment | None = None
-    """How the head is turned upright; None leaves it."""
 
     def images(self, image_ZHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Slices (Z, S, S) for the network."""
@@ -49,17 +46,10 @@ class Framing:
 
     def to_native(self, values_ZSS: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps of values (Z, H, W) on the patient's own grid; what the network did not see is 0."""
-        if self.alignment is None:
-            return np.stack([to_native(values_SS, self.box, self.native) for values_SS in values_ZSS])
-        own = whole_box(self.box.side, self.box.side)
-        cropped_ZBB = np.stack([to_native(values_SS, own, (own.side, own.side)) for values_SS in values_ZSS])
-        return np.asarray(self.alignment.native(cropped_ZBB, self.box, self.native), dtype=np.float32)
+        return np.stack([to_native(values_SS, self.box, self.native) for values_SS in values_ZSS])
 
     def _stored(self, grey_ZHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.alignment is None:
-            return np.stack([to_stored(grey_HW, self.box, self.side) for grey_HW in grey_ZHW])
-        own = whole_box(self.box.side, self.box.side)
-        return np.stack([to_stored(grey_BB, own, self.side) for grey_BB in self.alignment.upright(grey_ZHW, self.box)])
+        return np.stack([to_stored(grey_HW, self.box, self.side) for grey_HW in grey_ZHW])
 
 
 def frame(image_ZHW: NDArray[np.uint8], picture: PictureConfig, spacing_mm: Spacing | None = None) -> Framing:
@@ -72,38 +62,16 @@ def frame(image_ZHW: NDArray[np.uint8], picture: PictureConfig, spacing_mm: Spac
             needed (`voxel_size`).
     """
     native = image_ZHW.shape[1], image_ZHW.shape[2]
-    if not (picture.remove_couch or picture.strip_skull or picture.align_midline):
+    if not (picture.remove_couch or picture.strip_skull):
         return Framing(_box(image_ZHW, picture), native, picture.image_size)
     voxel_mm = voxel_size(image_ZHW, spacing_mm)
     head_ZHW = head_mask(image_ZHW, voxel_mm)
-    kept_ZHW = None
-    if picture.strip_skull:
-        kept_ZHW = intracranial_mask(image_ZHW, head_ZHW, voxel_mm)
-    elif picture.remove_couch:
-        kept_ZHW = head_ZHW
-    shown_ZHW = image_ZHW if kept_ZHW is None else image_ZHW * kept_ZHW
-    if not picture.align_midline:
-        return Framing(_box(shown_ZHW, picture), native, picture.image_size, kept_ZHW)
-    alignment = Alignment(find_mirror_plane(image_ZHW, head_ZHW, voxel_mm), voxel_mm)
-    box = _upright_box(shown_ZHW, picture, alignment)
-    return Framing(box, native, picture.image_size, kept_ZHW, alignment)
+    kept_ZHW = intracranial_mask(image_ZHW, head_ZHW, voxel_mm) if picture.strip_skull else head_ZHW
+    return Framing(_box(image_ZHW * kept_ZHW, picture), native, picture.image_size, kept_ZHW)
 
 
 def _box(image_ZHW: NDArray[np.uint8], picture: PictureConfig) -> Box:
     return head_box(image_ZHW) if picture.crop == "head" else whole_box(*image_ZHW.shape[1:])
-
-
-def _upright_box(image_ZHW: NDArray[np.uint8], picture: PictureConfig, alignment: Alignment) -> Box:
-    """The box in the upright head's pictures, found at a coarse resolution."""
-    if picture.crop == "none":
-        return whole_box(*image_ZHW.shape[1:])
-    factor = shrink_factor(alignment.voxel_mm)
-    small_Zhw = shrink(image_ZHW, factor)
-    slice_mm, *pixel_mm = alignment.voxel_mm
-    coarse = Alignment(alignment.plane, (slice_mm, pixel_mm[0] * factor, pixel_mm[1] * factor))
-    whole = whole_box(*small_Zhw.shape[1:])
-    top, left, side = head_box(np.asarray(coarse.upright(small_Zhw, whole), dtype=np.uint8))
-    return Box((top + whole.top) * factor, (left + whole.left) * factor, side * factor)
 
 
 def to_stored(slice_HW: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:

@@ -1,12 +1,15 @@
 """How a patient's slices are brought to the network: settings that a cohort's store and a model's folder share."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from data_prep.intensity.window import WindowName
 
 Crop = Literal["head", "none"]
+REMOVED = "align_midline"
+"""A former option that turned whole volumes upright; docs/explanation/measurements.md says why it went."""
 
 
 def _as_several(value: Any) -> Any:
@@ -38,9 +41,20 @@ class PictureConfig(BaseModel):
     """Make air of what is not the head: couch, head holder, wires."""
     strip_skull: bool = False
     """Make air of what is outside the intracranial space."""
-    align_midline: bool = False
-    """Turn and move each volume in 3D, so that the head's mirror plane stands upright in the middle."""
     window: Annotated[
         WindowNames | None, BeforeValidator(_as_several, json_schema_input_type=WindowName | WindowNames | None)
     ] = None
     """Window, or windows, in which slices that keep their HU are seen: brain, stroke, wide; null: the cohort's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_was_removed(cls, data: Any) -> Any:
+        """Files of earlier versions name the option, nearly always as false: how all pictures are now."""
+        if not isinstance(data, Mapping) or REMOVED not in data:
+            return data
+        if data[REMOVED] is not False:
+            raise ValueError(
+                f"{REMOVED}: volumes are no longer turned upright, which made models worse; leave it out and train "
+                "anew, or use an earlier version"
+            )
+        return {name: value for name, value in data.items() if name != REMOVED}

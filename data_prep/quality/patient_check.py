@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_prep.cohort.duplicates import BRIGHT
+from data_prep.cohort.duplicates import BRIGHT, telling_slices
 from data_prep.cohort.layout import slice_files
 from data_prep.cohort.pixels import GREY, Pixels
 from data_prep.cohort.store import read_mask, read_slice
@@ -27,7 +27,7 @@ from data_prep.quality.orientation import (
     mean_pictures,
     upward_score,
 )
-from data_prep.quality.signatures import signatures, telling_slices
+from data_prep.quality.signatures import signatures
 from data_prep.volumes.checks import LEAST_SIDE
 from data_prep.volumes.mask import IGNORED_GREY, NoMask, expected_values, is_blurred, is_mask
 

@@ -14,16 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.cohort.duplicates import ALIKE, BRIGHT, LEAST_HEAD, ROWS_AT_ONCE, SIDE, normalised
+from data_prep.cohort.duplicates import ALIKE, ROWS_AT_ONCE, SIDE, normalised
 
 STORED = np.dtype(np.float16)
 """Half the room; products of unit vectors are off by less than 0.001."""
-
-
-def telling_slices(image_ZHW: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Places of the slices that show enough head to be compared."""
-    head_Z = (image_ZHW >= BRIGHT).mean(axis=(1, 2))
-    return np.flatnonzero((head_Z > 0) & (head_Z >= LEAST_HEAD * head_Z.max()))
 
 
 def signatures(image_MHW: NDArray[np.uint8]) -> NDArray[np.float16]:

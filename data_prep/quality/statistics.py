@@ -5,7 +5,6 @@ Grey values are counted, one histogram of 256 bins a patient, so that all figure
 Legend: G grey values 0..255.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from data_prep.cohort.layout import Patient, voxel_ml
 from data_prep.cohort.pixels import Pixels
+from data_prep.cohort.normalisation import mean_and_deviation
 from data_prep.cohort.store import read_patient
 from data_prep.common.files import table_text, write_text_atomically
 from data_prep.volumes.mask import ignored_in, lesion_in
@@ -104,9 +104,7 @@ def _row(name: str, patients: Sequence[PatientCounts]) -> Row:
     grey_G = np.sum([p.grey_G for p in patients], axis=0)
     lesion_G = np.sum([p.lesion_G for p in patients], axis=0)
     head_G = np.where(GREY_G > 0, grey_G, 0)
-    total = max(int(head_G.sum()), 1)
-    mean = float((head_G * GREY_G).sum() / total)
-    sd = math.sqrt(float((head_G * (GREY_G - mean) ** 2).sum() / total))
+    mean, sd = mean_and_deviation(grey_G)
     low, median, high = (_quantile(head_G, share) for share in (0.01, 0.5, 0.99))
     return Row(
         patient=name,

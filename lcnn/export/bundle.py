@@ -197,7 +197,7 @@ how it did is told by the model card that it was exported with.
 
 MONAI reads the slices, runs the engine and writes the masks. The network, how slices are prepared for it and their
 stacks are LCNN's: the package `lcnn` (of LCNN Search) must be importable. What needs a spacing (couch removal, skull
-stripping, midline alignment, where the model was trained with them) takes a head of usual size.
+stripping, where the model was trained with them) takes a head of usual size.
 
 Run these in this folder; `--dataset_dir` takes a folder of slices (8-bit grey, from the skull base upward; for a model
 of several windows colour pictures, whose red, green and blue they are in the order of `settings.windows` in

@@ -26,7 +26,6 @@ ESTIMATE_KEYS = set(asdict(Estimate(None, None, None, 0)))
 PREPARATIONS = {
     "remove_couch": "what is not the head is made air",
     "strip_skull": "what is outside the intracranial space is made air",
-    "align_midline": "each volume is turned in 3D so that the head's mirror plane stands upright",
 }
 """What is done to volumes where the setting of that name is true."""
 NEEDED = ("cohort", "cohort_hash", "synthetic", "profile", "patients", "winner", "epochs")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import require_room
 from data_prep.intensity.window import Window
@@ -178,7 +178,7 @@ def _read_checkpoint(path: Path) -> tuple[ModelSettings, Mapping[str, Tensor], P
         statistics = {name: weights.pop(name) for name in STATISTICS}
         settings = ModelSettings(
             training=config,
-            picture=PictureConfig.model_validate(state["picture"]),
+            picture=validate(PictureConfig, state["picture"], f"{path}: picture"),
             windows=tuple(Window.model_validate(window) for window in state.get("windows", ())),
             normalisation=_normalisation(statistics),
         )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.network.alignment import AlignmentNetwork, Pose, align, asymmetry, pose_view, soften_gradient, unalign
 from lcnn.network.global_path import GlobalPath

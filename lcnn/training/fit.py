@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.cohort.store import Store
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import table_text, write_text_atomically

@@ -87,7 +87,7 @@ def run_trial(spec: Spec, where: Path, results: Path) -> None:
         try:
             config = run.space.config(params)
         except ValidationError as error:
-            refuse(tracked, record, describe(error, TrainConfig).removeprefix(": "))
+            refuse(tracked, record, describe(error, TrainConfig))
             return
         tracked.config.update({"settings": config.model_dump(mode="json"), **facts})
         # A trial of a sweep has its pool to itself.

@@ -1,6 +1,6 @@
 """What a run's trainings may know, from the opened run."""
 
-from data_prep.cohort.split import training_normalisation
+from data_prep.cohort.normalisation import training_normalisation
 from search.execution.trial import Fold, TrialContext
 from search.run.opened import Run
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from ray import tune
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.cohort.store import Store
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.network.model import build_model
 from lcnn.network.stacks import channels

@@ -226,7 +226,6 @@ def _slices(evidence: Evidence) -> str:
         "cropped to the head": cohort.crop == "head",
         "couch removed": cohort.remove_couch,
         "skull stripped": cohort.strip_skull,
-        "midline aligned": cohort.align_midline,
     }
     parts = [f"{cohort.image_size} pixels", *(words for words, is_done in done.items() if is_done)]
     if windows := evidence.evaluation.get("windows"):

@@ -13,7 +13,8 @@ from data_prep.cohort.layout import Cohort
 from data_prep.cohort.split import Split, make_split
 from data_prep.cohort.store import store_folder
 from data_prep.common.errors import InputError
-from data_prep.phantom.patients import PhantomConfig, is_lesion_free, patient_name
+from data_prep.phantom.config import PhantomConfig
+from data_prep.phantom.patients import is_lesion_free, patient_name
 from lcnn.network.model import build_model
 from search.placement.rehearsal import usual_normalisation
 from search.run.database import check_study_is_free

@@ -11,13 +11,15 @@ from data_prep.cohort.compiled import CompiledCohort, compile_cohort
 from data_prep.cohort.duplicates import AlikeSlices, find_alike, read_alike, write_alike
 from data_prep.cohort.folds import lock_folds
 from data_prep.cohort.layout import LAYOUT_REMEDY, MANIFEST, has_layout, read_manifest, refuse_unfinished
+from data_prep.cohort.normalisation import Normalisation, training_normalisation
 from data_prep.cohort.pixels import GREY, Pixels, in_chosen_windows, pixels_of
-from data_prep.cohort.split import Normalisation, Split, lock_split, training_normalisation
+from data_prep.cohort.split import Split, lock_split
 from data_prep.cohort.store import Store
 from data_prep.common.errors import InputError
 from data_prep.common.machine import available_cores
 from data_prep.phantom.cohort import PHANTOM_WINDOWS, build_phantom_cohort
-from data_prep.phantom.patients import VERSION, PhantomConfig
+from data_prep.phantom.config import PhantomConfig
+from data_prep.phantom.patients import VERSION
 from search.run.folder import RunFolder
 from search.spec.settings import CohortConfig
 

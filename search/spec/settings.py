@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from data_prep.cohort.split import SplitConfig
 from data_prep.common.errors import InputError
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import FORMATS, Format, HoldsTraining, Settings
 from lcnn.dotted import assign

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from data_prep.preprocessing.midline import MirrorPlane
+from scipy.spatial.transform import Rotation
 
 SHAPE = 15, 110, 120
 VOXEL_MM = 9.0, 2.0, 2.0
@@ -21,11 +20,11 @@ class DrawnHead:
     head_ZHW: NDArray[np.bool_]
 
 
-def draw_head(plane: MirrorPlane | None = None, shape: tuple[int, int, int] = SHAPE) -> DrawnHead:
-    """A head that mirrors itself in ``plane``."""
-    plane = plane or MirrorPlane()
-    steps = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"), axis=-1)
-    z, y, x = np.moveaxis((steps * VOXEL_MM - plane.shift_mm * plane.normal()) @ plane.rotation(), -1, 0)
+def draw_head(yaw_deg: float = 0.0, roll_deg: float = 0.0, shift_mm: float = 0.0) -> DrawnHead:
+    """A head turned in the slices and about the front-back axis, and moved along the normal of its mirror plane."""
+    turn = Rotation.from_euler("XY", [-yaw_deg, -roll_deg], degrees=True).as_matrix()  # axes z, y, x
+    steps = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in SHAPE), indexing="ij"), axis=-1)
+    z, y, x = np.moveaxis((steps * VOXEL_MM - shift_mm * turn[:, 2]) @ turn, -1, 0)
 
     def ellipsoid(radii: tuple[float, float, float], centre: tuple[float, float, float] = (0, 0, 0)) -> NDArray:
         return sum(((a - c) / r) ** 2 for a, c, r in zip((z, y, x), centre, radii, strict=True)) <= 1

@@ -25,7 +25,7 @@ from data_prep.cohort.layout import (
 from data_prep.cohort.store import compile_store
 from data_prep.common.errors import InputError
 from data_prep.phantom.cohort import TRUTH, build_phantom_cohort
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 
 Build = Callable[..., Path]

@@ -5,13 +5,12 @@ import random
 import numpy as np
 import pytest
 from depth import cases
-from dicom_files import SIZE, write_enhanced, write_jpeg_lossless, write_series
+from dicom_files import SIZE, open_dicom, write_enhanced, write_jpeg_lossless, write_series
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from data_prep.common.errors import InputError
 from data_prep.sources.dicom.seg import Author, read_seg, write_seg
-from data_prep.sources.dicom.study import open_dicom
 
 pytestmark = pytest.mark.deeper
 CASES = cases(15, 90)

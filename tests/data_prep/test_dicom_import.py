@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from dicom_files import IDENTIFYING, SIZE, UIDS, write_series
+from dicom_files import IDENTIFYING, SIZE, UIDS, open_dicom, write_series
 from PIL import Image
 from pydicom.data import get_testdata_file
 
@@ -16,7 +16,6 @@ from data_prep.__main__ import main
 from data_prep.sources.dicom import studies as dicom_studies
 from data_prep.sources.dicom.seg import Author, write_seg
 from data_prep.sources.dicom.studies import find_studies
-from data_prep.sources.dicom.study import open_dicom
 from data_prep.sources.naming.tree import Patterns
 from data_prep.sources.recognise import recognise
 

@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
-from dicom_files import write_series
+from dicom_files import open_dicom, write_series
 from PIL import Image
 from refusals import refusal
 from scans import save_nifti
@@ -13,7 +13,6 @@ from data_prep.common.errors import InputError
 from data_prep.sources.case import Kind
 from data_prep.sources.dicom.masks import find_nifti_masks, pair_masks, read_drawn_mask
 from data_prep.sources.dicom.stack import picture_grids
-from data_prep.sources.dicom.study import open_dicom
 from data_prep.sources.naming.tree import Patterns
 from data_prep.sources.recognise import recognise
 

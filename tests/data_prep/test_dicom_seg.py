@@ -3,7 +3,7 @@
 import highdicom
 import numpy as np
 import pytest
-from dicom_files import SIZE, edit, write_enhanced, write_series
+from dicom_files import SIZE, edit, open_dicom, write_enhanced, write_series
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
@@ -12,7 +12,6 @@ from refusals import refusal
 
 from data_prep.sources.dicom.seg import Author, read_seg, write_seg
 from data_prep.sources.dicom.studies import find_studies
-from data_prep.sources.dicom.study import open_dicom
 
 AUTHOR = Author("LCNN", "1")
 INFARCT = Code("55641003", "SCT", "Infarct")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import SIZE, write_series
+from dicom_files import SIZE, open_dicom, write_series
 from PIL import Image
 from refusals import refusal
 from scans import RAS, head_hu, picture_patients, save_nifti, save_png, spot
@@ -20,7 +20,6 @@ from data_prep.quality.cohort_check import check_cohort
 from data_prep.quality.findings import Finding, Fix, Kind, Severity
 from data_prep.quality.fixes import apply_fixes
 from data_prep.sources.dicom.seg import read_seg
-from data_prep.sources.dicom.study import open_dicom
 from data_prep.sources.formats.npz import read_npz_mask
 from data_prep.volumes.mask import Label, from_grey, is_mask, labelled, to_grey
 

@@ -10,15 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 from scipy import ndimage
 
-from data_prep.phantom.patients import (
-    PhantomConfig,
-    Pose,
-    anatomy,
-    is_lesion_free,
-    make_patient,
-    to_window,
-    write_phantom,
-)
+from data_prep.phantom.config import PhantomConfig
+from data_prep.phantom.patients import Pose, anatomy, is_lesion_free, make_patient, to_window, write_phantom
 
 TINY = PhantomConfig(patients=4, pixel_mm=4.0, seed=3)
 SILENT = TINY.model_copy(update={"noise_hu": (0.0, 0.0)})

@@ -12,8 +12,9 @@ from scans import grey_slice, head_hu, nifti_patients, picture_patients, save_pn
 from data_prep.__main__ import main
 from data_prep.cohort.compiled import CompiledCohort, compile_cohort
 from data_prep.cohort.layout import MANIFEST, Cohort, read_manifest, scan_cohort, write_manifest
+from data_prep.cohort.normalisation import Normalisation, training_normalisation
 from data_prep.cohort.pixels import GREY, Pixels, pixels_of
-from data_prep.cohort.split import Normalisation, Split, training_normalisation
+from data_prep.cohort.split import Split
 from data_prep.cohort.store import read_patient
 from data_prep.intensity.window import WINDOWS, Window
 from data_prep.preprocessing.picture import PictureConfig

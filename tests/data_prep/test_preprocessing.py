@@ -1,4 +1,4 @@
-"""Couch, skull and midline, on heads drawn from formulas: what must stay, what must go, and poses that are known."""
+"""Couch and skull, on heads drawn from formulas: what must stay and what must go."""
 
 from collections.abc import Callable
 
@@ -6,26 +6,21 @@ import numpy as np
 import pytest
 from heads import BRAIN, SHAPE, SKIN, VOXEL_MM, DrawnHead, draw_head
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from data_prep.preprocessing.coarse import HEAD_LENGTH_MM, SPAN_MM, THICK_MM, filled, largest_part, voxel_size
 from data_prep.preprocessing.couch import head_mask
 from data_prep.preprocessing.framing import Framing, frame
-from data_prep.preprocessing.head import head_box, whole_box
-from data_prep.preprocessing.midline import MAX_ROLL_DEG, MAX_YAW_DEG, Alignment, MirrorPlane, find_mirror_plane
+from data_prep.preprocessing.head import head_box
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.preprocessing.skull import intracranial_mask
 
 Grey = NDArray[np.uint8]
-WHOLE = whole_box(*SHAPE[1:])
 
 
 @pytest.fixture(scope="module")
 def upright() -> DrawnHead:
     return draw_head()
-
-
-def angles(plane: MirrorPlane) -> tuple[float, float, float]:
-    return plane.yaw_deg, plane.roll_deg, plane.shift_mm
 
 
 # Couch
@@ -72,7 +67,6 @@ def test_where_there_is_no_head_everything_stays(shape: tuple[int, int, int]) ->
     everything = head_mask(empty_ZHW, voxel_size(empty_ZHW, None))
     assert everything.all()
     assert intracranial_mask(empty_ZHW, everything, (5.0, 1.0, 1.0)).all()
-    assert find_mirror_plane(empty_ZHW, everything, (5.0, 1.0, 1.0)) is not None
 
 
 # Skull
@@ -128,67 +122,6 @@ def test_without_bone_or_without_brain_the_head_stays(grey: int, upright: DrawnH
     assert found_space(image_ZHW)[upright.brain_ZHW].mean() > 0.999
 
 
-# Midline
-
-POSES = [
-    MirrorPlane(),
-    MirrorPlane(12.0, 0.0, 0.0),
-    MirrorPlane(0.0, -9.0, 4.0),
-    MirrorPlane(-20.0, 7.0, -9.0),
-    MirrorPlane(35.0, -4.0, 6.0),
-]
-
-
-@pytest.mark.parametrize("plane", POSES, ids=str)
-def test_a_pose_is_found(plane: MirrorPlane) -> None:
-    head = draw_head(plane)
-    image_ZHW = head.image_ZHW.copy()
-    image_ZHW[6:9, 40:60, 62:80][head.brain_ZHW[6:9, 40:60, 62:80]] = 190  # a lesion
-    arc(image_ZHW)
-    found = find_mirror_plane(image_ZHW, head_mask(image_ZHW, VOXEL_MM), VOXEL_MM)
-    assert angles(found) == pytest.approx(angles(plane), abs=1.0)
-
-
-@pytest.mark.parametrize(("first", "stop", "blank"), [(6, 9, 0), (7, 8, 0), (6, 9, 9), (0, 15, 3)])
-def test_few_and_blank_slices_do_not_mislead(first: int, stop: int, blank: int) -> None:
-    image_ZHW = draw_head(MirrorPlane(12.0, 0.0, 4.0)).image_ZHW[first:stop]
-    image_ZHW = np.pad(image_ZHW, [(0, blank), (0, 0), (0, 0)])
-    found = find_mirror_plane(image_ZHW, head_mask(image_ZHW, VOXEL_MM), VOXEL_MM)
-    assert angles(found) == pytest.approx((12, 0, 4), abs=1.0)
-
-
-def test_poses_stay_within_their_bounds() -> None:
-    noise_ZHW = np.random.default_rng(0).integers(30, 200, (4, 40, 60), dtype=np.uint8)
-    found = find_mirror_plane(noise_ZHW, np.ones(noise_ZHW.shape, dtype=np.bool_), (20.0, 5.0, 2.0))
-    assert abs(found.yaw_deg) <= MAX_YAW_DEG
-    assert abs(found.roll_deg) <= MAX_ROLL_DEG
-
-
-@pytest.mark.parametrize("plane", POSES, ids=str)
-def test_alignment_makes_the_head_upright_and_brings_values_back(plane: MirrorPlane, upright: DrawnHead) -> None:
-    head, alignment = draw_head(plane), Alignment(plane, VOXEL_MM)
-    brain_ZHW = head.brain_ZHW * np.float32(1)
-    turned_ZBB = alignment.upright(brain_ZHW, WHOLE)
-    assert ((turned_ZBB > 0.5)[:, -WHOLE.top : WHOLE.side + WHOLE.top] == upright.brain_ZHW).mean() > 0.99
-    back_ZHW = alignment.native(turned_ZBB, WHOLE, SHAPE[1:])
-    assert back_ZHW.shape == SHAPE
-    assert ((back_ZHW > 0.5) == head.brain_ZHW).mean() > 0.99
-
-
-def test_no_pose_changes_no_value(upright: DrawnHead) -> None:
-    alignment = Alignment(MirrorPlane(), VOXEL_MM)
-    turned_ZBB = alignment.upright(upright.image_ZHW, WHOLE)
-    assert turned_ZBB.dtype == np.uint8
-    assert np.array_equal(alignment.native(turned_ZBB, WHOLE, SHAPE[1:]), upright.image_ZHW)
-
-
-def test_the_plane_mirrors_points_on_itself_to_themselves() -> None:
-    plane = MirrorPlane(20.0, 10.0, 5.0)
-    on_it = plane.shift_mm * plane.normal() + np.array([[0.0, 3.0, 0.0]]) @ plane.rotation().T
-    assert plane.mirrored(on_it) == pytest.approx(on_it)
-    assert plane.mirrored(plane.mirrored(np.eye(3))) == pytest.approx(np.eye(3))
-
-
 # Parts
 
 
@@ -215,19 +148,18 @@ def test_holes_are_filled_within_a_slice_and_the_largest_part_is_one_in_3d() -> 
 
 # Together
 
-PREPARED = PictureConfig(image_size=64, remove_couch=True, strip_skull=True, align_midline=True)
-TILTED = MirrorPlane(18.0, 6.0, 8.0)
+PREPARED = PictureConfig(image_size=64, remove_couch=True, strip_skull=True)
+TILTED = 18.0, 6.0, 8.0
 
 
 @pytest.mark.parametrize("crop", ["head", "none"])
-def test_a_prepared_head_is_upright_stripped_and_its_lesion_comes_back(crop: str) -> None:
-    head = draw_head(TILTED)
+def test_a_prepared_head_is_stripped_and_its_lesion_comes_back(crop: str) -> None:
+    head = draw_head(*TILTED)
     arc(head.image_ZHW)
     lesion_ZHW = np.zeros(SHAPE, dtype=np.bool_)
     lesion_ZHW[5:10, 40:60, 40:58] = True
     framing = frame(head.image_ZHW, PREPARED.model_copy(update={"crop": crop}), VOXEL_MM)
     seen_ZSS = framing.images(head.image_ZHW).astype(float)
-    assert np.abs(seen_ZSS[4:11] - seen_ZSS[4:11, :, ::-1]).mean() < 6
     assert (seen_ZSS[4:11] > 200).mean() < 0.02
     back_ZHW = framing.to_native(framing.shares(lesion_ZHW).astype(np.float32) / 255) >= 0.5
     assert back_ZHW.shape == SHAPE
@@ -235,17 +167,27 @@ def test_a_prepared_head_is_upright_stripped_and_its_lesion_comes_back(crop: str
 
 
 def test_each_part_can_be_had_alone() -> None:
-    head = draw_head(TILTED)
+    head = draw_head(*TILTED)
     arc(head.image_ZHW)
     bare = PictureConfig(image_size=64)
-    couch, skull, midline = (
+    couch, skull = (
         frame(head.image_ZHW, bare.model_copy(update={part: True}), VOXEL_MM)
-        for part in ("remove_couch", "strip_skull", "align_midline")
+        for part in ("remove_couch", "strip_skull")
     )
-    assert (couch.alignment, skull.alignment, midline.kept_ZHW) == (None, None, None)
     assert couch.kept_ZHW is not None
     assert skull.kept_ZHW is not None
-    assert midline.alignment is not None
-    assert angles(midline.alignment.plane) == pytest.approx(angles(TILTED), abs=1.0)
     assert head.brain_ZHW.sum() <= skull.kept_ZHW.sum() < couch.kept_ZHW.sum() < head.image_ZHW.size
     assert frame(head.image_ZHW, bare) == Framing(head_box(head.image_ZHW), SHAPE[1:], 64)
+
+
+# What was removed
+
+
+def test_settings_that_name_the_former_alignment_as_off_are_read_without_it() -> None:
+    assert PictureConfig.model_validate({"image_size": 96, "align_midline": False}) == PictureConfig(image_size=96)
+
+
+@pytest.mark.parametrize("value", [True, None, 0, "no"])
+def test_settings_that_name_the_former_alignment_otherwise_are_refused(value: object) -> None:
+    with pytest.raises(ValidationError, match=r"align_midline: .* no longer .*; leave it out and train anew, or"):
+        PictureConfig.model_validate({"align_midline": value})

@@ -12,17 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 from refusals import refusal
 
-from data_prep.cohort.split import (
-    PARTS,
-    Normalisation,
-    Split,
-    SplitConfig,
-    lock_split,
-    make_split,
-    read_split,
-    training_normalisation,
-    write_split,
-)
+from data_prep.cohort.normalisation import Normalisation, training_normalisation
+from data_prep.cohort.split import PARTS, Split, SplitConfig, lock_split, make_split, read_split, write_split
 from data_prep.cohort.store import Store, StoredPatient
 from data_prep.common.errors import InputError
 from data_prep.common.wording import counted

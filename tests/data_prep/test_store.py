@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from refusals import refusal
 
-from data_prep.cohort.layout import scan_cohort
+from data_prep.cohort.layout import Cohort, Patient, scan_cohort
 from data_prep.cohort.store import Store, compile_store, is_lesion, read_patient, store_folder
 from data_prep.common.errors import InputError
 from data_prep.preprocessing.framing import to_native, to_stored
 from data_prep.preprocessing.head import Box, head_box, whole_box
-from data_prep.preprocessing.midline import Alignment
 from data_prep.preprocessing.picture import PictureConfig
 
 Build = Callable[..., Path]
@@ -241,17 +240,50 @@ def test_other_settings_and_other_pixels_get_a_store_of_their_own(write_cohort: 
         compiled(root, image_size=24, crop="none"),
         compiled(root, image_size=16, crop="head"),
         compiled(other, image_size=16, crop="none"),
-        *(compiled(root, **{part: True}) for part in ("remove_couch", "strip_skull", "align_midline")),
+        *(compiled(root, **{part: True}) for part in ("remove_couch", "strip_skull")),
     ]
-    assert len({store.folder for store in stores}) == 7
-    assert [store.images_NSS.shape for store in stores] == [(9, size, size) for size in (16, 24, 16, 16, 16, 16, 16)]
+    assert len({store.folder for store in stores}) == 6
+    assert [store.images_NSS.shape for store in stores] == [(9, size, size) for size in (16, 24, 16, 16, 16, 16)]
 
 
-def test_how_a_head_was_turned_is_kept(write_cohort: Build, compiled: Compile) -> None:
-    store = compiled(write_cohort(patients=("p1",)), align_midline=True)
-    entry = store.patients["p1"]
-    assert isinstance(entry.alignment, Alignment)
-    assert Store.open(store.folder).patients["p1"] == entry
+# What was removed
+
+
+@pytest.mark.parametrize(
+    ("picture", "name"),
+    [
+        (PictureConfig(), "d82bf86a414e5c5a-512-head"),
+        (PictureConfig(image_size=96, crop="none", strip_skull=True, window="brain"), "42a4bce2bfa949ab-96-none"),
+    ],
+)
+def test_stores_keep_the_names_that_they_had_while_there_was_an_alignment(picture: PictureConfig, name: str) -> None:
+    patient = Patient(id="p1", images=("images/p1/1.png",), masks=("masks/p1/1.png",), hash="0")
+    cohort = Cohort(name="c", patients=(patient,), hash="1")
+    assert store_folder(cohort, Path("cache"), picture).name == name
+
+
+def rewrite_alignment(folder: Path, value: object) -> None:
+    """The index as it was written while there was an alignment."""
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    patients = {name: {**entry, "alignment": None} for name, entry in index["patients"].items()}
+    rewrite_index(folder, picture={**index["picture"], "align_midline": value}, patients=patients)
+
+
+def test_a_store_that_was_made_without_the_former_alignment_is_reused(write_cohort: Build, compiled: Compile) -> None:
+    root, compilations = write_cohort(), []
+    first = compiled(root)
+    rewrite_alignment(first.folder, False)
+    again = compiled(root, on_patient=lambda *_: compilations.append(1))
+    assert not compilations
+    assert (again.folder, again.picture, again.patients) == (first.folder, first.picture, first.patients)
+
+
+def test_a_store_that_was_made_with_the_former_alignment_is_refused(write_cohort: Build, compiled: Compile) -> None:
+    folder = compiled(write_cohort()).folder
+    rewrite_alignment(folder, True)
+    said = refusal(lambda: Store.open(folder))
+    assert said.startswith(f"{folder}: ")
+    assert "align_midline: volumes are no longer turned upright" in said
 
 
 # Interruption
@@ -261,7 +293,6 @@ import os, sys
 from pathlib import Path
 from data_prep.cohort.layout import scan_cohort
 from data_prep.preprocessing.picture import PictureConfig
-from data_prep.preprocessing.midline import Alignment
 from data_prep.cohort.store import compile_store
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 kill = lambda done, total: os._exit(9) if done == 2 else None

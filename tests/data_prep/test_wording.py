@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.common.wording import counted, pasted
+from data_prep.common.wording import counted, few, pasted
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 epochs"), (1, "1 epoch"), (2, "2 epochs")])
 def test_a_noun_follows_its_number(count: int, words: str) -> None:
     assert counted(count, "epoch") == words
+
+
+@pytest.mark.parametrize(("names", "words"), [("", ""), ("abc", "a, b, c"), ("abcde", "a, b, c and 2 more")])
+def test_of_many_names_a_few_are_told(names: str, words: str) -> None:
+    assert few(iter(names)) == words
 
 
 @pytest.mark.parametrize("name", ["plain", "two words", "quote's", "Ärzte $HOME", "-dash;ls", "a*b"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from experiments.ablation import (
     EMA_DECAY,
     VARIANTS,

@@ -8,7 +8,7 @@ from depth import IS_DEEP, cases
 
 import experiments.alignment
 from data_prep.cohort.compiled import compile_cohort
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from experiments.alignment import angle_error, main, measure, true_angles
 from lcnn.network.alignment import Pose

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from experiments.networks import BASELINES, Baseline, baseline_of_size, network, parameters
 from lcnn.config import TrainConfig
 from lcnn.network.model import LCNN, build_model

@@ -4,17 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import experiments.study
 from data_prep.cohort.split import SplitConfig
 from data_prep.phantom.cohort import build_phantom_cohort
-from data_prep.phantom.patients import PhantomConfig
-from data_prep.preprocessing.midline import MirrorPlane
+from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocessing.picture import PictureConfig
 from experiments import head_geometry
-from experiments.head_geometry import as_pose, turned
 from experiments.preprocessing import PREPARATIONS
 from experiments.study import parser, run_study
 
@@ -34,7 +31,7 @@ def test_preparations_are_told_apart_by_their_pictures() -> None:
     pictures = {contender.name: contender.picture(PictureConfig(image_size=96)) for contender in PREPARATIONS}
     assert len(set(pictures.values())) == len(PREPARATIONS)
     assert pictures["crop"] == PictureConfig(image_size=96)
-    assert pictures["all"] == PictureConfig(image_size=96, remove_couch=True, strip_skull=True, align_midline=True)
+    assert pictures["crop_skull"] == PictureConfig(image_size=96, strip_skull=True)
     assert PREPARATIONS[-1].changes()["picture.strip_skull"] is True
 
 
@@ -53,12 +50,19 @@ def test_contenders_train_and_are_tested_on_their_own_pictures(
     kept = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))
     assert kept["contenders"] == {contender.name: contender.changes() for contender in chosen}
     assert len(list((tmp_path / "cache").glob("*/*/index.json"))) == 2
-    assert set(json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["mean"]) == {"crop", "all"}
+    assert set(json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["mean"]) == {
+        "crop",
+        "crop_skull",
+    }
+    (tmp_path / "out" / "study.json").write_text(
+        json.dumps({**kept, "picture": {**kept["picture"], "align_midline": False}}), encoding="utf-8"
+    )
+    assert run_study("preprocessing", chosen, parser("").parse_args(words)) == 0, "a study of an earlier version"
     changed = [chosen[0], replace(chosen[1], shown={})]
     assert run_study("preprocessing", changed, parser("").parse_args(words)) == 2
 
 
-def test_poses_of_the_phantom_are_found(
+def test_what_the_phantom_loses_is_measured(
     phantom: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(head_geometry, "CACHE", tmp_path)
@@ -68,9 +72,3 @@ def test_poses_of_the_phantom_are_found(
     assert "SYNTHETIC" in said
     assert "0 with the couch" in said
     assert head_geometry.main([*words, "--patients", "0"]) == 2
-
-
-def test_a_plane_that_is_made_upright_is_the_middle() -> None:
-    plane = MirrorPlane(12.0, -5.0, 7.0)
-    assert as_pose(turned(plane, plane)) == pytest.approx(np.zeros(3), abs=1e-9)
-    assert as_pose(turned(plane, MirrorPlane())) == pytest.approx(as_pose(plane))

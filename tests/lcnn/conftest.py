@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data_prep.cohort.layout import scan_cohort
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.cohort.store import compile_store
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import TrainConfig

@@ -61,7 +61,7 @@ def test_predictions_come_back_on_the_native_grid(config, picture, cohort, cohor
 
 @pytest.mark.parametrize(
     ("parts", "spacing_mm"),
-    [((), None), (("remove_couch",), None), (("strip_skull", "align_midline"), (5.0, 4.0, 4.0))],
+    [((), None), (("remove_couch",), None), (("strip_skull",), (5.0, 4.0, 4.0))],
 )
 def test_the_network_sees_what_it_was_trained_on(config, picture, parts, spacing_mm, cohort, cohort_root, tmp_path):
     """Prediction from a patient's own files must prepare, resize and stack just as the store does for training."""

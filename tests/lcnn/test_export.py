@@ -17,7 +17,7 @@ import torch
 from monai.bundle import verify_metadata, verify_net_in_out
 from torch import nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.cohort.store import read_windows
 from data_prep.common.errors import InputError
 from data_prep.preprocessing.picture import PictureConfig
@@ -196,10 +196,10 @@ def test_the_card_of_a_model_without_a_run_claims_nothing(tmp_path, model):
 
 
 def test_the_card_tells_how_volumes_are_prepared(tmp_path, model):
-    prepared = replace(model, picture=model.picture.model_copy(update={"strip_skull": True, "align_midline": True}))
+    prepared = replace(model, picture=model.picture.model_copy(update={"strip_skull": True}))
     export_model(tmp_path / "model", prepared, formats=())
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "Before that, what is outside the intracranial space is made air and each volume is turned in 3D" in card
+    assert "Before that, what is outside the intracranial space is made air." in card
     assert "what is not the head" not in card
 
 

@@ -167,7 +167,7 @@ def test_a_training_that_was_killed_resumes_as_if_it_had_never_stopped(tmp_path,
         import json, os, signal, sys
         from pathlib import Path
         import torch
-        from data_prep.cohort.split import Normalisation
+        from data_prep.cohort.normalisation import Normalisation
         from data_prep.cohort.store import Store
         from lcnn.config import TrainConfig
         from lcnn.training.fit import TrainingData, fit

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.network.alignment import POSE_SIDE, Pose, align, unalign
 from lcnn.network.model import build_model

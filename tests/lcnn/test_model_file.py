@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import yaml
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.common.errors import InputError
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.checkpoint import save_checkpoint
@@ -66,6 +67,30 @@ def test_the_initial_weights_need_not_be_at_hand(tmp_path, make_config, normalis
     loaded = load_model(tmp_path / "model")
     assert (loaded.config, loaded.picture) == (config, PICTURE)
     assert torch.equal(loaded.net(grey()).logits_BHW, model(grey()).logits_BHW)
+
+
+@pytest.mark.parametrize("value", [False, True])
+@pytest.mark.parametrize("kind", ["checkpoint", "folder"])
+def test_a_model_that_names_the_former_alignment_opens_where_it_was_off(
+    tmp_path, make_config, normalisation, value, kind
+):
+    config, path = make_config(), tmp_path / "model"
+    net = trained(config, normalisation)
+    former = {**PICTURE.model_dump(), "align_midline": value}
+    if kind == "checkpoint":
+        save_checkpoint(path, {"config": config.model_dump_json(), "picture": former, "model": net.state_dict()})
+    else:
+        save_folder_of(path, net, config)
+        settings = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        (path / CONFIG).write_text(yaml.safe_dump({**settings, "picture": former}), encoding="utf-8")
+    if value:
+        with pytest.raises(
+            InputError, match=r"model.*: picture: align_midline: .* no longer .*; leave it out"
+        ) as refused:
+            load_model(path)
+        assert "\n" not in str(refused.value)
+    else:
+        assert load_model(path).picture == PICTURE
 
 
 @pytest.mark.parametrize("mean", [0.1, 47.123456789, 1e-3])

@@ -11,8 +11,8 @@ from PIL import Image
 
 from data_prep.cohort.compiled import compile_cohort
 from data_prep.cohort.layout import scan_cohort, write_manifest
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.cohort.pixels import GREY, Pixels, pixels_of
-from data_prep.cohort.split import Normalisation
 from data_prep.cohort.store import read_patient
 from data_prep.common.errors import InputError
 from data_prep.intensity.window import WINDOWS, KeptHu, to_pixels

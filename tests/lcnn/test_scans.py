@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dicom_files import IDENTIFYING, SIZE, SPACING_MM, UIDS, head, write_series
+from dicom_files import IDENTIFYING, SIZE, SPACING_MM, UIDS, head, open_dicom, write_series
 from PIL import Image
 from pydicom import dcmread
 
@@ -18,7 +18,6 @@ from data_prep.common.errors import InputError
 from data_prep.intensity.window import WINDOWS, KeptHu
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.sources.dicom.seg import read_seg
-from data_prep.sources.dicom.study import open_dicom
 from lcnn.__main__ import main
 from lcnn.inference.model_file import TrainedModel, save_model
 from lcnn.inference.scans import InputOverrides, find_patients

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from curves import dice_after, epoch_result
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.common.files import write_text_atomically
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome

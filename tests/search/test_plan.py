@@ -10,7 +10,7 @@ from tiny_cohort import SIDE, TINY, write_cohort
 
 from data_prep.cohort.split import PARTS, SplitConfig, make_split
 from data_prep.common.errors import InputError
-from data_prep.phantom.patients import PhantomConfig
+from data_prep.phantom.config import PhantomConfig
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from search.commands.dry_run import describe_slots, dry_run

@@ -26,6 +26,21 @@ def test_a_spec_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
     assert check_spec(run, spec()) is True
 
 
+def test_a_run_that_names_the_former_alignment_goes_on_where_it_was_off(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    write_spec(run, spec())
+    text = run.spec.read_text(encoding="utf-8")
+    assert text.count("  strip_skull: false\n") == 1
+    for value in ("false", "true"):
+        former = text.replace("  strip_skull: false\n", f"  strip_skull: false\n  align_midline: {value}\n")
+        run.spec.write_text(former, encoding="utf-8")
+        if value == "false":
+            assert check_spec(run, spec()) is True
+        else:
+            with pytest.raises(InputError, match=r"spec\.yaml: cohort: align_midline: .* no longer .*; leave it out"):
+                check_spec(run, spec())
+
+
 def test_a_longer_budget_is_the_same_search(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     write_spec(run, spec(budget={"trials": 4}))

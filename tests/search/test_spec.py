@@ -78,6 +78,11 @@ def test_the_winner_is_exported_to_all_graphs_or_to_those_that_are_named(tmp_pat
         load(tmp_path, MINIMAL, settings=("exports=[tflite]",))
 
 
+def test_a_file_that_names_the_former_alignment_as_off_is_read_without_it(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL + "cohort: {align_midline: false}") == load(tmp_path, MINIMAL)
+    assert load(tmp_path, MINIMAL, settings=("cohort.align_midline=false",)) == load(tmp_path, MINIMAL)
+
+
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     assert load(tmp_path, MINIMAL, settings=("optim.lr=1e-3",)).training.optim.lr == 0.001
 
@@ -115,6 +120,14 @@ BAD_FILES = {
     ),
     "enormous seed": ("train: {seed: 99999999999}", ["train.seed", "less than"]),
     "name with a slash": ("name: a/b", ["name", "letters, digits"]),
+    "two sections at odds": (
+        "train: {epochs: 4, batch_size: 1}\nmodel: {norm: batch}",
+        ["space.yaml: model.norm: batch needs two stacks", "set norm: group"],
+    ),
+    "the former alignment": (
+        "cohort: {align_midline: true}",
+        ["cohort: align_midline: volumes are no longer turned upright", "leave it out and train anew"],
+    ),
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.cohort.compiled import compile_cohort
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import TrainConfig
 from search.execution.trial import TrialContext

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from highdicom.spatial import get_normal_vector
 
 from data_prep.common.errors import InputError
 from data_prep.common.wording import counted
@@ -58,7 +58,7 @@ class Series:
     @property
     def plane(self) -> Plane:
         """How its slices lie."""
-        return list(Plane)[int(np.abs(normal_of(self.frames[0])).argmax())]
+        return list(Plane)[int(np.abs(get_normal_vector(self.frames[0].orientation)).argmax())]
 
     @property
     def thickness_mm(self) -> float | None:
@@ -71,11 +71,6 @@ class Series:
         parts += [f"{acquisition.thickness_mm:g} mm"] if acquisition.thickness_mm is not None else []
         parts += ["contrast"] if acquisition.has_contrast else []
         return f"{self.number}: {', '.join(parts)}"
-
-
-def normal_of(frame: Frame) -> NDArray[np.float64]:
-    """The direction from slice to slice: along a row, turned onto down a column."""
-    return np.cross(frame.orientation[:3], frame.orientation[3:])
 
 
 def find_series(headers: Iterable[Header]) -> tuple[Series, ...]:
@@ -195,7 +190,7 @@ def _strays(part: Sequence[Frame], planes: Sequence[Sequence[Frame]]) -> tuple[F
         for plane in planes
         if len(plane) < LEAST_SLICES <= len(part) and not plane[0].acquisition.is_localizer
         for frame in plane
-        if abs(normal_of(part[0]) @ normal_of(frame)) > 0.9
+        if abs(get_normal_vector(part[0].orientation) @ get_normal_vector(frame.orientation)) > 0.9
     )
 
 
@@ -213,6 +208,6 @@ def _one_a_place(plane: list[Frame]) -> list[list[Frame]]:
 
 
 def _has_doubles(frames: Sequence[Frame]) -> bool:
-    normal = normal_of(frames[0])
+    normal = get_normal_vector(frames[0].orientation)
     heights_mm = np.sort([np.dot(frame.position_mm, normal) for frame in frames])
     return bool((np.diff(heights_mm) < SAME_PLACE_MM).any())

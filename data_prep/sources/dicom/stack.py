@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from highdicom.spatial import get_normal_vector
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.common.errors import InputError
 from data_prep.sources.dicom.headers import Frame
-from data_prep.sources.dicom.series import SAME_PLACE_MM, Series, normal_of
+from data_prep.sources.dicom.series import SAME_PLACE_MM, Series
 from data_prep.volumes.volume import Grid
 
 EVEN = 0.05
@@ -137,7 +138,7 @@ def _axes(frame: Frame) -> tuple[Float, Float, Float]:
     """Unit vectors at right angles: from slice to slice, along a row, down a column."""
     across = np.array(frame.orientation[:3])
     across /= np.linalg.norm(across)
-    normal = normal_of(frame)
+    normal = get_normal_vector(frame.orientation)
     normal /= np.linalg.norm(normal)
     return normal, across, np.cross(normal, across)
 

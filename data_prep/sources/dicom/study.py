@@ -20,7 +20,6 @@ from data_prep.common.errors import InputError
 from data_prep.sources.dicom.headers import Frame, read_header, refusing
 from data_prep.sources.dicom.series import Series, choose_series, find_series
 from data_prep.sources.dicom.stack import Stack, stack_series
-from data_prep.sources.dicom.studies import find_studies
 from data_prep.volumes.volume import Volume
 
 AIR_HU = -1000.0
@@ -107,18 +106,6 @@ def open_files(files: Sequence[Path], series: int | None = None) -> DicomScan:
         world=choice.world,
         summary=choice.summary,
     )
-
-
-def open_dicom(path: Path, series: int | None = None) -> DicomScan:
-    """Read the head CT of a folder that holds one study.
-
-    Raises:
-        InputError: as `open_files`, or the folder holds several studies.
-    """
-    studies = find_studies(path).complete()
-    if len(studies) > 1:
-        raise InputError(f"{path}: {len(studies)} studies; give the folder of one")
-    return open_files(studies[0].files, series)
 
 
 def _read_pictures(frames: Sequence[Frame]) -> NDArray[np.float32]:

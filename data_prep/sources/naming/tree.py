@@ -8,7 +8,7 @@ patient is; what is left is.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import takewhile
@@ -16,6 +16,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from data_prep.cohort.layout import natural_key
 from data_prep.common.errors import InputError
+from data_prep.common.wording import few
 
 MASK_TEXT = """
 mask masks msk seg segs segmentation segmentations label labels labelstr labelsts lesion lesions roi rois gt groundtruth
@@ -247,7 +248,6 @@ def session(relative: PurePosixPath) -> str | None:
     return next((part for part in parts if part.startswith(BIDS_SESSION)), None)
 
 
-def listed(files: Iterator[Found] | Sequence[Found], most: int = 3) -> str:
+def listed(files: Iterable[Found]) -> str:
     """A few files' paths for a message."""
-    names = [str(file.relative) for file in files]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return few(str(file.relative) for file in files)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_cohort import TINY, tiny_context
 
-from data_prep.cohort.split import Normalisation
+from data_prep.cohort.normalisation import Normalisation
 from lcnn.config import TrainConfig
 from lcnn.outcome import Outcome
 from lcnn.training.fit import EpochResult

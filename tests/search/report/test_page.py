@@ -126,12 +126,12 @@ def test_slices_that_leak_between_the_parts_are_warned_of():
 def test_the_page_says_how_slices_come_to_the_network():
     made = make_evidence([trial(0)], evaluation(windows="brain (level 40 HU, width 80 HU)"))
     assert dict(making(made))["Slices"] == "512 pixels, cropped to the head, seen in brain (level 40 HU, width 80 HU)"
-    cohort = {"crop": "none", "strip_skull": True, "align_midline": True, "image_size": 96}
+    cohort = {"crop": "none", "strip_skull": True, "image_size": 96}
     spec = validate_spec({"cohort": cohort, "scheduler": {"grace": 1}}, "test")
     other = dataclasses.replace(
         made, provenance=dataclasses.replace(made.provenance, spec=spec), evaluation=evaluation()
     )
-    assert dict(making(other))["Slices"] == "96 pixels, skull stripped, midline aligned"
+    assert dict(making(other))["Slices"] == "96 pixels, skull stripped"
 
 
 def test_failures_are_listed_with_their_reasons():
