@@ -97,8 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-dashboard",
         action="store_true",
-        help="search without Ray's dashboard, which takes some 150 MB of memory; workers then go from trial to trial, "
-        "where with it, for its list names workers, each trial waits some seconds for one of its own",
+        help="search without Ray's dashboard, which takes some 150 MB of memory",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, its workers and Tune write")
     parser.add_argument(

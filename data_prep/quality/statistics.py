@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cohort.layout import Patient, voxel_ml
-from data_prep.cohort.pixels import Pixels
 from data_prep.cohort.normalisation import mean_and_deviation
+from data_prep.cohort.pixels import Pixels
 from data_prep.cohort.store import read_patient
 from data_prep.common.files import table_text, write_text_atomically
 from data_prep.volumes.mask import ignored_in, lesion_in

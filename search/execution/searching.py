@@ -81,7 +81,7 @@ def _search_session(run: Run, on_ended: Callable[[TrialRecord], None]) -> None:
         on_event=on_event,
     )
     try:
-        run_trials(conductor, context, view=run.session.view)
+        run_trials(conductor, context, verbose=run.session.view.verbose)
     finally:
         run.display.clear()
         stopwatch.keep()

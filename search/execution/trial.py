@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]  # its stubs do not know it
 
 from data_prep.cohort.normalisation import Normalisation
 from data_prep.cohort.store import Store
@@ -188,16 +189,15 @@ class TrialActor(tune.Trainable):
         self._name = trial_name(int(config["number"]), settings)
         self._training = self.start(str(config["number"]), settings, float(config["share"]))
 
-    def __repr__(self) -> str:
-        """The trial's name: so Ray's dashboard lists the worker. Ray asks once, when the worker starts."""
-        return self._name
-
     def start(self, key: str, config: TrainConfig, share: float) -> Generator[EpochResult, None, Outcome]:
         """The training to run."""
         return start_training(self._context, key, config, share)
 
     def step(self) -> dict[str, Any]:
         """The next epoch that the study does not know yet, or how the training ended."""
+        # An actor keeps the name that it began with. Its process takes the trial's for as long as the task runs, after
+        # which Ray names it again.
+        setproctitle(f"ray::{self._name}")
         while True:
             try:
                 result = next(self._training)

@@ -1,4 +1,4 @@
-"""The name of a trial where Ray shows it: in the dashboard's list of actors, in Tune's output, in a process list."""
+"""The name of a trial where Ray shows it: in the dashboard's list of workers, in Tune's output, in a process list."""
 
 from lcnn.config import TrainConfig
 

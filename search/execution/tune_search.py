@@ -237,7 +237,7 @@ def run_trials(
     conductor: Conductor,
     context: TrialContext,
     actor: type[TrialActor] = TrialActor,
-    view: RayView = QUIET,
+    verbose: bool = False,
 ) -> None:
     """Run the search on a started Ray until the conductor has no more trials.
 
@@ -245,7 +245,7 @@ def run_trials(
         conductor: says what is run.
         context: what all trials share.
         actor: what a worker does with a trial.
-        view: what Ray is to show.
+        verbose: shows what Tune writes.
     """
     slots = context.slots
 
@@ -261,13 +261,13 @@ def run_trials(
                 search_alg=StudySearcher(conductor, slots),
                 scheduler=StudyScheduler(conductor),
                 num_samples=-1,
-                reuse_actors=not view.dashboard,
+                reuse_actors=True,
                 trial_name_creator=_name,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 name="search",
-                verbose=2 if view.verbose else 0,
+                verbose=2 if verbose else 0,
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),

@@ -20,7 +20,7 @@ def how_to_open(address: str | None) -> str:
     if not address:
         return WITHOUT
     token = f"{pasted(_ray())} get-auth-token"
-    return f"Ray dashboard: http://{address}/#/actors\n  it asks for a token; this prints it: {token}"
+    return f"Ray dashboard: http://{address}/#/cluster\n  it asks for a token; this prints it: {token}"
 
 
 def _ray() -> str:

@@ -7,8 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import curves
 import pytest
@@ -16,6 +19,7 @@ import quick
 import ray
 from quick import KILLED, QuickActor, quick_context
 from ray._private import ray_constants
+from ray.util.state import list_actors
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -38,6 +42,9 @@ from search.study.scheduling.schedulers import NoScheduler
 Open = Callable[..., Ledger]
 SLOTS = Slots(1, 1, 0.0, 0, "cpu")
 VIEW = RayView(dashboard=True)
+BY_VALUE = (quick, curves, sys.modules[__name__])
+"""Modules of tests, which workers cannot import."""
+LOOKED = "looked"
 SEEN_S = 60.0
 DRIVER = shutil.which("chromedriver")
 
@@ -48,10 +55,10 @@ def context(tmp_path: Path) -> Iterator[TrialContext]:
     context = quick_context(tmp_path / "run", SLOTS, checkpoints=None)
     (context.folder / KILLED).write_text("no node")
     (context.folder / "none.diary").touch()
-    for module in (quick, curves):
+    for module in BY_VALUE:
         ray.cloudpickle.register_pickle_by_value(module)
     yield context
-    for module in (quick, curves):
+    for module in BY_VALUE:
         ray.cloudpickle.unregister_pickle_by_value(module)
 
 
@@ -82,33 +89,57 @@ def token() -> str:
 
 def log_in(browser: Chrome, address: str) -> None:
     """The dashboard asks in a dialog before it shows anything."""
-    browser.get(f"http://{address}/#/actors")
+    browser.get(f"http://{address}/#/cluster")
     dialog = WebDriverWait(browser, SEEN_S).until(lambda chrome: chrome.find_element(By.CSS_SELECTOR, "[role=dialog]"))
     dialog.find_element(By.TAG_NAME, "input").send_keys(token() + Keys.ENTER)
 
 
-def test_the_list_of_actors_names_the_trials(
+class SlowActor(QuickActor):
+    """Stays in its second trial's second epoch until somebody has looked."""
+
+    def step(self) -> dict[str, Any]:
+        result = super().step()
+        if self._name.endswith("_trial1") and result.get("epoch") == 2:
+            while not (self._context.folder / LOOKED).exists():
+                time.sleep(0.1)
+        return result
+
+
+def test_the_list_of_workers_names_the_trial_that_each_runs(
     open_ledger: Open, space: SearchSpace, context: TrialContext, browser: Chrome
 ) -> None:
     ledger = open_ledger()
     pages: list[str] = []
+    workers: set[str] = set()
+
+    def look(address: str) -> None:
+        try:
+            log_in(browser, address)
+            pages.append(text_once(browser, lambda text: "_trial1" in text))
+        finally:
+            (context.folder / LOOKED).touch()
+
+    looking: list[Thread] = []
 
     def on_event(event: Event) -> None:
-        if event.kind == "epoch" and event.trial.number == 1 and not pages:
-            log_in(browser, address)
-            pages.append(text_once(browser, lambda text: "_trial0" in text and "_trial1" in text))
+        if event.kind == "epoch":
+            workers.update(actor["pid"] for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=False))
+            if event.trial.number == 1 and not looking:
+                looking.append(Thread(target=look, args=(address,)))
+                looking[0].start()
 
     conductor = Conductor(ledger, space, NoScheduler(), budget=BudgetConfig(trials=2), epochs=9, on_event=on_event)
     with ray_running(SLOTS, view=VIEW) as dashboard:
         assert dashboard is not None
         address = dashboard
         assert address.startswith("127.0.0.1:")
-        run_trials(conductor, context, QuickActor, VIEW)
+        run_trials(conductor, context, SlowActor)
+        looking[0].join()
     (page,) = pages
-    for trial in ledger.trials():
-        assert trial_name(trial.number, space.config(trial.params)) in page
-    assert page.count(QuickActor.__name__) == 2
-    assert "ALIVE" in page
+    first, second = (trial_name(trial.number, space.config(trial.params)) for trial in ledger.trials())
+    assert f"ray::{second}" in page
+    assert first not in page
+    assert len(workers) == 1  # one worker ran both trials: its name costs no new one
 
 
 # Ray forgets the process that it did not wait for; it ends with the others.
@@ -141,6 +172,6 @@ def test_how_to_log_in_is_a_command_that_can_be_typed(on_path: bool, monkeypatch
     monkeypatch.setenv("PATH", str(own) if on_path else os.devnull)
     command = "ray" if on_path else str(own / "ray")
     assert how_to_open("127.0.0.1:8265").splitlines() == [
-        "Ray dashboard: http://127.0.0.1:8265/#/actors",
+        "Ray dashboard: http://127.0.0.1:8265/#/cluster",
         f"  it asks for a token; this prints it: {command} get-auth-token",
     ]
