@@ -99,7 +99,7 @@ def _print_table(spec: Spec, options: argparse.Namespace) -> None:
         spec.training.train.batch_size,
         spec.training.train.stacks_per_epoch or 1000,
     )
-    windows = len(spec.cohort.window or ("one",))
+    windows = len(spec.cohort.intensity_window or ("one",))
     print(
         f"{size}x{size}, {windows} window{'s' * (windows > 1)}, width {spec.training.model.width}, "
         f"{spec.training.model.global_backbone}, batch {batch}, "

@@ -263,7 +263,7 @@ class PngStacks:
 
     def __init__(self, data: CompiledCohort, source: StackSource, half_width: int) -> None:
         self._data, self._source, self._half_width = data, source, half_width
-        self._pixels = in_chosen_windows(pixels_of(data.cohort), data.store.picture.window, str(data.root))
+        self._pixels = in_chosen_windows(pixels_of(data.cohort), data.store.picture.intensity_window, str(data.root))
 
     def decode(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Box]:
         """Native slices (D, K, H, W) and mask (H, W; lesion 255) of one stack, and the crop that belongs to them."""
@@ -406,7 +406,7 @@ class Setup:
     @property
     def windows(self) -> int:
         """Windows in which synthetic slices come."""
-        return len(self.spec.cohort.window or ("one",))
+        return len(self.spec.cohort.intensity_window or ("one",))
 
     def data(self) -> CompiledCohort:
         """The cohort to read from."""

@@ -63,7 +63,7 @@ CACHE = Path("results/.cache")
 
 
 @dataclass(frozen=True)
-class Study:
+class NetworkStudy:
     """What all trainings share."""
 
     folder: Path
@@ -127,7 +127,7 @@ class Job:
     steps: int
 
 
-def run_job(study: Study, job: Job) -> Path:
+def run_job(study: NetworkStudy, job: Job) -> Path:
     """Train and test, or take up what is there; the table of test patients.
 
     Raises:
@@ -158,7 +158,7 @@ def run_job(study: Study, job: Job) -> Path:
     return table
 
 
-def step_seconds(study: Study, contenders: Sequence[Contender]) -> dict[str, float]:
+def step_seconds(study: NetworkStudy, contenders: Sequence[Contender]) -> dict[str, float]:
     """Processor seconds of a training step of each contender on one thread, taken in turns: median over the rounds.
 
     Processor time and not the clock's: what else the machine does must not change a budget.
@@ -176,7 +176,7 @@ def step_seconds(study: Study, contenders: Sequence[Contender]) -> dict[str, flo
     return {name: float(np.median(values[1:])) for name, values in seconds.items()}
 
 
-def open_study(spec: Spec, root: Path, folder: Path, contenders: Sequence[Contender]) -> Study:
+def open_study(spec: Spec, root: Path, folder: Path, contenders: Sequence[Contender]) -> NetworkStudy:
     """Compile the cohort for all contenders and lock the study's split.
 
     Raises:
@@ -194,10 +194,10 @@ def open_study(spec: Spec, root: Path, folder: Path, contenders: Sequence[Conten
     first = next(iter(compiled.values()))
     split = lock_split(folder / "split.json", first.store, SPLIT)
     stores = {shown: cohort.store for shown, cohort in compiled.items()}
-    return Study(folder, first.cohort, first.root, stores, split, config, picture)
+    return NetworkStudy(folder, first.cohort, first.root, stores, split, config, picture)
 
 
-def plan(study: Study, contenders: Sequence[Contender], seconds: float) -> dict[str, Any]:
+def plan(study: NetworkStudy, contenders: Sequence[Contender], seconds: float) -> dict[str, Any]:
     """Settings, sizes and steps of the study, kept in study.json: measured once, the same ever after.
 
     Raises:
@@ -276,7 +276,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def report(study: Study, planned: dict[str, Any], summary: dict[str, Any], seeds: int) -> None:
+def report(study: NetworkStudy, planned: dict[str, Any], summary: dict[str, Any], seeds: int) -> None:
     """Print what came out."""
     print(
         f"{planned['cohort']}: {len(study.split.test)} test patients, {seeds} seeds, "

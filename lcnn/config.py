@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from data_prep.common.settings import renamed
 from data_prep.preprocessing.picture import PictureConfig
 
 
@@ -48,7 +49,7 @@ class ModelConfig(Settings):
     """Channels of the local path's first level, at half the resolution; each further level has twice as many."""
     levels: int = Field(4, ge=2, le=6)
     """Levels of the local path; the deepest one is 2**levels times coarser than the input."""
-    window: int = Field(8, ge=1, le=64)
+    window_size: int = Field(8, ge=1, le=64)
     """Side of the attention windows at the deepest level, in its pixels."""
     heads: int = Field(4, ge=1, le=16)
     """Attention heads; must divide half of the deepest level's channels."""
@@ -62,6 +63,11 @@ class ModelConfig(Settings):
     """Encoder of the global path; the small one is for computers without a GPU."""
     weights: str = "none"
     """Start of the global path: ``none``, or with ``norm: batch`` ``imagenet`` (fetched by torchvision) or a path."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, data: Any) -> Any:
+        return renamed(data, "window", "window_size") if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "ModelConfig":

@@ -9,6 +9,13 @@ from pydantic import BaseModel
 from data_prep.common.errors import InputError
 from lcnn.config import TrainConfig
 
+RENAMED = {
+    "model.window": "model.window_size",
+    "cohort.window": "cohort.intensity_window",
+    "picture.window": "picture.intensity_window",
+}
+"""Settings by the names that files and studies of earlier versions have for them."""
+
 
 def look_up(data: Any, name: str) -> Any:
     """The value of a dotted name.
@@ -21,7 +28,7 @@ def look_up(data: Any, name: str) -> Any:
         KeyError: a mapping does not have it.
         AttributeError: settings do not have it.
     """
-    for part in name.split("."):
+    for part in RENAMED.get(name, name).split("."):
         data = data[part] if isinstance(data, Mapping) else getattr(data, part)
     return data
 
@@ -38,6 +45,8 @@ def assign(data: dict[str, Any], path: Sequence[str], value: Any, where: str) ->
     Raises:
         InputError: the path passes through a value that is no section.
     """
+    name = ".".join(path)
+    path = RENAMED[name].split(".") if name in RENAMED else path
     for position, part in enumerate(path[:-1]):
         section = data.setdefault(part, {})
         if section is None:
@@ -45,6 +54,9 @@ def assign(data: dict[str, Any], path: Sequence[str], value: Any, where: str) ->
         if not isinstance(section, dict):
             raise InputError(f"{where}: {'.'.join(path)}: {'.'.join(path[: position + 1])} is a value, not a section")
         data = section
+    for former, now in RENAMED.items():
+        if now == ".".join(path):
+            data.pop(former.rpartition(".")[2], None)
     data[path[-1]] = value
 
 

@@ -94,7 +94,7 @@ def pixels_of(cohort: Cohort) -> Pixels:
 
 
 def in_chosen_windows(pixels: Pixels, names: Sequence[str] | None, where: str) -> Pixels:
-    """A cohort's slices in the windows that ``cohort.window`` names; None: their own.
+    """A cohort's slices in the windows that ``cohort.intensity_window`` names; None: their own.
 
     Args:
         pixels: what they hold.
@@ -109,7 +109,7 @@ def in_chosen_windows(pixels: Pixels, names: Sequence[str] | None, where: str) -
     chosen = pixels.seen_in([WINDOWS[name] for name in names])
     if chosen is None:
         raise InputError(
-            f"cohort.window: {', '.join(names)} asked for, but the 8-bit slices of {where} are in "
+            f"cohort.intensity_window: {', '.join(names)} asked for, but the 8-bit slices of {where} are in "
             f"{in_words(pixels.windows)}; set it to null, or make the cohort anew with --depth 16, which keeps the HU"
         )
     return chosen

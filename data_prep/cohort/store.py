@@ -34,7 +34,7 @@ from data_prep.common.files import replacing_folder
 from data_prep.common.machine import available_cores
 from data_prep.intensity.window import Window
 from data_prep.preprocessing.framing import frame
-from data_prep.preprocessing.picture import REMOVED, PictureConfig
+from data_prep.preprocessing.picture import FORMER_NAME, REMOVED, PictureConfig
 from data_prep.volumes.checks import check_shape
 from data_prep.volumes.mask import NoMask, expected_values, from_grey, ignored_in, is_mask, lesion_in
 from data_prep.volumes.mask_picture import mask_values
@@ -159,7 +159,7 @@ def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
         json.dumps([patient.spacing_mm for patient in cohort.patients]),
         cohort.model_dump_json(include={"window", "windows", "hu", "official_test"}),
         # Where the option stood: stores that were made without it are found again.
-        picture.model_dump_json().replace('"window":', f'"{REMOVED}":false,"window":'),
+        picture.model_dump_json().replace('"intensity_window":', f'"{REMOVED}":false,"{FORMER_NAME}":'),
         *(["has_ignored"] if cohort.has_ignored else []),
         *([json.dumps(groups)] if (groups := _groups(cohort)) else []),
     ]
@@ -185,7 +185,7 @@ def compile_store(
         InputError: a slice cannot be decoded, sizes differ within a patient, a mask is none, or the slices do not hold
             the windows that are asked for.
     """
-    pixels = in_chosen_windows(pixels_of(cohort), picture.window, str(root))
+    pixels = in_chosen_windows(pixels_of(cohort), picture.intensity_window, str(root))
     folder = store_folder(cohort, cache, picture)
     if (folder / "index.json").exists():
         return Store.open(folder)

@@ -34,7 +34,7 @@ from data_prep.importing.register import Register, patient_id, register_of, writ
 from data_prep.intensity.window import KeptHu
 from data_prep.intensity.window import in_words as windows_in_words
 from data_prep.intensity.window_options import add_window_options, chosen_windows
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.dicom.choice import with_series
 from data_prep.sources.dicom.studies import processes_for
 from data_prep.sources.naming.tree import Patterns, names_mask
@@ -232,7 +232,7 @@ def _first_mask(case: Case) -> Path:
 def _with_series(source: Source, cases: list[Case], chosen: str | None) -> list[Case]:
     if chosen is None:
         return cases
-    if source.kind != Kind.DICOM:
+    if source.kind != SourceFormat.DICOM:
         raise InputError(f"--series {chosen}: is for DICOM, and these are {source.kind}; leave it out")
     return with_series(cases, chosen)
 
@@ -276,9 +276,9 @@ def _by_name(ids: Mapping[str, Case]) -> dict[str, list[str]]:
 
 
 def _settings(options: argparse.Namespace, source: Source) -> ImportSettings:
-    if source.kind in (Kind.NIFTI, Kind.DICOM) and options.spacing_mm:
+    if source.kind in (SourceFormat.NIFTI, SourceFormat.DICOM) and options.spacing_mm:
         raise InputError(f"--spacing-mm: {source.kind} files tell theirs; leave it out")
-    if source.kind == Kind.DICOM and options.hu_offset is not None:
+    if source.kind == SourceFormat.DICOM and options.hu_offset is not None:
         raise InputError(f"--hu-offset {options.hu_offset}: {source.kind} files tell theirs; leave it out")
     return ImportSettings(
         root=options.folder,
@@ -298,7 +298,7 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], p
         f"{', kept in 16 bits' if options.depth == 16 else ''}; 8-bit slices stay as they are",
     ]
     lines += _guessed(options, cases)
-    if source.kind == Kind.AISD and not options.lesion_labels and options.ignore_labels is None:
+    if source.kind == SourceFormat.AISD and not options.lesion_labels and options.ignore_labels is None:
         lines.append("labels: 1, 2, 3, 5 are lesion; 4 (unsure) is ignored: neither learnt nor scored")
     if len(cases) < len(source.cases):
         lines.append(f"left out: {counted(len(source.cases) - len(cases), 'patient')} without a mask")
@@ -314,7 +314,7 @@ def _found(options: argparse.Namespace, source: Source, cases: Sequence[Case], p
 def _guessed(options: argparse.Namespace, cases: Sequence[Case]) -> list[str]:
     """What was taken for masks because of where it lies, though no name and no option says that it is one."""
     case = next((case for case in cases if any(case.masks)), None)
-    if case is None or options.mask_pattern or case.kind == Kind.DICOM:
+    if case is None or options.mask_pattern or case.kind == SourceFormat.DICOM:
         return []
     mask = _first_mask(case).relative_to(options.scans)
     if names_mask(mask):
@@ -326,7 +326,7 @@ def _guessed(options: argparse.Namespace, cases: Sequence[Case]) -> list[str]:
 def _spacing(options: argparse.Namespace, source: Source) -> str:
     if options.spacing_mm:
         return " x ".join(f"{mm:g}" for mm in options.spacing_mm) + " mm"
-    if source.kind == Kind.DICOM:
+    if source.kind == SourceFormat.DICOM:
         return "that of each series"
     told = sorted(spacings(source))
     if not told:
@@ -341,7 +341,7 @@ def _preview(ids: Mapping[str, Case], source: Source, jobs: int) -> None:
     Raises:
         InputError: some would be refused.
     """
-    if source.kind != Kind.DICOM:
+    if source.kind != SourceFormat.DICOM:
         return
     faults = []
     jobs = processes_for(sum(len(case.images) for case in ids.values()), jobs)

@@ -24,7 +24,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import LOCK, png_bytes, replacing_folder, write_text_atomically
 from data_prep.intensity.window import Window
 from data_prep.intensity.window import to_pixels as windowed
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.reading import ReadOptions, preview_case, read_case
 from data_prep.volumes.mask import ignored_in, lesion_in, to_grey
 from data_prep.volumes.volume import Volume
@@ -169,7 +169,7 @@ def _fingerprint(task: Task) -> str:
     told = [repr((_written(settings), settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
                   sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
                   str(task.case.kind)))]  # fmt: skip
-    if task.case.kind in (Kind.PICTURES, Kind.AISD):
+    if task.case.kind in (SourceFormat.PICTURES, SourceFormat.AISD):
         told += PICTURE_READING
     if task.case.series is not None:
         told.append(f"series {task.case.series}")

@@ -5,8 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from data_prep.common.settings import renamed
 from data_prep.intensity.window import WindowName
 
+FORMER_NAME = "window"
+"""Of the intensity window, in files of earlier versions."""
 Crop = Literal["head", "none"]
 REMOVED = "align_midline"
 """A former option that turned whole volumes upright; docs/explanation/measurements.md says why it went."""
@@ -41,18 +44,19 @@ class PictureConfig(BaseModel):
     """Make air of what is not the head: couch, head holder, wires."""
     strip_skull: bool = False
     """Make air of what is outside the intracranial space."""
-    window: Annotated[
+    intensity_window: Annotated[
         WindowNames | None, BeforeValidator(_as_several, json_schema_input_type=WindowName | WindowNames | None)
     ] = None
     """Window, or windows, in which slices that keep their HU are seen: brain, stroke, wide; null: the cohort's own."""
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_was_removed(cls, data: Any) -> Any:
-        """Files of earlier versions name the option, nearly always as false: how all pictures are now."""
-        if not isinstance(data, Mapping) or REMOVED not in data:
+    def _of_earlier_versions(cls, data: Any) -> Any:
+        """Their files name the removed option, nearly always as false: how all pictures are now."""
+        if not isinstance(data, Mapping):
             return data
-        if data[REMOVED] is not False:
+        data = renamed(data, FORMER_NAME, "intensity_window")
+        if data.get(REMOVED, False) is not False:
             raise ValueError(
                 f"{REMOVED}: volumes are no longer turned upright, which made models worse; leave it out and train "
                 "anew, or use an earlier version"

@@ -25,7 +25,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.progress import in_processes
 from data_prep.common.wording import counted
 from data_prep.quality.contact_sheet import Tile, draw_tile
-from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.findings import Finding, FindingKind, Fix, Severity
 from data_prep.quality.orientation import COUCH_SURE, LEAST_PATIENTS, LIKELY_MARGIN, find_turns
 from data_prep.quality.patient_check import PatientFiles, check_patient
 from data_prep.quality.signatures import SignatureFile
@@ -145,7 +145,7 @@ def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
             "where they are scans of one patient, say so by --group-by of import or index"
         )
         severity = Severity.ERROR if same else Severity.WARNING
-        found.append(Finding(severity, Kind.NEAR_DUPLICATE, kept[one].id, kept[one].slices[place], told))
+        found.append(Finding(severity, FindingKind.NEAR_DUPLICATE, kept[one].id, kept[one].slices[place], told))
     return found
 
 
@@ -169,7 +169,7 @@ def _turned(kept: list[_Kept]) -> list[Finding]:
         can_fix = turn.is_sure and turn.quarters == 2
         advice = "; --fix turns it by half" if can_fix else "; look at the contact sheet"
         fix = Fix.TURN if can_fix else None
-        found.append(Finding(Severity.WARNING, Kind.TURNED, patient.id, "", told + advice, fix))
+        found.append(Finding(Severity.WARNING, FindingKind.TURNED, patient.id, "", told + advice, fix))
     return found
 
 
@@ -177,7 +177,7 @@ def _turned_by_couch(patients: list[_Kept]) -> list[Finding]:
     """Of a cohort too small to have a majority."""
     told = f"{IN_FRONT}; upside down, or mirrored front to back? Look at the contact sheet"
     found = [
-        Finding(Severity.WARNING, Kind.TURNED, patient.id, "", told)
+        Finding(Severity.WARNING, FindingKind.TURNED, patient.id, "", told)
         for patient in patients
         if patient.couch is not None and patient.couch <= -COUCH_SURE
     ]
@@ -187,7 +187,7 @@ def _turned_by_couch(patients: list[_Kept]) -> list[Finding]:
             f"it takes {LEAST_PATIENTS} patients to say who lies otherwise, and {silent} of {len(patients)} show no "
             "couch that tells which way up; look at the contact sheet"
         )
-        found.append(Finding(Severity.NOTE, Kind.NOT_COMPARED, "", "", told))
+        found.append(Finding(Severity.NOTE, FindingKind.NOT_COMPARED, "", "", told))
     return found
 
 
@@ -200,14 +200,14 @@ def _majority_turned(upright: list[_Kept]) -> list[Finding]:
             "orientation compared only within the cohort, as no couch shows which way up; look at the contact sheet, "
             "where faces are to be above"
         )
-        return [Finding(Severity.NOTE, Kind.NOT_COMPARED, "", "", told)]
+        return [Finding(Severity.NOTE, FindingKind.NOT_COMPARED, "", "", told)]
     if 2 * in_front <= len(sides):
         return []
     told = (
         f"most patients: {IN_FRONT} in {in_front} of {len(sides)} that show it, so the whole cohort seems upside down, "
         "or mirrored front to back; look at the contact sheet, and export it anew"
     )
-    return [Finding(Severity.WARNING, Kind.TURNED, "", "", told)]
+    return [Finding(Severity.WARNING, FindingKind.TURNED, "", "", told)]
 
 
 def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Finding]) -> list[Finding]:
@@ -220,10 +220,10 @@ def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Findi
             else f"{counted(len(missing), 'patient')}, {missing[0]} the first"
         )
         told = f"{who}: volumes are in voxels; `python -m data_prep index --spacing-mm` writes it down"
-        findings.append(Finding(Severity.WARNING, Kind.NO_SPACING, "", "", told))
+        findings.append(Finding(Severity.WARNING, FindingKind.NO_SPACING, "", "", told))
     if (root / MANIFEST).exists() and not any(finding.severity is Severity.ERROR for finding in found):
         known: Cohort = read_manifest(root / MANIFEST)
         if scan_cohort(root).hash != known.hash:
             told = "the files are not those that it describes; restore them, or delete it and index anew"
-            findings.append(Finding(Severity.ERROR, Kind.MANIFEST, "", MANIFEST, told))
+            findings.append(Finding(Severity.ERROR, FindingKind.MANIFEST, "", MANIFEST, told))
     return findings

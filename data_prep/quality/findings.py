@@ -18,7 +18,7 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What can be found."""
 
     UNREADABLE = "unreadable file"
@@ -54,7 +54,7 @@ class Finding:
     """One thing found."""
 
     severity: Severity
-    kind: Kind
+    kind: FindingKind
     patient: str
     """Empty where it concerns the cohort."""
     slice: str

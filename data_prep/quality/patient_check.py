@@ -18,7 +18,7 @@ from data_prep.cohort.layout import slice_files
 from data_prep.cohort.pixels import GREY, Pixels
 from data_prep.cohort.store import read_mask, read_slice
 from data_prep.common.errors import InputError
-from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.findings import Finding, FindingKind, Fix, Severity
 from data_prep.quality.orientation import (
     LIKELY_REVERSED,
     SURE_REVERSED,
@@ -92,13 +92,13 @@ def check_patient(files: PatientFiles) -> PatientReport:
     sizes = {picture.shape for picture in pictures.values()}
     if len(sizes) > 1:
         told = ", ".join(f"{columns}x{rows}" for rows, columns in sorted(sizes))
-        findings.error(Kind.SIZES_DIFFER, f"slices of {told} pixels; export the series again at one size")
+        findings.error(FindingKind.SIZES_DIFFER, f"slices of {told} pixels; export the series again at one size")
         return PatientReport(files.id, findings.all())
     image_ZHW = np.stack(list(pictures.values()))
     pictures.clear()
     names = tuple(images[stem].name for stem in images)
     if min(image_ZHW.shape[1:]) < LEAST_SIDE:
-        findings.error(Kind.TOO_SMALL, f"{image_ZHW.shape[2]}x{image_ZHW.shape[1]} pixels; export at full size")
+        findings.error(FindingKind.TOO_SMALL, f"{image_ZHW.shape[2]}x{image_ZHW.shape[1]} pixels; export at full size")
         return PatientReport(files.id, findings.all())
     masks_Z = [_fitting(lesions.get(stem), image_ZHW.shape[1:], files.has_ignored) for stem in images]
     hashes = tuple(hashlib.sha256(picture.tobytes()).hexdigest() for picture in image_ZHW)
@@ -131,10 +131,10 @@ class _Findings:
         self._patient = patient
         self._found: list[Finding] = []
 
-    def add(self, severity: Severity, kind: Kind, detail: str, file: str = "", fix: Fix | None = None) -> None:
+    def add(self, severity: Severity, kind: FindingKind, detail: str, file: str = "", fix: Fix | None = None) -> None:
         self._found.append(Finding(severity, kind, self._patient, file, detail, fix))
 
-    def error(self, kind: Kind, detail: str, file: str = "", fix: Fix | None = None) -> None:
+    def error(self, kind: FindingKind, detail: str, file: str = "", fix: Fix | None = None) -> None:
         self.add(Severity.ERROR, kind, detail, file, fix)
 
     def all(self) -> tuple[Finding, ...]:
@@ -147,22 +147,23 @@ def _listed(folder: Path | None, findings: _Findings) -> dict[str, Path]:
     try:
         return slice_files(folder)
     except InputError as error:
-        findings.error(Kind.UNREADABLE, _without_path(error, folder))
+        findings.error(FindingKind.UNREADABLE, _without_path(error, folder))
     except OSError as error:
-        findings.error(Kind.UNREADABLE, f"the folder cannot be listed ({error.strerror}); check its permissions")
+        findings.error(FindingKind.UNREADABLE, f"the folder cannot be listed ({error.strerror}); check its permissions")
     return {}
 
 
 def _check_pairs(files: PatientFiles, images: dict[str, Path], masks: dict[str, Path], findings: _Findings) -> None:
     if files.images is not None and not images:
         findings.error(
-            Kind.NO_SLICES, "no slices in its folder; add them, remove the folder, or use `import` for other formats"
+            FindingKind.NO_SLICES,
+            "no slices in its folder; add them, remove the folder, or use `import` for other formats",
         )
     for stem in (stem for stem in images if stem not in masks):
         # An empty mask says "no lesion here", which nobody has said; so it is not made up.
-        findings.error(Kind.NO_MASK, "no mask; add one, all 0 if a person saw no lesion", images[stem].name)
+        findings.error(FindingKind.NO_MASK, "no mask; add one, all 0 if a person saw no lesion", images[stem].name)
     for stem in (stem for stem in masks if stem not in images):
-        findings.error(Kind.NO_IMAGE, "no slice of this name; add or remove it", masks[stem].name)
+        findings.error(FindingKind.NO_IMAGE, "no slice of this name; add or remove it", masks[stem].name)
 
 
 def _check_spacing(files: PatientFiles, findings: _Findings) -> None:
@@ -172,7 +173,7 @@ def _check_spacing(files: PatientFiles, findings: _Findings) -> None:
         if not low <= distance <= high:
             findings.add(
                 Severity.WARNING,
-                Kind.ODD_SPACING,
+                FindingKind.ODD_SPACING,
                 f"{distance:g} mm between {axis}s, expected {low:g} to {high:g}; correct cohort.json",
             )
 
@@ -185,7 +186,7 @@ def _read(
         try:
             taken[stem] = read(file)
         except InputError as error:
-            kind = Kind.NOT_BINARY if isinstance(error, NoMask) else Kind.UNREADABLE
+            kind = FindingKind.NOT_BINARY if isinstance(error, NoMask) else FindingKind.UNREADABLE
             findings.error(kind, _without_path(error, file), file.name)
     return taken
 
@@ -197,7 +198,7 @@ def _without_path(error: InputError, place: Path) -> str:
 def _check_size(file: Path, mask_HW: NDArray[np.uint8], image: NDArray[np.uint8] | None, findings: _Findings) -> None:
     if image is not None and mask_HW.shape != image.shape:
         sizes = f"mask {mask_HW.shape[1]}x{mask_HW.shape[0]}, slice {image.shape[1]}x{image.shape[0]} pixels"
-        findings.error(Kind.SIZES_DIFFER, f"{sizes}; export the mask on the slice's grid", file.name)
+        findings.error(FindingKind.SIZES_DIFFER, f"{sizes}; export the mask on the slice's grid", file.name)
 
 
 def _check_values(file: Path, mask_HW: NDArray[np.uint8], has_ignored: bool, findings: _Findings) -> None:
@@ -207,13 +208,21 @@ def _check_values(file: Path, mask_HW: NDArray[np.uint8], has_ignored: bool, fin
         return
     shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
     if has_ignored:  # a blur of three values cannot be told from the third
-        findings.error(Kind.NOT_BINARY, f"values {shown}; write the lesion as 255, what is ignored as 128", file.name)
+        findings.error(
+            FindingKind.NOT_BINARY, f"values {shown}; write the lesion as 255, what is ignored as 128", file.name
+        )
     elif is_mask(values, has_ignored=True):
-        findings.error(Kind.NOT_BINARY, f"values {shown}; {expected_values(values, has_ignored=False)}", file.name)
+        findings.error(
+            FindingKind.NOT_BINARY, f"values {shown}; {expected_values(values, has_ignored=False)}", file.name
+        )
     elif is_blurred(counts):
-        findings.error(Kind.NOT_BINARY, f"values {shown}, blurred; --fix splits them at 128", file.name, Fix.BINARISE)
+        findings.error(
+            FindingKind.NOT_BINARY, f"values {shown}, blurred; --fix splits them at 128", file.name, Fix.BINARISE
+        )
     else:
-        findings.error(Kind.NOT_BINARY, f"values {shown}: labels? write the lesion as 255, the rest as 0", file.name)
+        findings.error(
+            FindingKind.NOT_BINARY, f"values {shown}: labels? write the lesion as 255, the rest as 0", file.name
+        )
 
 
 def _fitting(mask: NDArray[np.uint8] | None, shape: tuple[int, ...], has_ignored: bool) -> NDArray[np.bool_] | None:
@@ -230,7 +239,7 @@ def _check_repeats(
 ) -> None:
     blank = [name for name, area in zip(names, area_Z, strict=True) if area < BLANK_HEAD]
     if blank:
-        findings.add(Severity.NOTE, Kind.BLANK, f"{len(blank)} of {len(names)} slices show no head", blank[0])
+        findings.add(Severity.NOTE, FindingKind.BLANK, f"{len(blank)} of {len(names)} slices show no head", blank[0])
     places: defaultdict[str, list[str]] = defaultdict(list)
     for name, digest in zip(names, hashes, strict=True):
         if name not in blank:
@@ -238,19 +247,19 @@ def _check_repeats(
     for first, *others in places.values():
         if others:
             told = f"the same pixels as {', '.join(others)}; keep one, with its mask"
-            findings.add(Severity.WARNING, Kind.DUPLICATE, told, first)
+            findings.add(Severity.WARNING, FindingKind.DUPLICATE, told, first)
 
 
 def _check_order(area_Z: NDArray[np.float64], findings: _Findings) -> None:
     if is_shuffled(area_Z):
         told = "the head's area jumps from slice to slice; number the slices from the skull base upward"
-        findings.add(Severity.WARNING, Kind.SHUFFLED, told)
+        findings.add(Severity.WARNING, FindingKind.SHUFFLED, told)
         return
     score = upward_score(area_Z)
     if score is not None and score <= LIKELY_REVERSED:
         sure = "sure" if score <= SURE_REVERSED else "likely"
         told = f"{sure}: the head narrows toward the first slice (score {score:.2f}); number them from the skull base"
-        findings.add(Severity.WARNING, Kind.REVERSED, told)
+        findings.add(Severity.WARNING, FindingKind.REVERSED, told)
 
 
 def _check_lesion(image_ZHW: NDArray[np.uint8], masks_Z: list[NDArray[np.bool_] | None], findings: _Findings) -> None:
@@ -262,8 +271,8 @@ def _check_lesion(image_ZHW: NDArray[np.uint8], masks_Z: list[NDArray[np.bool_] 
         inside += int((mask_HW & head_HW).sum())
         total += int(mask_HW.sum())
     if total == 0:
-        findings.add(Severity.NOTE, Kind.NO_LESION, "none of its masks holds lesion")
+        findings.add(Severity.NOTE, FindingKind.NO_LESION, "none of its masks holds lesion")
     elif (share := 1 - inside / total) > OUTSIDE_WARNING:
         severity = Severity.ERROR if share > OUTSIDE_ERROR else Severity.WARNING
         told = f"{share:.0%} of the lesion lies outside; see that masks and slices belong together"
-        findings.add(severity, Kind.LESION_OUTSIDE, told)
+        findings.add(severity, FindingKind.LESION_OUTSIDE, told)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Kind(StrEnum):
+class SourceFormat(StrEnum):
     """What a source's files are."""
 
     NIFTI = "NIfTI"
@@ -27,7 +27,7 @@ class Case:
     mask: Path | tuple[Path | None, ...] | None
     """The same for the mask; None where there is none, or where it lies in the image's file. Of DICOM, all masks of the
     patient, of which that of the series is taken."""
-    kind: Kind
+    kind: SourceFormat
     series: int | None = None
     """Number of the DICOM series that a person chose; None chooses by rule."""
     identity: str | None = field(default=None, repr=False)

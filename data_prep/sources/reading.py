@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.dicom.cases import preview_dicom, read_dicom_case
 from data_prep.sources.formats import aisd
 from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask
@@ -56,7 +56,7 @@ def read_case(case: Case, options: ReadOptions) -> Reading:
     """
     meaning = _meaning(case.kind, options)
     taken = None
-    if case.kind == Kind.DICOM:
+    if case.kind == SourceFormat.DICOM:
         volume, label_ZHW, taken = read_dicom_case(case, meaning.lesion, meaning.ignored)
     else:
         volume = _read_scan(case, options)
@@ -66,9 +66,9 @@ def read_case(case: Case, options: ReadOptions) -> Reading:
     return Reading(volume, label_ZHW, taken)
 
 
-def _meaning(kind: Kind, options: ReadOptions) -> _Meaning:
+def _meaning(kind: SourceFormat, options: ReadOptions) -> _Meaning:
     lesion, ignored = options.lesion_labels, options.ignored_labels
-    if kind == Kind.AISD:
+    if kind == SourceFormat.AISD:
         lesion = lesion or aisd.LESION - (ignored or frozenset())
         ignored = aisd.IGNORED - lesion if ignored is None else ignored
     return _Meaning(lesion, ignored or frozenset())
@@ -80,7 +80,7 @@ def preview_case(case: Case) -> str | None:
     Raises:
         InputError: a header cannot be read, or says what is refused.
     """
-    return preview_dicom(case) if case.kind == Kind.DICOM else None
+    return preview_dicom(case) if case.kind == SourceFormat.DICOM else None
 
 
 def lacking_mask(case: Case) -> Path | None:
@@ -89,18 +89,18 @@ def lacking_mask(case: Case) -> Path | None:
     Raises:
         InputError: an archive cannot be read.
     """
-    if case.kind == Kind.DICOM:
+    if case.kind == SourceFormat.DICOM:
         return None if case.mask else case.images[0]
     for image, mask in zip(case.images, case.masks, strict=True):
-        if mask is None and not (case.kind == Kind.NPZ and case.mask is None and has_mask(image)):
+        if mask is None and not (case.kind == SourceFormat.NPZ and case.mask is None and has_mask(image)):
             return image
     return None
 
 
 def _read_scan(case: Case, options: ReadOptions) -> Volume:
-    if case.kind == Kind.NIFTI:
+    if case.kind == SourceFormat.NIFTI:
         return read_nifti(case.images[0], options.hu_offset)
-    if case.kind == Kind.NPZ:
+    if case.kind == SourceFormat.NPZ:
         return read_npz(case.images, options.hu_offset)
     return read_picture_files(case.images, options.hu_offset)
 
@@ -109,9 +109,9 @@ def _read_mask(case: Case, volume: Volume, meaning: _Meaning) -> NDArray[np.uint
     if case.mask is None and lacking_mask(case):
         return None
     shape_ZHW = volume.values_ZHW.shape
-    if case.kind in (Kind.AISD, Kind.PICTURES):
+    if case.kind in (SourceFormat.AISD, SourceFormat.PICTURES):
         return read_picture_masks(case.masks, shape_ZHW, meaning.lesion, meaning.ignored)
-    if case.kind == Kind.NPZ:
+    if case.kind == SourceFormat.NPZ:
         return read_npz_mask(_archives(case), shape_ZHW, meaning.lesion, meaning.ignored)
     if volume.grid is None or not isinstance(case.mask, Path):
         raise InputError(f"{case.images[0]}: its mask cannot be placed; give it as a file on the scan's grid")

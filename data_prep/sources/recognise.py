@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.cohort.layout import SLICE_SUFFIXES, natural_key
 from data_prep.common.errors import InputError
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.dicom import headers as dicom_headers
 from data_prep.sources.dicom.cases import find_dicom
 from data_prep.sources.dicom.studies import is_dicom
@@ -19,17 +19,17 @@ from data_prep.sources.formats.pictures import find_pictures
 from data_prep.sources.naming.tree import Patterns, files_below, session, sort_out, subject
 from data_prep.sources.reading import lacking_mask
 
-FORMATS: dict[Kind, Sequence[str]] = {
-    Kind.NIFTI: nifti.SUFFIXES,
-    Kind.NPZ: npz.SUFFIXES,
-    Kind.PICTURES: SLICE_SUFFIXES,
-    Kind.DICOM: dicom_headers.SUFFIXES,
+FORMATS: dict[SourceFormat, Sequence[str]] = {
+    SourceFormat.NIFTI: nifti.SUFFIXES,
+    SourceFormat.NPZ: npz.SUFFIXES,
+    SourceFormat.PICTURES: SLICE_SUFFIXES,
+    SourceFormat.DICOM: dicom_headers.SUFFIXES,
 }
 """The file endings of each format."""
-FINDERS: dict[Kind, Callable[[Path, Patterns], list[Case]]] = {
-    Kind.NIFTI: find_nifti,
-    Kind.NPZ: find_npz,
-    Kind.PICTURES: find_pictures,
+FINDERS: dict[SourceFormat, Callable[[Path, Patterns], list[Case]]] = {
+    SourceFormat.NIFTI: find_nifti,
+    SourceFormat.NPZ: find_npz,
+    SourceFormat.PICTURES: find_pictures,
 }
 """Who finds patients by the names of files."""
 
@@ -38,7 +38,7 @@ FINDERS: dict[Kind, Callable[[Path, Patterns], list[Case]]] = {
 class Source:
     """A recognised source."""
 
-    kind: Kind
+    kind: SourceFormat
     cases: tuple[Case, ...]
     """In natural order of their names."""
     without_mask: tuple[Case, ...]
@@ -47,7 +47,7 @@ class Source:
     """A line for each damaged file of which nobody can say whose it is."""
 
 
-def recognise(root: Path, patterns: Patterns, kind: Kind | None = None, jobs: int = 1) -> Source:
+def recognise(root: Path, patterns: Patterns, kind: SourceFormat | None = None, jobs: int = 1) -> Source:
     """See what lies below ``root``.
 
     Args:
@@ -66,13 +66,13 @@ def recognise(root: Path, patterns: Patterns, kind: Kind | None = None, jobs: in
     cases = sorted((_with_patient(case, root) for case in found), key=lambda case: natural_key(case.name))
     if not cases:
         raise InputError(f"{root}: no scans of {chosen}; say which files are scans by --image-pattern")
-    if chosen == Kind.PICTURES and is_aisd(cases):
-        chosen, cases = Kind.AISD, as_aisd(cases)
+    if chosen == SourceFormat.PICTURES and is_aisd(cases):
+        chosen, cases = SourceFormat.AISD, as_aisd(cases)
     return Source(chosen, tuple(cases), tuple(case for case in cases if lacking_mask(case)), lost)
 
 
-def _find(kind: Kind, root: Path, patterns: Patterns, jobs: int) -> tuple[list[Case], tuple[str, ...]]:
-    if kind == Kind.DICOM:
+def _find(kind: SourceFormat, root: Path, patterns: Patterns, jobs: int) -> tuple[list[Case], tuple[str, ...]]:
+    if kind == SourceFormat.DICOM:
         found = find_dicom(root, patterns, jobs)
         return found.cases, found.lost
     return FINDERS[kind](root, patterns), ()
@@ -81,16 +81,16 @@ def _find(kind: Kind, root: Path, patterns: Patterns, jobs: int) -> tuple[list[C
 def _with_patient(case: Case, root: Path) -> Case:
     """A scan with its patient where its names are those of a session in BIDS; DICOM files name theirs themselves."""
     relative = PurePosixPath(case.images[0].relative_to(root).as_posix())
-    if case.kind == Kind.DICOM or session(relative) is None:
+    if case.kind == SourceFormat.DICOM or session(relative) is None:
         return case
     return replace(case, patient=subject(relative))
 
 
-def _only_kind(root: Path, patterns: Patterns) -> Kind:
+def _only_kind(root: Path, patterns: Patterns) -> SourceFormat:
     present = {kind: len(files_below(root, suffixes)) for kind, suffixes in FORMATS.items()}
     kinds = [kind for kind, count in present.items() if count]
-    if {*kinds} <= {Kind.DICOM, Kind.NIFTI} and _are_masks(root, patterns) and is_dicom(root):
-        return Kind.DICOM  # whose files often have no ending
+    if {*kinds} <= {SourceFormat.DICOM, SourceFormat.NIFTI} and _are_masks(root, patterns) and is_dicom(root):
+        return SourceFormat.DICOM  # whose files often have no ending
     if not kinds:
         endings = " ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
         raise InputError(f"{root}: nothing to import; looked for {endings}")
@@ -110,7 +110,7 @@ def spacings(source: Source) -> set[tuple[float, float, float]]:
 
     A header that cannot be read is passed over, for the import of its patient says so.
     """
-    if source.kind != Kind.NIFTI:
+    if source.kind != SourceFormat.NIFTI:
         return set()
     told = set()
     for case in source.cases:

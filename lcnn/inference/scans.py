@@ -29,7 +29,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import replacing, write_png
 from data_prep.intensity.window import WINDOWS, Window, in_words
 from data_prep.sources.dicom.seg import Author, write_seg
-from data_prep.sources.dicom.studies import Study, find_studies, is_dicom
+from data_prep.sources.dicom.studies import DicomStudy, find_studies, is_dicom
 from data_prep.sources.dicom.study import open_files
 from data_prep.sources.formats.nifti import SUFFIXES, find_nifti, is_nifti, read_nifti
 from data_prep.sources.formats.pictures import read_picture_files
@@ -123,7 +123,7 @@ def find_patients(path: Path, overrides: InputOverrides | None = None) -> list[P
     return patients
 
 
-def _studies(path: Path) -> tuple[Study, ...]:
+def _studies(path: Path) -> tuple[DicomStudy, ...]:
     return find_studies(path).complete() if path.exists() and is_dicom(path) else ()
 
 
@@ -207,7 +207,7 @@ def _nifti(name: str, file: Path, hu_offset: int | None) -> Patient:
     return Patient(name, USUAL, open_)
 
 
-def _dicom(number: int, study: Study, series: int | None) -> Patient:
+def _dicom(number: int, study: DicomStudy, series: int | None) -> Patient:
     name = f"patient_{number:04d}"
 
     def open_(seen: Pixels) -> Scan:

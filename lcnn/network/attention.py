@@ -22,19 +22,19 @@ class SymmetryAttention(nn.Module):
     Args:
         channels: channels of the map; even.
         slices: slices that the map must have (2T + 1); fewer means that something pooled the depth away.
-        window: side of a window in pixels of the map.
+        window_size: side of a window in pixels of the map.
         heads: attention heads; must divide half the channels.
 
     Raises:
         ValueError: ``heads`` does not divide half the channels.
     """
 
-    def __init__(self, channels: int, *, slices: int, window: int, heads: int) -> None:
+    def __init__(self, channels: int, *, slices: int, window_size: int, heads: int) -> None:
         super().__init__()
         inner = channels // 2
         if channels % 2 or inner % heads:
             raise ValueError(f"{heads} attention heads do not divide half of {channels} channels; choose a divisor")
-        self.slices, self.window, self.heads = slices, window, heads
+        self.slices, self.window_size, self.heads = slices, window_size, heads
         self.norm = nn.GroupNorm(1, channels)
         # Queries, keys, values, and values as seen from the other side.
         self.project = nn.Linear(channels, 4 * inner)
@@ -72,8 +72,8 @@ class SymmetryAttention(nn.Module):
         Equal margins left and right keep the midline at the centre of the tiling. An odd map cannot be
         filled up evenly by even windows; there they are one column wider.
         """
-        down = -height % self.window
-        columns = self.window + (self.window % 2 == 0 and width % 2 == 1)
+        down = -height % self.window_size
+        columns = self.window_size + (self.window_size % 2 == 0 and width % 2 == 1)
         count = -(-width // columns)
         count += (count * columns - width) % 2
         return down, (count * columns - width) // 2, columns
@@ -81,7 +81,7 @@ class SymmetryAttention(nn.Module):
     def _windows(self, x_BCDHW: Tensor, columns: int) -> Tensor:
         """(B, H / rows, W / columns, D, rows, columns, C), contiguous."""
         B, C, D, H, W = x_BCDHW.shape
-        x = x_BCDHW.reshape(B, C, D, H // self.window, self.window, W // columns, columns)
+        x = x_BCDHW.reshape(B, C, D, H // self.window_size, self.window_size, W // columns, columns)
         return x.permute(0, 3, 5, 2, 4, 6, 1).contiguous()
 
     def _unwindow(self, windows: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class SymmetryAttention(nn.Module):
     def _key_mask(self, valid_HW: Tensor, batch: int, columns: int) -> Tensor:
         """True where a key may be attended, (B * N, 1, 1, 2 L): padding is nobody's neighbour."""
         H, W = valid_HW.shape
-        rows = self.window
+        rows = self.window_size
         windows = valid_HW.reshape(H // rows, rows, W // columns, columns).transpose(1, 2)
         # Equal margins make the valid region its own mirror image: one mask serves both halves of the keys.
         own = windows.reshape(-1, rows * columns).repeat(1, 2 * self.slices)

@@ -85,7 +85,7 @@ class LocalPath(nn.Module):
         slices: slices of the stack, 2T + 1.
         width: channels of the first level.
         levels: resolution levels, the first at half the picture's; the plane is halved between two of them.
-        window: side of the attention windows at the deepest level.
+        window_size: side of the attention windows at the deepest level.
         heads: attention heads.
         norm: makes the normalisation layers.
         prior: probability of lesion that the untrained network predicts.
@@ -98,7 +98,7 @@ class LocalPath(nn.Module):
         *,
         width: int,
         levels: int,
-        window: int,
+        window_size: int,
         heads: int,
         norm: Norm,
         prior: float,
@@ -114,7 +114,7 @@ class LocalPath(nn.Module):
             ConvBlock3d(before, after, slices, norm, in_plane=1 if level == 0 else 2)
             for level, (before, after) in enumerate(zip([windows * FOLD**2, *channels], channels, strict=False))
         )
-        self.attention = SymmetryAttention(channels[-1], slices=slices, window=window, heads=heads)
+        self.attention = SymmetryAttention(channels[-1], slices=slices, window_size=window_size, heads=heads)
         self.gather = nn.ModuleList(nn.Conv2d(c, c, (slices, 1), bias=False) for c in channels)
         self.decoder = nn.ModuleList(
             UpBlock(deep, skip, norm) for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)

@@ -132,7 +132,7 @@ def build_model(config: TrainConfig, normalisation: Normalisation) -> LCNN:
             slices,
             width=model.width,
             levels=model.levels,
-            window=model.window,
+            window_size=model.window_size,
             heads=model.heads,
             norm=NORMS[model.norm],
             prior=PRIOR,

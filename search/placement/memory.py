@@ -15,7 +15,7 @@ from itertools import product
 from pydantic import ValidationError
 
 from lcnn.config import TrainConfig
-from lcnn.dotted import look_up, replaced
+from lcnn.dotted import RENAMED, look_up, replaced
 from search.spec.space import SearchSpace, Value
 
 ACCUMULATION = "train.accumulation"
@@ -23,7 +23,7 @@ PROFILE_FIELDS = (
     "T",
     "model.width",
     "model.levels",
-    "model.window",
+    "model.window_size",
     "model.heads",
     "model.norm",
     "model.global_backbone",
@@ -124,7 +124,7 @@ def profile_grid(space: SearchSpace, most: int = MOST_SHAPES) -> Grid:
     grid = {
         searched.name: tuple(sorted(searched.edge_values(), key=partial(demand, searched.name)))
         for searched in space.ranges()
-        if searched.name in PROFILE_FIELDS
+        if RENAMED.get(searched.name, searched.name) in PROFILE_FIELDS
     }
     while math.prod(len(values) for values in grid.values()) > most:
         longest = max(grid, key=lambda name: len(grid[name]))

@@ -137,7 +137,7 @@ def window_count(place: CohortPlace, config: CohortConfig) -> int:
     manifest = root / MANIFEST
     without = Pixels(PHANTOM_WINDOWS) if is_phantom else GREY
     pixels = pixels_of(read_manifest(manifest)) if manifest.exists() else without
-    return in_chosen_windows(pixels, config.window, str(root)).count
+    return in_chosen_windows(pixels, config.intensity_window, str(root)).count
 
 
 def is_synthetic(config: CohortConfig) -> bool | None:

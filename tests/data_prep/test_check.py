@@ -18,7 +18,7 @@ from data_prep.cohort.layout import open_cohort, scan_cohort, write_manifest
 from data_prep.common.files import write_png
 from data_prep.intensity.window import HU_OFFSET, KeptHu, Window
 from data_prep.quality.cohort_check import CohortReport, check_cohort
-from data_prep.quality.findings import Kind, Severity
+from data_prep.quality.findings import FindingKind, Severity
 from data_prep.quality.fixes import BACKUP, apply_fixes, undo_unfinished
 from data_prep.quality.orientation import AREA_PROFILE, find_turns, is_shuffled, mean_pictures, upward_score
 from data_prep.volumes.mask import is_blurred
@@ -82,9 +82,9 @@ def checked(root: Path) -> CohortReport:
     return check_cohort(root, jobs=1)
 
 
-def kinds(root: Path) -> set[Kind]:
+def kinds(root: Path) -> set[FindingKind]:
     """What is found, besides that no couch shows which way up these heads lie."""
-    return {finding.kind for finding in checked(root).findings} - {Kind.NOT_COMPARED}
+    return {finding.kind for finding in checked(root).findings} - {FindingKind.NOT_COMPARED}
 
 
 NO_COUCH = "orientation compared only within the cohort, as no couch shows which way up"
@@ -92,7 +92,7 @@ NO_COUCH = "orientation compared only within the cohort, as no couch shows which
 
 def test_a_sound_cohort_has_no_findings_but_that_no_couch_tells_which_way_up(root: Path) -> None:
     report = checked(root)
-    assert [finding.kind for finding in report.findings] == [Kind.NOT_COMPARED]
+    assert [finding.kind for finding in report.findings] == [FindingKind.NOT_COMPARED]
     assert NO_COUCH in report.findings[0].detail
     assert (report.patients, report.slices, len(report.tiles)) == (6, 72, 6)
 
@@ -150,7 +150,7 @@ def with_couch(root: Path, patients: str = PATIENTS) -> None:
 
 
 def turned_findings(root: Path) -> list[tuple[str, str]]:
-    return [(f.patient, f.kind.value) for f in checked(root).findings if f.kind is not Kind.MANIFEST]
+    return [(f.patient, f.kind.value) for f in checked(root).findings if f.kind is not FindingKind.MANIFEST]
 
 
 @pytest.mark.parametrize("patients", [PATIENTS, "a"])
@@ -159,14 +159,14 @@ def test_the_couch_tells_which_way_up_a_whole_cohort_or_one_patient_lies(root: P
     assert turned_findings(root) == []
     for patient in patients:
         turn(root, patient, 2)
-    assert turned_findings(root) == [("" if len(patients) > 1 else "a", Kind.TURNED.value)]
+    assert turned_findings(root) == [("" if len(patients) > 1 else "a", FindingKind.TURNED.value)]
 
 
 def test_a_patient_without_a_couch_is_not_compared(root: Path) -> None:
     for patient in PATIENTS[1:]:
         for part in ("images", "masks"):
             shutil.rmtree(root / part / patient)
-    (found,) = (f for f in checked(root).findings if f.kind is Kind.NOT_COMPARED)
+    (found,) = (f for f in checked(root).findings if f.kind is FindingKind.NOT_COMPARED)
     assert "1 of 1 show no couch" in found.detail
 
 
@@ -190,33 +190,44 @@ def deepen(root: Path) -> None:
 
 
 IMAGE, MASK = Path("images/b/4.png"), Path("masks/b/5.png")
-WRONG: dict[str, tuple[Callable[[Path], object], Kind, Severity, str]] = {
-    "no mask": (lambda r: (r / MASK).unlink(), Kind.NO_MASK, Severity.ERROR, "5.png"),
-    "no masks": (lambda r: shutil.rmtree(r / "masks" / "b"), Kind.NO_MASK, Severity.ERROR, "1.png"),
-    "no image": (lambda r: (r / IMAGE).unlink(), Kind.NO_IMAGE, Severity.ERROR, "4.png"),
-    "no images": (lambda r: shutil.rmtree(r / "images" / "b"), Kind.NO_IMAGE, Severity.ERROR, "1.png"),
-    "empty": (empty_patient, Kind.NO_SLICES, Severity.ERROR, ""),
-    "truncated": (truncate, Kind.UNREADABLE, Severity.ERROR, "3.png"),
-    "zero bytes": (lambda r: (r / MASK).write_bytes(b""), Kind.UNREADABLE, Severity.ERROR, "5.png"),
+WRONG: dict[str, tuple[Callable[[Path], object], FindingKind, Severity, str]] = {
+    "no mask": (lambda r: (r / MASK).unlink(), FindingKind.NO_MASK, Severity.ERROR, "5.png"),
+    "no masks": (lambda r: shutil.rmtree(r / "masks" / "b"), FindingKind.NO_MASK, Severity.ERROR, "1.png"),
+    "no image": (lambda r: (r / IMAGE).unlink(), FindingKind.NO_IMAGE, Severity.ERROR, "4.png"),
+    "no images": (lambda r: shutil.rmtree(r / "images" / "b"), FindingKind.NO_IMAGE, Severity.ERROR, "1.png"),
+    "empty": (empty_patient, FindingKind.NO_SLICES, Severity.ERROR, ""),
+    "truncated": (truncate, FindingKind.UNREADABLE, Severity.ERROR, "3.png"),
+    "zero bytes": (lambda r: (r / MASK).write_bytes(b""), FindingKind.UNREADABLE, Severity.ERROR, "5.png"),
     "16 bit": (
-        lambda r: save(r / IMAGE, np.zeros((SIDE, SIDE), dtype=np.uint16)), Kind.UNREADABLE, Severity.ERROR, "4.png"
+        lambda r: save(r / IMAGE, np.zeros((SIDE, SIDE), dtype=np.uint16)),
+        FindingKind.UNREADABLE,
+        Severity.ERROR,
+        "4.png",
     ),
-    "twice": (lambda r: shutil.copy(r / IMAGE, r / "images/b/4.tif"), Kind.UNREADABLE, Severity.ERROR, ""),
-    "size of mask": (lambda r: change(r / MASK, lambda m: m[:50]), Kind.SIZES_DIFFER, Severity.ERROR, "5.png"),
-    "size of both": (crop, Kind.SIZES_DIFFER, Severity.ERROR, ""),
-    "thumbnails": (shrink, Kind.TOO_SMALL, Severity.ERROR, ""),
-    "labels": (lambda r: change(r / MASK, lambda m: m // 255 * 2), Kind.NOT_BINARY, Severity.ERROR, "5.png"),
-    "lesion outside": (move_lesion, Kind.LESION_OUTSIDE, Severity.ERROR, ""),
-    "repeated": (lambda r: shutil.copy(r / IMAGE, r / "images/b/5.png"), Kind.DUPLICATE, Severity.WARNING, "4.png"),
-    "blank": (lambda r: change(r / IMAGE, np.zeros_like), Kind.BLANK, Severity.NOTE, "4.png"),
+    "twice": (lambda r: shutil.copy(r / IMAGE, r / "images/b/4.tif"), FindingKind.UNREADABLE, Severity.ERROR, ""),
+    "size of mask": (lambda r: change(r / MASK, lambda m: m[:50]), FindingKind.SIZES_DIFFER, Severity.ERROR, "5.png"),
+    "size of both": (crop, FindingKind.SIZES_DIFFER, Severity.ERROR, ""),
+    "thumbnails": (shrink, FindingKind.TOO_SMALL, Severity.ERROR, ""),
+    "labels": (lambda r: change(r / MASK, lambda m: m // 255 * 2), FindingKind.NOT_BINARY, Severity.ERROR, "5.png"),
+    "lesion outside": (move_lesion, FindingKind.LESION_OUTSIDE, Severity.ERROR, ""),
+    "repeated": (
+        lambda r: shutil.copy(r / IMAGE, r / "images/b/5.png"),
+        FindingKind.DUPLICATE,
+        Severity.WARNING,
+        "4.png",
+    ),
+    "blank": (lambda r: change(r / IMAGE, np.zeros_like), FindingKind.BLANK, Severity.NOTE, "4.png"),
     "reversed": (
-        lambda r: number_anew(r, "b", list(range(SLICES))[::-1]), Kind.REVERSED, Severity.WARNING, ""
+        lambda r: number_anew(r, "b", list(range(SLICES))[::-1]), FindingKind.REVERSED, Severity.WARNING, ""
     ),
     "shuffled": (
-        lambda r: number_anew(r, "b", [0, 11, 1, 10, 2, 9, 3, 8, 4, 7, 5, 6]), Kind.SHUFFLED, Severity.WARNING, ""
+        lambda r: number_anew(r, "b", [0, 11, 1, 10, 2, 9, 3, 8, 4, 7, 5, 6]),
+        FindingKind.SHUFFLED,
+        Severity.WARNING,
+        "",
     ),
-    "upside down": (lambda r: turn(r, "b", 2), Kind.TURNED, Severity.WARNING, ""),
-    "a quarter": (lambda r: turn(r, "b", 1), Kind.TURNED, Severity.WARNING, ""),
+    "upside down": (lambda r: turn(r, "b", 2), FindingKind.TURNED, Severity.WARNING, ""),
+    "a quarter": (lambda r: turn(r, "b", 1), FindingKind.TURNED, Severity.WARNING, ""),
 }  # fmt: skip
 
 
@@ -239,7 +250,7 @@ def test_slices_of_two_patients_are_found(
     root: Path, spoil: Callable[[Path], None], severity: Severity, same: str
 ) -> None:
     spoil(root)
-    (found,) = (finding for finding in checked(root).findings if finding.kind is Kind.NEAR_DUPLICATE)
+    (found,) = (finding for finding in checked(root).findings if finding.kind is FindingKind.NEAR_DUPLICATE)
     assert (found.severity, found.patient, found.slice) == (severity, "a", "4.png")
     assert "slices of b" in found.detail
     assert same in found.detail
@@ -248,16 +259,18 @@ def test_slices_of_two_patients_are_found(
 def test_a_patient_without_lesion_is_a_note(root: Path) -> None:
     for file in (root / "masks" / "c").iterdir():
         change(file, np.zeros_like)
-    assert [(f.severity, f.patient) for f in checked(root).findings if f.kind is Kind.NO_LESION] == [("note", "c")]
+    assert [(f.severity, f.patient) for f in checked(root).findings if f.kind is FindingKind.NO_LESION] == [
+        ("note", "c")
+    ]
 
 
 def test_spacing_and_manifest(root: Path) -> None:
     respaced(root, None)
-    assert kinds(root) == {Kind.NO_SPACING}
+    assert kinds(root) == {FindingKind.NO_SPACING}
     respaced(root, [5.0, 50.0, 0.5])
-    assert kinds(root) == {Kind.ODD_SPACING}
+    assert kinds(root) == {FindingKind.ODD_SPACING}
     change(root / IMAGE, lambda image: image // 2)
-    assert Kind.MANIFEST in kinds(root)
+    assert FindingKind.MANIFEST in kinds(root)
 
 
 @pytest.mark.parametrize("upside_down", ["", "b", "bd"])
@@ -338,7 +351,7 @@ def test_fix_renews_the_manifest_with_all_that_it_says(root: Path, tmp_path: Pat
 
 def test_slices_of_16_bits_are_checked_in_their_window_and_mended_at_their_depth(root: Path) -> None:
     turn(root, "b", 2)
-    flat = [finding for finding in checked(root).findings if finding.kind is not Kind.MANIFEST]
+    flat = [finding for finding in checked(root).findings if finding.kind is not FindingKind.MANIFEST]
     deepen(root)
     pixels = {file: np.asarray(Image.open(file)) for file in (root / "images").rglob("*.png")}
     deep = checked(root)

@@ -10,7 +10,7 @@ from scans import save_nifti
 
 from data_prep.__main__ import main
 from data_prep.common.errors import InputError
-from data_prep.sources.case import Kind
+from data_prep.sources.case import SourceFormat
 from data_prep.sources.dicom.masks import find_nifti_masks, pair_masks, read_drawn_mask
 from data_prep.sources.dicom.stack import picture_grids
 from data_prep.sources.naming.tree import Patterns
@@ -100,7 +100,7 @@ def test_a_folder_of_dicom_with_nifti_masks_is_imported(tmp_path, capsys):
     drawn(tmp_path / "in" / "p2" / "Untitled.nii.gz", scan.volume.grid)
     with pytest.raises(InputError, match="several formats"):
         recognise(tmp_path / "in", NO_PATTERNS)
-    source = recognise(tmp_path / "in", NO_PATTERNS, Kind.DICOM)
+    source = recognise(tmp_path / "in", NO_PATTERNS, SourceFormat.DICOM)
     assert [len(case.masks) if case.mask else 0 for case in source.cases] == [1, 0]
     told = ["import", str(tmp_path / "in"), str(tmp_path / "out"), "--jobs", "1"]
     assert main([*told, "--mask-pattern", "*.nii.gz"]) == 0

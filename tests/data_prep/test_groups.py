@@ -21,7 +21,7 @@ from data_prep.cohort.store import store_folder
 from data_prep.importing.register import REGISTER, Register, patient_id
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.quality.cohort_check import check_cohort
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 
 BY_NUMBER = "(.+)_[0-9]"
 Build = Callable[..., Path]
@@ -137,7 +137,7 @@ def test_ids_stay_when_a_subject_gets_a_second_session(is_earlier: bool) -> None
     if is_earlier:  # which knew the subject only
         path = Path("dst") / NOTES / REGISTER
         known = Register.model_validate_json(path.read_bytes())
-        case = Case("sub-Doe", Path(), None, Kind.NIFTI)
+        case = Case("sub-Doe", Path(), None, SourceFormat.NIFTI)
         numbers = known.model_copy(update={"numbers": {}}).with_numbers([case]).numbers
         path.write_text(known.model_copy(update={"numbers": numbers}).model_dump_json())
     session(2 if is_earlier else 1)
@@ -213,7 +213,7 @@ def test_scans_and_patients_in_words(persons: str, words: str) -> None:
 
 def test_registered_numbers_are_of_scans() -> None:
     register = Register(salt="00", source="", numbers={})
-    cases = [Case(name, Path(), None, Kind.DICOM, identity=name, patient="p") for name in ("one", "two")]
+    cases = [Case(name, Path(), None, SourceFormat.DICOM, identity=name, patient="p") for name in ("one", "two")]
     known = register.with_numbers(cases)
     assert [patient_id(known.number_of(case)) for case in cases] == ["patient_0001", "patient_0002"]
     assert known.with_numbers(cases[1:]) == known

@@ -26,7 +26,7 @@ from data_prep.common.files import IF_BUSY, LOCK
 from data_prep.importing.register import REGISTER, own_name
 from data_prep.intensity.window import WINDOWS
 from data_prep.preprocessing.picture import PictureConfig
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.volumes.mask import Label
 
 ROOT = Path(__file__).parents[2]
@@ -344,7 +344,7 @@ def test_ids_stay_with_their_patients_when_the_source_changes(capsys: pytest.Cap
 
 
 def test_a_dicom_patient_goes_by_whom_its_files_name() -> None:
-    case = Case("flat/2", (Path("src/flat/b1"), Path("src/flat/b2")), None, Kind.DICOM, identity="PID-7")
+    case = Case("flat/2", (Path("src/flat/b1"), Path("src/flat/b2")), None, SourceFormat.DICOM, identity="PID-7")
     assert own_name(case) == "PID-7"
     assert "PID-7" not in repr(case)
 

@@ -17,7 +17,7 @@ from data_prep.cohort.layout import Cohort, open_cohort, read_manifest, scan_coh
 from data_prep.cohort.store import Store, compile_store, read_patient, store_folder
 from data_prep.preprocessing.picture import PictureConfig
 from data_prep.quality.cohort_check import check_cohort
-from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.findings import Finding, FindingKind, Fix, Severity
 from data_prep.quality.fixes import apply_fixes
 from data_prep.sources.dicom.seg import read_seg
 from data_prep.sources.formats.npz import read_npz_mask
@@ -170,7 +170,7 @@ def test_segments_are_ignored_as_told(tmp_path: Path) -> None:
 def test_the_check_takes_128_where_the_manifest_says_so(root: Path, cohort: Cohort) -> None:
     assert not check_cohort(root, jobs=1).has_errors
     (root / "cohort.json").unlink()
-    (found,) = [f for f in check_cohort(root, jobs=1).findings if f.kind is Kind.NOT_BINARY]
+    (found,) = [f for f in check_cohort(root, jobs=1).findings if f.kind is FindingKind.NOT_BINARY]
     assert "index --ignored" in found.detail
     assert found.fix is None
 
@@ -178,13 +178,13 @@ def test_the_check_takes_128_where_the_manifest_says_so(root: Path, cohort: Coho
 def test_a_blurred_mask_of_three_values_is_not_split(root: Path, cohort: Cohort) -> None:
     blurred = Image.open(root / "masks" / "a" / "1.png").resize((40, 40)).resize((64, 64))
     blurred.save(root / "masks" / "a" / "1.png")
-    (found,) = [f for f in check_cohort(root, jobs=1).findings if f.kind is Kind.NOT_BINARY]
+    (found,) = [f for f in check_cohort(root, jobs=1).findings if f.kind is FindingKind.NOT_BINARY]
     assert (found.severity, found.fix) == (Severity.ERROR, None)
 
 
 def test_a_turn_keeps_what_is_ignored(root: Path, cohort: Cohort) -> None:
     before_ZHW = read_patient(cohort.patients[0], root, has_ignored=True)[1]
-    apply_fixes(root, [Finding(Severity.WARNING, Kind.TURNED, "a", "", "", Fix.TURN)])
+    apply_fixes(root, [Finding(Severity.WARNING, FindingKind.TURNED, "a", "", "", Fix.TURN)])
     after = open_cohort(root, root.parent / "cache")
     assert after.has_ignored
     assert np.array_equal(

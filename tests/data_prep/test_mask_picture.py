@@ -14,7 +14,7 @@ from data_prep.__main__ import main
 from data_prep.cohort.layout import open_cohort, scan_cohort
 from data_prep.cohort.store import read_patient
 from data_prep.quality.cohort_check import check_cohort
-from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.findings import Finding, FindingKind, Fix, Severity
 from data_prep.quality.fixes import apply_fixes
 from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask
 from data_prep.sources.formats.npz import read_npz_mask
@@ -122,7 +122,9 @@ def test_the_search_takes_it_as_the_import_does(tmp_path: Path, case: str) -> No
     saved(TAKEN[case][0], tmp_path)
     (patient,) = scan_cohort(tmp_path).patients
     assert np.array_equal(read_patient(patient, tmp_path)[1][0], (TAKEN[case][1] > 0).astype(np.uint8))
-    assert not [f for f in check_cohort(tmp_path, jobs=1).findings if f.kind in (Kind.NOT_BINARY, Kind.UNREADABLE)]
+    assert not [
+        f for f in check_cohort(tmp_path, jobs=1).findings if f.kind in (FindingKind.NOT_BINARY, FindingKind.UNREADABLE)
+    ]
 
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
@@ -137,7 +139,7 @@ def test_what_is_ambiguous_is_refused_with_its_file(tmp_path: Path, case: str) -
         assert said.startswith(f"{path}: ")
         assert words in said
         assert "HU" not in said
-    (found,) = [f for f in check_cohort(tmp_path, jobs=1).findings if f.kind is Kind.NOT_BINARY]
+    (found,) = [f for f in check_cohort(tmp_path, jobs=1).findings if f.kind is FindingKind.NOT_BINARY]
     assert words in found.detail
 
 
@@ -145,7 +147,7 @@ def test_soft_edges_are_split_where_jpeg_is(tmp_path: Path) -> None:
     soft_HW = np.asarray(Image.fromarray(255 * ONE).resize((48, 48), Image.Resampling.BILINEAR).resize((24, 24)))
     path = saved(painted_over(soft_HW, np.full_like(soft_HW, 255)), tmp_path)
     assert np.array_equal(read_picture_masks([path], (1, SIZE, SIZE), None)[0], (soft_HW >= 128).astype(np.uint8))
-    (found,) = [f for f in check_cohort(tmp_path, jobs=1).findings if f.kind is Kind.NOT_BINARY]
+    (found,) = [f for f in check_cohort(tmp_path, jobs=1).findings if f.kind is FindingKind.NOT_BINARY]
     assert found.fix is Fix.BINARISE
     apply_fixes(tmp_path, [found])
     (patient,) = scan_cohort(tmp_path).patients
@@ -155,7 +157,7 @@ def test_soft_edges_are_split_where_jpeg_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["white, lesion in the transparency", "indices, dark red", "half transparent"])
 def test_a_turn_keeps_what_a_mask_says(tmp_path: Path, case: str) -> None:
     saved(TAKEN[case][0], tmp_path)
-    apply_fixes(tmp_path, [Finding(Severity.WARNING, Kind.TURNED, "p", "", "", Fix.TURN)])
+    apply_fixes(tmp_path, [Finding(Severity.WARNING, FindingKind.TURNED, "p", "", "", Fix.TURN)])
     (patient,) = scan_cohort(tmp_path).patients
     assert np.array_equal(read_patient(patient, tmp_path)[1][0], np.rot90(ONE, 2))
 

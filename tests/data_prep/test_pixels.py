@@ -18,7 +18,7 @@ from data_prep.cohort.split import Split
 from data_prep.cohort.store import read_patient
 from data_prep.intensity.window import WINDOWS, Window
 from data_prep.preprocessing.picture import PictureConfig
-from data_prep.quality.findings import Finding, Fix, Kind, Severity
+from data_prep.quality.findings import Finding, FindingKind, Fix, Severity
 from data_prep.quality.fixes import apply_fixes
 
 BRAIN, STROKE, WIDE = (WINDOWS[name] for name in ("brain", "stroke", "wide"))
@@ -38,7 +38,7 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compiled(root: Path, window: tuple[str, ...] | None = None) -> CompiledCohort:
-    picture = PictureConfig.model_validate({"image_size": SIDE, "crop": "none", "window": window})
+    picture = PictureConfig.model_validate({"image_size": SIDE, "crop": "none", "intensity_window": window})
     return compile_cohort(root, root.parent / "cache", picture)
 
 
@@ -131,7 +131,7 @@ def test_one_import_with_hu_serves_searches_in_different_windows(cohorts: Path) 
 
 def test_another_window_of_8_bit_slices_is_refused(cohorts: Path) -> None:
     message = refusal(lambda: compiled(cohorts / "grey", ("stroke",)))
-    assert message.startswith("cohort.window: stroke asked for")
+    assert message.startswith("cohort.intensity_window: stroke asked for")
     assert "are in brain (level 40 HU, width 80 HU); set it to null" in message
 
 
@@ -139,8 +139,8 @@ def test_another_window_of_8_bit_slices_is_refused(cohorts: Path) -> None:
     ("given", "expected"), [("wide", ("wide",)), (["stroke", "brain"], ("stroke", "brain")), (None, None)]
 )
 def test_the_window_of_a_picture_is_a_name_or_a_list(given: object, expected: object) -> None:
-    config = PictureConfig.model_validate_json(json.dumps({"window": given}))
-    assert config.window == expected
+    config = PictureConfig.model_validate_json(json.dumps({"intensity_window": given}))
+    assert config.intensity_window == expected
     assert PictureConfig.model_validate(config.model_dump()) == config
     assert PictureConfig.model_validate_json(config.model_dump_json()) == config
 
@@ -148,7 +148,7 @@ def test_the_window_of_a_picture_is_a_name_or_a_list(given: object, expected: ob
 @pytest.mark.parametrize("given", [[], ["brain", "brain"], "bone", 80])
 def test_windows_that_are_none_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match="window"):
-        PictureConfig.model_validate_json(json.dumps({"window": given}))
+        PictureConfig.model_validate_json(json.dumps({"intensity_window": given}))
 
 
 # What is normalised, checked, mended
@@ -190,7 +190,7 @@ def test_turning_a_patient_keeps_all_its_windows(tmp_path: Path) -> None:
     save_png(tmp_path / "masks" / "a" / "1.png", np.eye(16, dtype=np.uint8) * 255)
     cohort: Cohort = scan_cohort(tmp_path)
     write_manifest(cohort.model_copy(update={"windows": (BRAIN, STROKE, WIDE)}), tmp_path)
-    apply_fixes(tmp_path, [Finding(Severity.WARNING, Kind.TURNED, "a", "", "upside down", Fix.TURN)])
+    apply_fixes(tmp_path, [Finding(Severity.WARNING, FindingKind.TURNED, "a", "", "upside down", Fix.TURN)])
     with Image.open(tmp_path / "images" / "a" / "1.png") as picture:
         assert np.array_equal(np.asarray(picture), pixels[::-1, ::-1])
 

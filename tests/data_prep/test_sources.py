@@ -15,7 +15,7 @@ from scans import RAS, grey_slice, head_hu, nifti_patients, picture_patients, sa
 
 from data_prep.cohort.pixels import Pixels
 from data_prep.intensity.window import HU_OFFSET, WINDOWS, to_pixels
-from data_prep.sources.case import Kind
+from data_prep.sources.case import SourceFormat
 from data_prep.sources.formats.nifti import read_nifti, read_nifti_mask
 from data_prep.sources.formats.npz import read_npz, read_npz_mask
 from data_prep.sources.formats.pictures import read_picture_files, read_pixels
@@ -151,7 +151,7 @@ def test_scans_and_masks_are_paired_by_name(tmp_path: Path, layout: str) -> None
         for file in files:
             save_nifti(tmp_path / file, head_hu())
     source = recognise(tmp_path, NO_PATTERNS)
-    assert source.kind == Kind.NIFTI
+    assert source.kind == SourceFormat.NIFTI
     found = [(case.images[0].relative_to(tmp_path).as_posix(), case.mask) for case in source.cases]
     assert found == [(scan, tmp_path / mask) for scan, mask in LAYOUTS[layout]]
     assert source.without_mask == ()
@@ -304,9 +304,14 @@ def test_pictures_and_masks_are_paired(tmp_path: Path, names: tuple[str, str]) -
 
 @pytest.mark.parametrize(
     ("labels", "kind"),
-    [((1, 4), Kind.AISD), ((5, 1), Kind.AISD), ((1, 1), Kind.PICTURES), ((255, 3), Kind.PICTURES)],
+    [
+        ((1, 4), SourceFormat.AISD),
+        ((5, 1), SourceFormat.AISD),
+        ((1, 1), SourceFormat.PICTURES),
+        ((255, 3), SourceFormat.PICTURES),
+    ],
 )
-def test_aisd_is_known_by_its_labels(tmp_path: Path, labels: tuple[int, ...], kind: Kind) -> None:
+def test_aisd_is_known_by_its_labels(tmp_path: Path, labels: tuple[int, ...], kind: SourceFormat) -> None:
     assert recognise(picture_patients(tmp_path, labels), NO_PATTERNS).kind == kind
 
 

@@ -253,7 +253,10 @@ def test_other_settings_and_other_pixels_get_a_store_of_their_own(write_cohort: 
     ("picture", "name"),
     [
         (PictureConfig(), "d82bf86a414e5c5a-512-head"),
-        (PictureConfig(image_size=96, crop="none", strip_skull=True, window="brain"), "42a4bce2bfa949ab-96-none"),
+        (
+            PictureConfig(image_size=96, crop="none", strip_skull=True, intensity_window="brain"),
+            "42a4bce2bfa949ab-96-none",
+        ),
     ],
 )
 def test_stores_keep_the_names_that_they_had_while_there_was_an_alignment(picture: PictureConfig, name: str) -> None:

@@ -23,7 +23,7 @@ from lcnn.network.stacks import channels
 
 CONFIG = TrainConfig.model_validate(
     {
-        "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
+        "model": {"width": 4, "levels": 2, "window_size": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
         "train": {"batch_size": 4},
     }
 )

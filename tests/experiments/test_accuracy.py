@@ -21,7 +21,7 @@ from lcnn.network.model import build_model
 
 SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 TINY = [
-    *("cohort.image_size=64", "cohort.crop=none", "model.width=4", "model.levels=2", "model.window=4"),
+    *("cohort.image_size=64", "cohort.crop=none", "model.width=4", "model.levels=2", "model.window_size=4"),
     *("model.heads=2", "train.batch_size=4"),
 ]
 NETWORKS = ("lcnn", "unet")

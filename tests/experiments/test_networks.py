@@ -11,7 +11,7 @@ from lcnn.network.model import LCNN, build_model
 from lcnn.network.stacks import OVERVIEW, channels
 
 CONFIG = TrainConfig.model_validate(
-    {"model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"}}
+    {"model": {"width": 4, "levels": 2, "window_size": 4, "heads": 2, "global_backbone": "resnext14_4x2d"}}
 )
 NORMALISATION = Normalisation(mean=110.0, std=30.0)
 SIDE = 64

@@ -11,7 +11,7 @@ from experiments.packing import UNMEASURED, main
 SPACE = str(Path(__file__).parents[2] / "spaces" / "lcnn.yaml")
 TINY = [
     *("cohort.image_size=32", "cohort.phantom.patients=4", "cohort.phantom.pixel_mm=4.0"),
-    *("model.width=4", "model.levels=2", "model.window=4", "model.heads=2", "train.batch_size=2"),
+    *("model.width=4", "model.levels=2", "model.window_size=4", "model.heads=2", "train.batch_size=2"),
     *("train.stacks_per_epoch=4", "train.epochs=3"),
 ]
 

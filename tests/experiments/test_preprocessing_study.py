@@ -16,7 +16,7 @@ from experiments.preprocessing import PREPARATIONS
 from experiments.study import parser, run_study
 
 SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
-TINY = ("cohort.image_size=32", "model.width=4", "model.levels=2", "model.window=4", "model.heads=2")
+TINY = ("cohort.image_size=32", "model.width=4", "model.levels=2", "model.window_size=4", "model.heads=2")
 
 
 @pytest.fixture(scope="module")

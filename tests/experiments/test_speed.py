@@ -42,12 +42,12 @@ SPACE = Path(__file__).parents[2] / "spaces" / "lcnn.yaml"
 CPU = torch.device("cpu")
 CONFIG = TrainConfig.model_validate(
     {
-        "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
+        "model": {"width": 4, "levels": 2, "window_size": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
         "train": {"batch_size": 2},
     }
 )
 TINY = [
-    *("cohort.image_size=32", "model.width=4", "model.levels=2", "model.window=4", "model.heads=2"),
+    *("cohort.image_size=32", "model.width=4", "model.levels=2", "model.window_size=4", "model.heads=2"),
     "train.batch_size=2",
 ]
 

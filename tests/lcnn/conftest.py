@@ -27,7 +27,7 @@ PATIENTS = {
 }
 TINY = {
     "T": 1,
-    "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
+    "model": {"width": 4, "levels": 2, "window_size": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
     "train": {"epochs": 4, "batch_size": 4},
 }
 

@@ -8,7 +8,7 @@ from lcnn.network.attention import SymmetryAttention
 
 def make(channels=8, slices=3, window=4, heads=2, *, random_out=True):
     torch.manual_seed(0)
-    attention = SymmetryAttention(channels, slices=slices, window=window, heads=heads)
+    attention = SymmetryAttention(channels, slices=slices, window_size=window, heads=heads)
     if random_out:
         with torch.no_grad():
             for parameter in attention.parameters():
@@ -33,7 +33,7 @@ def by_loops(attention, x):
     """The definition, one query at a time: its own window and the mirror image's, over all slices."""
     batch, channels, depth, height, width = x.shape
     inner = channels // 2
-    rows = attention.window
+    rows = attention.window_size
     columns = rows + 1 if rows % 2 == 0 and width % 2 == 1 else rows
     size = inner // attention.heads
     normed = attention.norm(x)
@@ -152,4 +152,4 @@ def test_another_number_of_slices_is_refused(depth):
 @pytest.mark.parametrize(("channels", "heads"), [(8, 3), (12, 4), (8, 8), (5, 1)])
 def test_heads_that_do_not_divide_the_channels_are_refused(channels, heads):
     with pytest.raises(ValueError, match=f"{heads} attention heads do not divide half of {channels} channels"):
-        SymmetryAttention(channels, slices=1, window=4, heads=heads)
+        SymmetryAttention(channels, slices=1, window_size=4, heads=heads)

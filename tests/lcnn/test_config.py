@@ -39,7 +39,7 @@ def test_json_keeps_every_value(schedule):
         (ModelConfig, "width", 4, 0),
         (ModelConfig, "width", 8, 6),
         (ModelConfig, "levels", 2, 1),
-        (ModelConfig, "window", 1, 0),
+        (ModelConfig, "window_size", 1, 0),
         (ModelConfig, "heads", 1, 0),
         (ModelConfig, "max_angle_deg", 90.0, 0.0),
         (ModelConfig, "max_shift", 0.1, 0.0),

@@ -629,7 +629,7 @@ TRAINED = {
     "T": ({}, {"T": 2}),
     "model.width": ({}, {"model.width": 8}),
     "model.levels": ({}, {"model.levels": 3}),
-    "model.window": ({}, {"model.window": 8}),
+    "model.window_size": ({}, {"model.window_size": 8}),
     "model.heads": ({}, {"model.heads": 4}),
     "model.norm": ({}, {"model.norm": "batch"}),
     "model.max_angle_deg": ({}, {"model.max_angle_deg": 10.0}),

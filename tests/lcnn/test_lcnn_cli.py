@@ -20,7 +20,7 @@ def config_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     settings = {
         "T": 1,
-        "model": {"width": 4, "levels": 3, "window": 3, "heads": 1, "global_backbone": "resnext14_4x2d"},
+        "model": {"width": 4, "levels": 3, "window_size": 3, "heads": 1, "global_backbone": "resnext14_4x2d"},
         "train": {"epochs": 2, "batch_size": 4},
         "picture": {"image_size": 32, "crop": "none"},
     }

@@ -11,7 +11,7 @@ from lcnn.network.norms import NORMS, group_norm
 
 def make(T=1, width=8, levels=2, norm="batch"):
     torch.manual_seed(0)
-    path = LocalPath(2 * T + 1, width=width, levels=levels, window=4, heads=2, norm=NORMS[norm], prior=0.01)
+    path = LocalPath(2 * T + 1, width=width, levels=levels, window_size=4, heads=2, norm=NORMS[norm], prior=0.01)
     nn.init.normal_(path.attention.out.weight, std=0.1)  # zero at first, it lets nothing through
     return path
 

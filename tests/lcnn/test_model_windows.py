@@ -141,7 +141,7 @@ def test_settings_of_an_earlier_version_are_those_of_one_unknown_window(tmp_path
     net = build_model(make_config(), normalisation)
     save_model(tmp_path, TrainedModel(net, make_config(), PICTURE, (BRAIN,)))
     settings = yaml.safe_load((tmp_path / CONFIG).read_text(encoding="utf-8"))
-    del settings["windows"], settings["picture"]["window"]
+    del settings["windows"], settings["picture"]["intensity_window"]
     settings["normalisation"] = {"mean": 110.0, "std": 30.0}
     (tmp_path / CONFIG).write_text(yaml.safe_dump(settings), encoding="utf-8")
     found = load_model(tmp_path)

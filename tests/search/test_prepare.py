@@ -59,13 +59,16 @@ def test_a_half_made_import_is_refused() -> None:
 def test_windows_are_counted_before_anything_is_compiled() -> None:
     write_cohort(Path("mine"))
     assert windows_of(CohortConfig(root="mine")) == 1
-    assert windows_of(CohortConfig(fallback="phantom", window=("brain",))) == 1
+    assert windows_of(CohortConfig(fallback="phantom", intensity_window=("brain",))) == 1
     three = tuple(WINDOWS.values())
     write_manifest(scan_cohort(Path("mine")).model_copy(update={"hu": KeptHu(windows=three[:1])}), Path("mine"))
-    assert windows_of(CohortConfig(root="mine", window=tuple(WINDOWS))) == 3
+    assert windows_of(CohortConfig(root="mine", intensity_window=tuple(WINDOWS))) == 3
     (Path("mine") / MANIFEST).unlink()
-    for refused in (CohortConfig(fallback="phantom", window=("stroke",)), CohortConfig(root="mine", window=("wide",))):
-        with pytest.raises(InputError, match=r"cohort\.window: .* asked for, but the 8-bit slices"):
+    for refused in (
+        CohortConfig(fallback="phantom", intensity_window=("stroke",)),
+        CohortConfig(root="mine", intensity_window=("wide",)),
+    ):
+        with pytest.raises(InputError, match=r"cohort\.intensity_window: .* asked for, but the 8-bit slices"):
             windows_of(refused)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.common.errors import InputError
 from lcnn.config import CosineRestarts, TrainConfig
+from search.placement.memory import profile_grid
 from search.spec.space import Range, SearchSpace, point_key
 
 FULL: dict[str, Any] = {
@@ -36,6 +37,14 @@ def test_every_point_is_a_configuration_and_leads_back_to_itself() -> None:
     for seed in range(30):
         point = draw(space, seed)
         assert space.params(space.config(point)) == point
+
+
+def test_a_range_by_a_former_name_is_that_of_the_setting() -> None:
+    """And its parameter keeps the name that it has in the study of an earlier version."""
+    space = SearchSpace({"model.window": {"choice": [4, 8]}}, TrainConfig(), "file")
+    assert space.config({"model.window": 4}).model.window_size == 4
+    assert space.params(TrainConfig()) == {"model.window": 8}
+    assert profile_grid(space) == {"model.window": (4, 8)}
 
 
 def test_every_searched_value_reaches_the_field_it_names() -> None:

@@ -15,7 +15,7 @@ from search.placement.resources import Slots
 SIDE, SLICES = 32, 4
 TINY = TrainConfig.model_validate(
     {
-        "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
+        "model": {"width": 4, "levels": 2, "window_size": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
         "train": {"epochs": 2, "batch_size": 2, "stacks_per_epoch": 4},
     }
 )

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.dicom.masks import find_nifti_masks, pair_masks, read_drawn_mask
 from data_prep.sources.dicom.seg import read_seg
 from data_prep.sources.dicom.series import listed
-from data_prep.sources.dicom.studies import Study, find_studies
+from data_prep.sources.dicom.studies import DicomStudy, find_studies
 from data_prep.sources.dicom.study import choose, open_files
 from data_prep.sources.formats.nifti import is_nifti
 from data_prep.sources.naming.tree import Patterns
@@ -49,7 +49,7 @@ def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
             name=f"{name}/{study.files[0].name}" if name in shared else name,
             image=study.files,
             mask=own or None,
-            kind=Kind.DICOM,
+            kind=SourceFormat.DICOM,
             identity=study.visit,
             patient=study.person,
         )
@@ -58,12 +58,12 @@ def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
     return DicomCases(cases, studies.lost)
 
 
-def _folder(study: Study) -> Path:
+def _folder(study: DicomStudy) -> Path:
     """The folder of all of a study's files."""
     return Path(os.path.commonpath([file.parent for file in study.files]))
 
 
-def _masks(root: Path, patterns: Patterns, studies: Sequence[Study]) -> list[tuple[Path, ...]]:
+def _masks(root: Path, patterns: Patterns, studies: Sequence[DicomStudy]) -> list[tuple[Path, ...]]:
     """The masks of each study."""
     found = [[*study.masks] for study in studies]
     folders = [{file.parent for file in study.files} for study in studies]

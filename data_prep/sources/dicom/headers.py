@@ -73,7 +73,7 @@ class Kernel(Enum):
     BONE = "bone kernel"
 
 
-class Kind(Enum):
+class ObjectKind(Enum):
     """What a file is to us."""
 
     CT = "CT"
@@ -122,7 +122,7 @@ class Frame:
 class Mark:
     """What a DICOM file is, and of whom."""
 
-    kind: Kind
+    kind: ObjectKind
     study: str = field(repr=False)
     """Hash over patient and study."""
     person: str = field(repr=False)
@@ -233,7 +233,7 @@ def read_header(file: Path) -> Header:
     with refusing(file, DAMAGED):
         dataset = dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
         _check_whole(dataset, file)
-        if _kind(dataset) is not Kind.CT:
+        if _kind(dataset) is not ObjectKind.CT:
             raise InputError(f"{file}: holds no CT pictures; leave it out")
         return _header(dataset, file)
 
@@ -279,11 +279,11 @@ def _study(dataset: Dataset) -> str:
     return _hash(f"{dataset.get('PatientID') or ''}\0{dataset.StudyInstanceUID}")
 
 
-def _kind(dataset: Dataset) -> Kind:
+def _kind(dataset: Dataset) -> ObjectKind:
     storage = dataset.get("SOPClassUID")
     if storage in CT_CLASSES:
-        return Kind.CT
-    return Kind.MASK if storage in SEG_CLASSES else Kind.OTHER
+        return ObjectKind.CT
+    return ObjectKind.MASK if storage in SEG_CLASSES else ObjectKind.OTHER
 
 
 def _hash(text: str) -> str:

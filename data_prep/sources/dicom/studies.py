@@ -12,7 +12,7 @@ from pathlib import Path
 from data_prep.cohort.layout import natural_key
 from data_prep.common.errors import InputError
 from data_prep.common.progress import in_processes
-from data_prep.sources.dicom.headers import Kind, Mark, files_below, has_mark, read_mark
+from data_prep.sources.dicom.headers import Mark, ObjectKind, files_below, has_mark, read_mark
 
 BATCH = 256
 """Files that a process reads at a time."""
@@ -21,7 +21,7 @@ LEAST_FILES = 4000
 
 
 @dataclass(frozen=True)
-class Study:
+class DicomStudy:
     """A patient's study as found in a folder."""
 
     files: tuple[Path, ...]
@@ -43,11 +43,11 @@ class Study:
 class Studies:
     """What a folder holds."""
 
-    found: tuple[Study, ...]
+    found: tuple[DicomStudy, ...]
     lost: tuple[str, ...]
     """A line for each damaged file of which nobody can say whose it is."""
 
-    def complete(self) -> tuple[Study, ...]:
+    def complete(self) -> tuple[DicomStudy, ...]:
         """The studies, where nothing is lost.
 
         Raises:
@@ -96,7 +96,7 @@ def find_studies(path: Path, jobs: int = 1) -> Studies:
         first = next(iter(damaged.values()), None)
         raise InputError(first or f"{path}: no CT pictures in DICOM files; give the folder of a CT study")
     lost = _give_back(damaged, found)
-    studies = tuple(Study(tuple(one.pictures), tuple(one.masks), one.person, one.visit) for one in found)
+    studies = tuple(DicomStudy(tuple(one.pictures), tuple(one.masks), one.person, one.visit) for one in found)
     return Studies(studies, lost)
 
 
@@ -115,9 +115,9 @@ def _gather(files: Sequence[Path], jobs: int) -> tuple[dict[str, _Gathered], dic
         for file, mark in zip(batch, marks, strict=True):
             if isinstance(mark, Damage):
                 damaged[file] = mark.reason
-            elif mark and mark.kind is not Kind.OTHER:
+            elif mark and mark.kind is not ObjectKind.OTHER:
                 gathered = by_study.setdefault(mark.study, _Gathered(mark.person, mark.study))
-                (gathered.pictures if mark.kind is Kind.CT else gathered.masks).append(file)
+                (gathered.pictures if mark.kind is ObjectKind.CT else gathered.masks).append(file)
     return by_study, damaged
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.common.errors import InputError
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.formats.pictures import read_mask_pixels
 
 LESION = frozenset({1, 2, 3, 5})
@@ -36,4 +36,4 @@ def is_aisd(cases: Sequence[Case]) -> bool:
 
 def as_aisd(cases: Sequence[Case]) -> list[Case]:
     """The same patients, to be read with AISD's labels."""
-    return [replace(case, kind=Kind.AISD) for case in cases]
+    return [replace(case, kind=SourceFormat.AISD) for case in cases]

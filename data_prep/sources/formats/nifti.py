@@ -28,7 +28,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError, first_line
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.labels import labels_of
 from data_prep.sources.naming.pairing import paired
 from data_prep.sources.naming.tree import Found, Patterns, files_below, listed, session, sort_out, subject
@@ -263,7 +263,11 @@ def find_nifti(root: Path, patterns: Patterns) -> list[Case]:
             raise InputError(f"{root}: {len(files)} masks of one patient ({listed(files)}); choose by --mask-pattern")
     return [
         Case(
-            name, files[0].path, labels[name][0].path if name in labels else None, Kind.NIFTI, identity=_visit(files[0])
+            name,
+            files[0].path,
+            labels[name][0].path if name in labels else None,
+            SourceFormat.NIFTI,
+            identity=_visit(files[0]),
         )
         for name, files in scans.items()
     ]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.common.errors import InputError, first_line
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.labels import labels_of
 from data_prep.sources.naming.pairing import paired
 from data_prep.sources.naming.tree import Found, Patterns, files_below, listed, sort_out
@@ -193,4 +193,4 @@ def _place(file: Found) -> tuple[str, str]:
 def _case(name: str, pieces: dict[str, Found], labels: dict[tuple[str, str], Found]) -> Case:
     """Masks of their own, or None where they lie beside the images."""
     own = tuple(labels[name, piece].path if (name, piece) in labels else None for piece in pieces)
-    return Case(name, tuple(piece.path for piece in pieces.values()), own if any(own) else None, Kind.NPZ)
+    return Case(name, tuple(piece.path for piece in pieces.values()), own if any(own) else None, SourceFormat.NPZ)

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_prep.cohort.layout import SLICE_SUFFIXES
 from data_prep.common.errors import InputError, first_line
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.labels import labels_of
 from data_prep.sources.naming.pairing import paired
 from data_prep.sources.naming.tree import Found, Patterns, files_below, listed, sort_out
@@ -195,5 +195,5 @@ def _case(name: str, slices: dict[str, Found], masks: dict[str, Found]) -> Case:
         name=name,
         image=tuple(image.path for image in slices.values()),
         mask=files if masks else None,
-        kind=Kind.PICTURES,
+        kind=SourceFormat.PICTURES,
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data_prep.cohort.groups import patients_by
-from data_prep.sources.case import Case, Kind
+from data_prep.sources.case import Case, SourceFormat
 from data_prep.sources.naming.tree import bare_stem
 
 
@@ -31,7 +31,7 @@ def names_of(case: Case, root: Path) -> list[str]:
     Paths are from the root, without the file's ending.
     """
     paths = [PurePosixPath(case.name)]
-    if case.kind in (Kind.NIFTI, Kind.NPZ) and len(case.images) == 1:
+    if case.kind in (SourceFormat.NIFTI, SourceFormat.NPZ) and len(case.images) == 1:
         file = PurePosixPath(case.images[0].relative_to(root).as_posix())
         paths.insert(0, file.with_name(bare_stem(file.name) or file.name))
     return list(dict.fromkeys(name for path in paths for name in (path.name, str(path))))

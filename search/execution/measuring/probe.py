@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from data_prep.common.errors import InputError, first_line
 from data_prep.common.files import write_text_atomically
 from data_prep.common.machine import bytes_in, free_memory
+from lcnn.dotted import RENAMED
 from lcnn.training.fit import is_out_of_memory
 from search.errors import RunFailed
 from search.placement.memory import (
@@ -190,7 +191,10 @@ def read_memory_uses(path: Path, pool: MemoryPool) -> dict[MemoryProfile, Memory
 def _read_row(row: dict[str, Any]) -> tuple[MemoryProfile, MemoryUse]:
     # Earlier versions knew one window only, and did not say so.
     windows = int(row.get("windows", 1))
-    profile = MemoryProfile.from_fields({name: row[name] for name in PROFILE_FIELDS}, int(row["image_size"]), windows)
+    values = {RENAMED.get(name, name): value for name, value in row.items()}
+    profile = MemoryProfile.from_fields(
+        {name: values[name] for name in PROFILE_FIELDS}, int(row["image_size"]), windows
+    )
     peak = row["peak_bytes"]
     return profile, MemoryUse(math.inf if peak is None else float(peak), int(row["context_bytes"]))
 

@@ -121,7 +121,7 @@ def test_a_search_killed_at_random_instants_ends_as_an_uninterrupted_one(
     draw = random.Random(seed)
     kills = 0
     # Short lives, many of which end while the study is opened, and now and then a long one, so that it gets on.
-    life_s = 0.3 * open_s + whole_s / KILLS
+    life_s = 0.25 * open_s + whole_s / (1.5 * KILLS)
     while run_and_die(lambda: run_search(killed, space), draw.expovariate(1 / life_s)):
         kills += 1
         assert kills < 20 * KILLS, "the search does not get on"

@@ -44,7 +44,7 @@ from search.spec.space import SearchSpace
 SIDE = 32
 TINY = TrainConfig.model_validate(
     {
-        "model": {"width": 4, "levels": 2, "window": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
+        "model": {"width": 4, "levels": 2, "window_size": 4, "heads": 2, "global_backbone": "resnext14_4x2d"},
         "train": {"batch_size": 4},
     }
 )
@@ -265,6 +265,7 @@ def test_windows_are_weighed_apart_and_files_of_earlier_versions_are_of_one(tmp_
     content = json.loads(path.read_text())
     for row in content["trainings"]:
         del row["windows"]
+        row["model.window"] = row.pop("model.window_size")
     path.write_text(json.dumps(content))
     assert recall_memory(space, SIDE, path, POOL) == plan
     assert recall_memory(space, SIDE, path, POOL, windows=3) is None
