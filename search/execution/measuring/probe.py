@@ -244,8 +244,11 @@ class ForkServer:
 
 def _serve(requests: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    from search.execution import trial  # noqa: F401, PLC0415  (what a worker has in memory before it trains)
+    # What a worker has in memory before it trains.
+    from lcnn.network.torchvision_models import torchvision_models  # noqa: PLC0415
+    from search.execution import trial  # noqa: F401, PLC0415
 
+    torchvision_models()
     linux = sys.platform == "linux"
     context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
     while True:
