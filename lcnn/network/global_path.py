@@ -13,7 +13,7 @@ from data_prep.common.errors import InputError, first_line
 from lcnn.checkpoint import UNREADABLE
 from lcnn.network.local_path import init_prior
 from lcnn.network.norms import Norm
-from lcnn.network.torchvision_models import models
+from lcnn.network.torchvision_models import torchvision_models
 
 PYRAMID_CHANNELS = {"resnext50_32x4d": 128, "resnext14_4x2d": 16}
 
@@ -48,14 +48,13 @@ class ResNeXt14(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, 2, 1),
         )
+        bottleneck = torchvision_models().resnet.Bottleneck
         stages: list[nn.Module] = []
         before = 16
         for stage, after in enumerate(self.widths):
             stride = 1 if stage == 0 else 2
             shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), norm(after))
-            stages.append(
-                models.resnet.Bottleneck(before, after // 4, stride, shortcut, groups=4, base_width=16, norm_layer=norm)
-            )
+            stages.append(bottleneck(before, after // 4, stride, shortcut, groups=4, base_width=16, norm_layer=norm))
             before = after
         self.stages = nn.ModuleList(stages)
 
@@ -71,7 +70,7 @@ class ResNeXt50(nn.Module):
 
     def __init__(self, weights: str, norm: Norm) -> None:
         super().__init__()
-        net = models.resnext50_32x4d(weights=None, norm_layer=norm)
+        net = torchvision_models().resnext50_32x4d(weights=None, norm_layer=norm)
         if weights != "none":
             net.load_state_dict(read_weights(weights))
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
@@ -98,14 +97,14 @@ def read_weights(weights: str) -> Mapping[str, Tensor]:
     """
     try:
         if weights == "imagenet":
-            return models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2.get_state_dict(progress=False)
+            return torchvision_models().ResNeXt50_32X4D_Weights.IMAGENET1K_V2.get_state_dict(progress=False)
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         how = "imagenet cannot be fetched" if weights == "imagenet" else f"{weights} cannot be read"
         raise InputError(
             f"model.weights: {how} ({first_line(error)}); give the path of a resnext50_32x4d file, imagenet, or none"
         ) from error
-    expected = models.resnext50_32x4d(weights=None).state_dict()
+    expected = torchvision_models().resnext50_32x4d(weights=None).state_dict()
     if not isinstance(state, Mapping) or _shapes(state) != _shapes(expected):
         raise InputError(f"model.weights: {weights} does not hold torchvision's resnext50_32x4d; give another file")
     return state

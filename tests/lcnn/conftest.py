@@ -13,7 +13,7 @@ from data_prep.cohort.store import compile_store
 from data_prep.preprocessing.picture import PictureConfig
 from lcnn.config import TrainConfig
 from lcnn.dotted import assign
-from lcnn.network.torchvision_models import models
+from lcnn.network.torchvision_models import torchvision_models
 from lcnn.training.fit import TrainingData
 
 # Rows, columns, slices, lesion disc (row, column, radius) or None, slices with lesion, spacing in mm or None.
@@ -127,6 +127,6 @@ def weights_file(tmp_path_factory):
     """A state dict of torchvision's ResNeXt50 32x4d, as a user would have downloaded it (about 100 MB)."""
     path = tmp_path_factory.mktemp("weights") / "resnext50.pth"
     torch.manual_seed(5)
-    torch.save(models.resnext50_32x4d(weights=None).state_dict(), path)
+    torch.save(torchvision_models().resnext50_32x4d(weights=None).state_dict(), path)
     yield path
     path.unlink()

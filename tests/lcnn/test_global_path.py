@@ -10,9 +10,9 @@ from torch import nn
 
 from data_prep.common.errors import InputError
 from lcnn.network.global_path import GlobalPath, ResNeXt14, ResNeXt50, grey_adapter, read_weights
-from lcnn.network.torchvision_models import models
+from lcnn.network.torchvision_models import torchvision_models
 
-WEIGHTS = models.ResNeXt50_32X4D_Weights.IMAGENET1K_V2
+WEIGHTS = torchvision_models().ResNeXt50_32X4D_Weights.IMAGENET1K_V2
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_grey_becomes_three_equal_channels():
 def test_weights_from_a_file_reach_the_encoder(weights_file):
     state = torch.load(weights_file, weights_only=True)
     path = GlobalPath(backbone="resnext50_32x4d", weights=str(weights_file), norm=nn.BatchNorm2d, prior=0.01).eval()
-    net = models.resnext50_32x4d(weights=None).eval()
+    net = torchvision_models().resnext50_32x4d(weights=None).eval()
     net.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
     pooled = path.encoder(x)[-1].mean(dim=(2, 3))
@@ -114,19 +114,19 @@ def entries(make, **arguments):
 
 
 def same_names_other_shapes(path):
-    torch.save(entries(models.resnet50), path)
+    torch.save(entries(torchvision_models().resnet50), path)
 
 
 def two_classes(path):
-    torch.save(entries(models.resnext50_32x4d, num_classes=2), path)
+    torch.save(entries(torchvision_models().resnext50_32x4d, num_classes=2), path)
 
 
 def more_entries(path):
-    torch.save({**entries(models.resnext50_32x4d), "extra": torch.zeros(1)}, path)
+    torch.save({**entries(torchvision_models().resnext50_32x4d), "extra": torch.zeros(1)}, path)
 
 
 def test_a_file_of_the_right_names_and_shapes_is_taken(tmp_path):
-    torch.save(entries(models.resnext50_32x4d), tmp_path / "zeros.pth")
+    torch.save(entries(torchvision_models().resnext50_32x4d), tmp_path / "zeros.pth")
     path = GlobalPath(backbone="resnext50_32x4d", weights=str(tmp_path / "zeros.pth"), norm=nn.BatchNorm2d, prior=0.01)
     assert all((parameter == 0).all() for parameter in path.encoder.parameters())
 

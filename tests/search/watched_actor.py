@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from lcnn.config import TrainConfig
-from search.execution.measuring.probe import resident_bytes
 from search.execution.trial import TrialActor
 from search.execution.tune_search import ray_running
 from search.placement.resources import Slots
@@ -59,6 +58,10 @@ def disturb() -> None:
     np.random.seed(99)  # noqa: NPY002  (the global generator is what is to be disturbed)
 
 
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All steps of all actors, in the order of their ends."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -78,7 +81,7 @@ class WatchedActor(TrialActor):
         }
         self._write(log, {**entry, "event": "begin"})
         result = super().step()
-        self._write(log, {**entry, "event": "end", "rss": resident_bytes(), "state": global_state()})
+        self._write(log, {**entry, "event": "end", "rss": _resident_bytes(), "state": global_state()})
         return result
 
     @staticmethod

@@ -248,8 +248,11 @@ class ForkServer:
 
 def _serve(requests: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    from search.execution import trial  # noqa: F401, PLC0415  (what a worker has in memory before it trains)
+    # What a worker has in memory before it trains.
+    from lcnn.network.torchvision_models import torchvision_models  # noqa: PLC0415
+    from search.execution import trial  # noqa: F401, PLC0415
 
+    torchvision_models()
     linux = sys.platform == "linux"
     context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
     while True:
@@ -363,11 +366,6 @@ def peak_resident_bytes() -> int:
         return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def resident_bytes() -> int:
-    """The resident memory of this process."""
-    return _status_bytes("VmRSS")
 
 
 def _status_bytes(name: str) -> int:
