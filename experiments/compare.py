@@ -26,8 +26,8 @@ from scipy import stats
 
 from data_prep.common.cli_errors import Parser, cli_errors
 from data_prep.common.errors import InputError
+from data_prep.common.figures import COLOURS, DASHES, new_figure, to_svg
 from data_prep.common.files import write_text_atomically
-from experiments.curve_chart import Curve, Panel, chart
 from experiments.search_record import AXES, SearchRecord, differences, read_search, repeated_seeds
 from lcnn.scoring.comparison import holm
 
@@ -54,6 +54,25 @@ class Mean:
         if math.isnan(self.mean):
             return "-"
         return f"{self.mean:.3f}" if math.isnan(self.low) else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's values over effort; NaN where there are none."""
+
+    name: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves over one measure of effort."""
+
+    axis: str
+    curves: Sequence[Curve]
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,22 @@ def curve_rows(panels: Sequence[Panel]) -> pd.DataFrame:
             for x, mean, low, high in zip(c.x, c.mean, c.low, c.high, strict=True)
         ]
     )
+
+
+def chart(title: str, panels: Sequence[Panel], y_label: str) -> str:
+    """The curves with their bands as the text of an SVG file."""
+    figure = new_figure(title, panels=len(panels), height_in=4.0)
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for panel, axis in zip(panels, axes, strict=True):
+        for number, curve in enumerate(panel.curves):
+            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+            axis.plot(curve.x, curve.mean, color=colour, linestyle=dash, label=curve.name)
+            axis.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+        axis.set(xlabel=panel.axis, xlim=(0, None))
+        axis.grid(color="#ddd")
+    axes[0].set_ylabel(y_label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left")
+    return to_svg(figure)
 
 
 def table(methods: Sequence[Method]) -> Iterator[str]:
@@ -210,7 +245,7 @@ def _run(options: argparse.Namespace) -> None:
     panels = [Panel(axis, [curve(method, axis) for method in methods]) for axis in AXES]
     title = title_of(records, found)
     write_text_atomically(options.out / "compare.csv", curve_rows(panels).to_csv(index=False))
-    picture = chart(title, panels, "best validation Dice so far; band: 95% interval over runs, from three runs on")
+    picture = chart(title, panels, "best validation Dice so far\n(band: 95% interval, from three runs on)")
     write_text_atomically(options.out / "compare.svg", picture)
     for line in (title, *table(methods), *verdict(methods), CAUTION, f"Curves: {options.out}/compare.csv, compare.svg"):
         print(line)

@@ -24,7 +24,6 @@ The synthetic cohort is built where no --cohort is given.
 import argparse
 import copy
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -39,7 +38,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.cohort.compiled import CompiledCohort, compile_cohort
@@ -55,7 +54,7 @@ from data_prep.preprocessing.framing import to_stored
 from data_prep.preprocessing.head import Box
 from data_prep.volumes.mask import from_grey, lesion_in
 from experiments.networks import BASELINES, network, parameters
-from experiments.step_parts import Part, synchronise, take_apart
+from experiments.step_parts import Part, profiling, take_apart
 from lcnn.config import TrainConfig
 from lcnn.network.stacks import StackSource, channels, neighbours
 from lcnn.training.fit import TrainingData, make_optimizer
@@ -77,7 +76,8 @@ DECODE_TARGET = 20.0
 """How many times as fast as decoding the store is to be."""
 AMP_SPEED_TARGET, AMP_MEMORY_TARGET = 2.0, 0.65
 """Mixed precision against float32 on a GPU: at least so many times the stacks a second, at most so much memory."""
-MATRIX_SIDE = 8192
+MATRIX_SIDE, PRODUCTS = 8192, 10
+"""Side of the matrices whose product is timed, and products in a round."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class Contender:
         loss.total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self._config.train.clip_norm)
         self.optimizer.step()
-        synchronise(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def step_s(self) -> float:
         """Seconds that a step takes."""
@@ -168,9 +169,7 @@ def peak_allocation(work: Callable[[], None], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    # Else the profiler says on stderr when it starts and stops.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
+    with profiling(memory=True) as profile:
         work()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
@@ -358,16 +357,8 @@ def measure_gpu(
 
 def _matrix_tflops(side: int, device: torch.device, rounds: int) -> float:
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    products = 10
-    times: list[float] = []
-    for _ in range(rounds + 1):
-        synchronise(device)
-        started = time.perf_counter()
-        for _ in range(products):
-            left @ right
-        synchronise(device)
-        times.append(time.perf_counter() - started)
-    return products * 2 * side**3 / median(times[1:]) / 1e12
+    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+    return 2 * side**3 / median(timer.timeit(PRODUCTS).mean for _ in range(rounds)) / 1e12
 
 
 def open_data(spec: Spec, cohort: Path | None, cache: Path) -> CompiledCohort:
@@ -451,8 +442,8 @@ def _parts(setup: Setup) -> Any:
     print(f"A step of a real training taken apart, medians of {setup.options.rounds} epochs of {STEPS} steps")
     _print_table(table)
     print(
-        f"by the training's own clock a step took {found.marked_ms:.1f} ms, of which the sum is "
-        f"{found.sum_ms / found.marked_ms:.1%}; without the marks {found.plain_ms:.1f} ms"
+        f"by the training's own clock a step took {found.profiled_ms:.1f} ms with the profiler, "
+        f"{found.plain_ms:.1f} ms without it"
     )
     lean, waiting = found.share(Part.ALIGNMENT, Part.ATTENTION, Part.FUSION), found.share(Part.DATA)
     print(f"alignment + attention + fusion: {lean:.1%} of the step ({_at_most(lean, LEAN_LIMIT, '.0%')})")

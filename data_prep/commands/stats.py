@@ -8,11 +8,11 @@ import numpy as np
 
 from data_prep.cohort.layout import read_cohort
 from data_prep.cohort.pixels import pixels_of
+from data_prep.common.figures import COLOURS, new_figure, to_svg
 from data_prep.common.files import write_text_atomically
 from data_prep.common.jobs import add_jobs_option, check_jobs
 from data_prep.common.progress import in_processes
 from data_prep.common.wording import counted
-from data_prep.quality.histograms import Histogram, Series, in_digits, to_svg
 from data_prep.quality.statistics import PatientCounts, Row, count_patient, row_of, row_of_all, write_rows
 
 BINS = 16
@@ -41,10 +41,15 @@ def run(options: argparse.Namespace) -> None:
     write_rows(out / "stats.csv", [*map(row_of, patients), total])
     window = cohort.grey_window or "a window that nobody has named"
     label = f"{cohort.name}: {cohort.size}, {counted(total.slices, 'slice')} in {window}"
-    write_text_atomically(out / "stats.svg", to_svg(_panels(patients), label))
+    write_text_atomically(out / "stats.svg", _chart(patients, label))
     print(label)
     print(_in_words(total, patients))
     print(f"{out / 'stats.csv'}, stats.svg")
+
+
+def in_digits(value: float) -> str:
+    """A number with three digits at least, and without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _in_words(total: Row, patients: Sequence[PatientCounts]) -> str:
@@ -72,33 +77,32 @@ def _volumes(patients: Sequence[PatientCounts]) -> tuple[str, list[float]]:
     return "voxels", [float(patient.lesion_voxels) for patient in patients]
 
 
-def _panels(patients: Sequence[PatientCounts]) -> list[Histogram]:
+def _chart(patients: Sequence[PatientCounts], title: str) -> str:
+    figure = new_figure(title, panels=3)
+    greys, lesions, slices = figure.subplots(1, 3)
     # In 64 bins of 4 grey values; black is left out, for the air around the head would dwarf all else.
-    grey_64, lesion_64 = (
-        np.where(np.arange(256) > 0, np.sum(counts, axis=0), 0).reshape(64, 4).sum(axis=1)
-        for counts in ([p.grey_G for p in patients], [p.lesion_G for p in patients])
-    )
-    shares = [Series(name, c / max(c.sum(), 1)) for name, c in (("all pixels", grey_64), ("lesion", lesion_64))]
+    for name, counts_G, colour in (
+        ("all pixels", sum(p.grey_G for p in patients), COLOURS[0]),
+        ("lesion", sum(p.lesion_G for p in patients), COLOURS[4]),
+    ):
+        counts = np.where(np.arange(256) > 0, counts_G, 0).reshape(64, 4).sum(axis=1)
+        greys.stairs(
+            counts / max(counts.sum(), 1), np.arange(0, 257, 4), fill=True, alpha=0.7, color=colour, label=name
+        )
+    greys.set(title="Grey values above 0", xlabel="grey value", ylabel="share of pixels")
+    greys.legend()
     unit, volumes = _volumes(patients)
-    present = np.array([volume for volume in volumes if volume > 0] or [1.0])
-    edges = np.geomspace(present.min() * 0.99, present.max() * 1.01, BINS + 1)
-    slices = np.array([patient.slices for patient in patients])
-    slice_edges = np.linspace(slices.min() - 0.5, slices.max() + 0.5, min(BINS, int(np.ptp(slices)) + 1) + 1)
-    return [
-        Histogram("Grey values above 0", "grey value", "share of pixels", np.linspace(0, 256, 65), shares),
-        Histogram(
-            "Lesion volume",
-            f"{unit}, logarithmic; {sum(volume == 0 for volume in volumes)} without lesion not shown",
-            "patients",
-            edges,
-            [Series("", np.histogram([v for v in volumes if v > 0], edges)[0].astype(float))],
-            is_log=True,
-        ),
-        Histogram(
-            "Slices",
-            "slices a patient",
-            "patients",
-            slice_edges,
-            [Series("", np.histogram(slices, slice_edges)[0].astype(float))],
-        ),
-    ]
+    present = [volume for volume in volumes if volume > 0]
+    without = sum(volume == 0 for volume in volumes)
+    low, high = (min(present) * 0.99, max(present) * 1.01) if present else (0.99, 1.01)
+    lesions.hist(present, np.geomspace(low, high, BINS + 1), color=COLOURS[0])
+    lesions.set(title="Lesion volume", xscale="log", xlabel=f"{unit}; {without} without lesion not shown")
+    counts = np.array([patient.slices for patient in patients])
+    slices.hist(counts, min(BINS, int(np.ptp(counts)) + 1), color=COLOURS[0])
+    slices.set(title="Slices", xlabel="slices a patient")
+    for panel in (lesions, slices):
+        panel.set_ylabel("patients")
+        panel.xaxis.set_major_formatter(lambda value, _: in_digits(value))
+        panel.xaxis.set_minor_formatter("")
+        panel.yaxis.get_major_locator().set_params(integer=True)
+    return to_svg(figure)

@@ -204,7 +204,7 @@ class _Training:
 
     def _step(self, positions: np.ndarray, generator: torch.Generator) -> tuple[float, ...]:
         """One optimizer step; the loss, its three parts and the mean absolute angle in degrees."""
-        grey, lesion = (x.to(self.device, non_blocking=True).float() for x in self.source.batch(positions))
+        grey, lesion = self._read(positions)
         matrix = draw_affine(self.config.augment, len(positions), generator)
         grey, lesion = augment(grey, lesion / 255, matrix)
         ignored = self._ignored(positions, matrix)
@@ -223,6 +223,11 @@ class _Training:
         self.scaler.update()
         angle = math.degrees(prediction.pose.angle_rad_B.detach().abs().mean().item())
         return (*(part.item() for part in loss), angle)
+
+    def _read(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Stacks and masks of a batch, on the device in float32."""
+        grey, lesion = self.source.batch(positions)
+        return grey.to(self.device, non_blocking=True).float(), lesion.to(self.device, non_blocking=True).float()
 
     def _ignored(self, positions: np.ndarray, matrix_B23: Tensor) -> Tensor | None:
         """Share (B, S, S) of each pixel that is ignored, moved as the stacks are; None where the cohort has none."""

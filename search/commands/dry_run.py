@@ -1,8 +1,6 @@
 """What a search will do and how long it will take, measured on this machine before it starts."""
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +22,7 @@ from search.spec.space import SearchSpace
 from search.study.budget.limits import planned_trials
 from search.study.scheduling.schedulers import expected_epochs
 
-WARM_UP_STEPS, TIMED_STEPS = 1, 3
+TIMED_STEPS = 3
 STARTUP_S = 20.0
 """Ray and its workers take about this long to start."""
 
@@ -57,32 +55,14 @@ class TimeEstimate:
 
 def time_steps(config: TrainConfig, image_size: int, slots: Slots, windows: int = 1) -> tuple[float, float]:
     """Seconds of one training step and of one validation batch, on random pictures, on one slot's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(slots.threads)
-    try:
-        return _time_steps(Rehearsal(config, image_size, torch.device(slots.device), windows))
-    finally:
-        torch.set_num_threads(before)
+    from torch.utils.benchmark import Timer  # noqa: PLC0415 - brings 0.2 s of its own along
 
-
-def _time_steps(rehearsal: Rehearsal) -> tuple[float, float]:
-    return _mean_time(rehearsal.step, rehearsal.device), _mean_time(rehearsal.validate, rehearsal.device)
-
-
-def _mean_time(work: Callable[[], None], device: torch.device) -> float:
-    for _ in range(WARM_UP_STEPS):
-        work()
-    _wait(device)
-    started = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        work()
-    _wait(device)
-    return (time.perf_counter() - started) / TIMED_STEPS
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    rehearsal = Rehearsal(config, image_size, torch.device(slots.device), windows)
+    step_s, val_s = (
+        float(Timer("work()", globals={"work": work}, num_threads=slots.threads).timeit(TIMED_STEPS).mean)
+        for work in (rehearsal.step, rehearsal.validate)
+    )
+    return step_s, val_s
 
 
 def estimate_time(spec: Spec, trials: int | None, slots: Slots, load: Workload, windows: int) -> TimeEstimate:
