@@ -281,7 +281,8 @@ def test_a_trial_replays_bit_for_bit(place: Path, run: Path) -> None:
     assert json.loads((run / "replays" / "0.json").read_text(encoding="utf-8"))["is_identical"] is True
 
 
-def test_a_replay_of_a_falsified_record_is_told(place: Path, run: Path) -> None:
+@pytest.mark.deep
+def test_a_replay_of_a_falsified_record_is_reported(place: Path, run: Path) -> None:
     with sqlite3.connect(run / "study.db") as study:
         study.execute(
             "UPDATE trial_intermediate_values SET intermediate_value = 0.123 WHERE step = 2 AND trial_id = "

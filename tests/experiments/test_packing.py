@@ -16,6 +16,7 @@ TINY = [
 ]
 
 
+@pytest.mark.deep
 def test_two_at_once_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [part for text in TINY for part in ("--set", text)]
     out = tmp_path / "packing.json"

@@ -105,6 +105,7 @@ class SlowActor(QuickActor):
         return result
 
 
+@pytest.mark.deep
 def test_the_list_of_workers_names_the_trial_that_each_runs(
     open_ledger: Open, space: SearchSpace, context: TrialContext, browser: Chrome
 ) -> None:

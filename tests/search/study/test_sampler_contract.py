@@ -22,7 +22,9 @@ RANGES: dict[str, Any] = {"T": {"int": [1, 3]}, "optim.lr": {"log": [1e-5, 1e-2]
 class TestPointSampler(BasicSamplerTestCase):
     """Every case that Optuna ships, for every sampler that a space file can name."""
 
-    @pytest.fixture(params=CANDIDATES)
+    @pytest.fixture(
+        params=[name if name == "tpe" else pytest.param(name, marks=pytest.mark.deep) for name in CANDIDATES]
+    )
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         space = SearchSpace(RANGES, TrainConfig(), "file")
         return lambda: build_sampler(SamplerConfig(name=request.param, startup=2), space, TakenPoints())
