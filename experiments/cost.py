@@ -5,7 +5,7 @@
 
 Operations are counted by torch while one stack goes forward and back on the CPU; memory is the sum of weights,
 gradients, AdamW's two moments and the tensors kept for the backward pass, scaled to the batch. Both are counts,
-not measurements on a GPU: allocator, cuDNN workspaces and fused kernels are not in them. What a card does in an
+not measurements on a GPU: allocator, cuDNN workspaces and fused kernels are not in them. What a GPU does in an
 hour follows from the operations and from ``--tflops``, an assumption that the table repeats.
 """
 
@@ -27,7 +27,7 @@ from search.placement.rehearsal import usual_normalisation
 from search.spec.settings import Overrides, Spec, load_spec
 
 CONTEXT_GB = 1.0
-"""Left for the CUDA context and libraries on a card."""
+"""Left for the CUDA context and libraries on a GPU."""
 BYTES_A_WEIGHT = 16
 """float32 weight, gradient and two moments."""
 
@@ -43,7 +43,7 @@ class Cost:
     activations_gb_a_stack: float
 
     def batch_that_fits(self, card_gb: float) -> int:
-        """Largest batch on a card of so many GB; 0 where not even one stack fits."""
+        """Largest batch on a GPU of so many GB; 0 where not even one stack fits."""
         return max(0, int((card_gb - CONTEXT_GB - self.weights_gb) / self.activations_gb_a_stack))
 
     def stacks_an_hour(self, tflops: float) -> float:
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--space", type=Path, default=Path("spaces/lcnn.yaml"))
     parser.add_argument("--profile", default="gpu")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--card-gb", type=float, default=24.0, help="memory of the card (default 24)")
+    parser.add_argument("--card-gb", type=float, default=24.0, help="memory of the GPU (default 24)")
     parser.add_argument("--tflops", type=float, default=30.0, help="TFLOP/s assumed to be achieved (default 30)")
     parser.add_argument("--fp32", action="store_true", help="count without mixed precision")
     options = parser.parse_args(arguments)
@@ -105,7 +105,7 @@ def _print_table(spec: Spec, options: argparse.Namespace) -> None:
         f"{spec.training.model.global_backbone}, batch {batch}, "
         f"{'fp32' if options.fp32 else 'bf16 autocast'}; counted, not measured"
     )
-    print(f"a card of {options.card_gb:g} GB, {options.tflops:g} TFLOP/s achieved (assumed)")
+    print(f"a GPU of {options.card_gb:g} GB, {options.tflops:g} TFLOP/s achieved (assumed)")
     print("T  parameters  GFLOP/stack  GB/stack  GB at batch  largest batch  stacks/hour  epochs/hour")
     for half_width in (1, 2, 3):
         config = spec.training.model_copy(update={"T": half_width})

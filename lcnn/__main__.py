@@ -227,7 +227,7 @@ def predict(options: argparse.Namespace) -> int:
             seconds += time.perf_counter() - started
             write_prediction(options.out, patient.name, scan, predicted_ZHW)
         except InputError as error:
-            # The others are predicted all the same; this one is told at the end, where it is not overlooked.
+            # The others are predicted all the same; this one is reported at the end, where it is not overlooked.
             faults.append(error)
             continue
         rows.append(volume_row(patient.name, scan, predicted_ZHW))

@@ -7,7 +7,7 @@ class Outcome(StrEnum):
     """The ways a training can end.
 
     Bad configurations (diverged, infeasible) and broken machines (crashed) are never mixed up: the first are
-    told to the sampler as bad points, the second are retried and never scored.
+    reported to the sampler as bad points, the second are retried and never scored.
     """
 
     COMPLETED = "completed"

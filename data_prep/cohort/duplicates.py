@@ -81,7 +81,7 @@ def find_alike(data: CompiledCohort, split: Split, folds: Sequence[Split] = ()) 
     Args:
         data: the cohort.
         split: its parts.
-        folds: where there are some, pairs across their validation parts are told as well.
+        folds: where there are some, pairs across their validation parts are reported as well.
 
     Raises:
         InputError: a slice of a pair cannot be read.

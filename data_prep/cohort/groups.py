@@ -90,7 +90,7 @@ def group_numbers(patient_of: Mapping[str, Hashable | None], number_of: Mapping[
 
 
 def in_words(persons: Iterable[Hashable]) -> str:
-    """``5 scans of 3 patients``, told whose each scan is; ``3 patients`` where each has one scan."""
+    """``5 scans of 3 patients`` where it is known whose each scan is; ``3 patients`` where each has one scan."""
     scans = list(persons)
     patients = len(set(scans))
     if patients == len(scans):

@@ -310,8 +310,8 @@ def told_of(known: Cohort, found: Cohort) -> tuple[Patient, ...]:
 
     Names of folders and endings are not hashed, so the paths are those found.
     """
-    told = {patient.id: {"spacing_mm": patient.spacing_mm, "group": patient.group} for patient in known.patients}
-    return tuple(patient.model_copy(update=told.get(patient.id, {})) for patient in found.patients)
+    kept = {patient.id: {"spacing_mm": patient.spacing_mm, "group": patient.group} for patient in known.patients}
+    return tuple(patient.model_copy(update=kept.get(patient.id, {})) for patient in found.patients)
 
 
 def with_groups(cohort: Cohort, groups: Mapping[str, int]) -> Cohort:
@@ -325,8 +325,8 @@ def _difference(known: Cohort, found: Cohort) -> str:
     after = {patient.id: patient.hash for patient in found.patients}
     changed = [patient for patient in before if patient in after and before[patient] != after[patient]]
     groups = {"added": after.keys() - before.keys(), "gone": before.keys() - after.keys(), "changed": changed}
-    told = [f"{word}: {few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
-    return "; ".join(told) or "their order changed"
+    changes = [f"{word}: {few(sorted(ids, key=natural_key))}" for word, ids in groups.items() if ids]
+    return "; ".join(changes) or "their order changed"
 
 
 def part_folder(root: Path, names: tuple[str, ...]) -> Path:

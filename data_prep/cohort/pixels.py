@@ -88,8 +88,8 @@ def pixels_of(cohort: Cohort) -> Pixels:
     if cohort.hu:
         return Pixels(cohort.hu.windows, hu_offset=cohort.hu.offset)
     # Of earlier versions and of `index` there are words only.
-    told = [window for window in WINDOWS.values() if cohort.window in (window.name, str(window))]
-    windows = cohort.windows or tuple(told)
+    named = [window for window in WINDOWS.values() if cohort.window in (window.name, str(window))]
+    windows = cohort.windows or tuple(named)
     return Pixels(windows, colours=tuple(range(len(windows))) if len(windows) > 1 else ())
 
 

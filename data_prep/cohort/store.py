@@ -81,7 +81,7 @@ class Store:
     ignored_NSS: NDArray[np.uint8] | None = None
     """Share of each pixel that is neither learnt nor scored, 0..255; None where the cohort's masks know no such value.
 
-    A share and not a yes or no: with it, and with the lesion's, a loss at this size weighs pixels as they were drawn.
+    A share and not a yes or no: with it, and with the lesion's, a loss at this size weights pixels as they were drawn.
     """
     windows: tuple[Window, ...] = ()
     """What the slices are seen in; empty: one window, which nobody has named."""
@@ -154,7 +154,7 @@ class Store:
 def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
     """The folder that the store of these settings has below ``cache``."""
     # These are no part of the cohort's hash, but the store's index or its pixels depend on them.
-    told = [
+    inputs = [
         str(FORMAT),
         json.dumps([patient.spacing_mm for patient in cohort.patients]),
         cohort.model_dump_json(include={"window", "windows", "hu", "official_test"}),
@@ -163,7 +163,7 @@ def store_folder(cohort: Cohort, cache: Path, picture: PictureConfig) -> Path:
         *(["has_ignored"] if cohort.has_ignored else []),
         *([json.dumps(groups)] if (groups := _groups(cohort)) else []),
     ]
-    key = hashlib.sha256("\n".join([cohort.hash, *told]).encode()).hexdigest()
+    key = hashlib.sha256("\n".join([cohort.hash, *inputs]).encode()).hexdigest()
     return cache / f"{key[:16]}-{picture.image_size}-{picture.crop}"
 
 

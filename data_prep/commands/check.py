@@ -1,6 +1,6 @@
 """``check``: what is wrong in a cohort, as a table, a CSV file and a contact sheet; exit code 1 where it has errors.
 
-Which way up heads lie is told among patients by the majority, and of all by the couch behind them, where pictures show
+Which way up heads lie is decided among patients by the majority, and of all by the couch behind them, where pictures show
 it; where they do not, the table says that the cohort was compared within itself only.
 
 What --fix does: masks of two values that JPEG or resizing has blurred are split at 128, and patients that surely lie

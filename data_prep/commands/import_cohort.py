@@ -160,7 +160,7 @@ def _tell(options: argparse.Namespace, source: Source, cases: Sequence[Case], pl
 
 
 def _make(options: argparse.Namespace, plan: _Plan, lost: Sequence[str]) -> None:
-    if options.ids:  # first, for it says who the patients are of which a fault is told
+    if options.ids:  # first, for it says who the patients are of which a fault is reported
         _write_ids(options.ids, plan)
     notes = _import(plan, lost, options.jobs)
     cohort = _describe(options, plan, notes)
@@ -328,11 +328,11 @@ def _spacing(options: argparse.Namespace, source: Source) -> str:
         return " x ".join(f"{mm:g}" for mm in options.spacing_mm) + " mm"
     if source.kind == SourceFormat.DICOM:
         return "that of each series"
-    told = sorted(spacings(source))
-    if not told:
-        return "not told by the files; say it by --spacing-mm for volumes in ml"
-    shown = [" x ".join(f"{mm:g}" for mm in spacing) for spacing in (told[0], told[-1])]
-    return f"{shown[0]} mm" if len(told) == 1 else f"{shown[0]} to {shown[1]} mm ({len(told)} different)"
+    found = sorted(spacings(source))
+    if not found:
+        return "not in the files; give it by --spacing-mm for volumes in ml"
+    shown = [" x ".join(f"{mm:g}" for mm in spacing) for spacing in (found[0], found[-1])]
+    return f"{shown[0]} mm" if len(found) == 1 else f"{shown[0]} to {shown[1]} mm ({len(found)} different)"
 
 
 def _preview(ids: Mapping[str, Case], source: Source, jobs: int) -> None:
@@ -408,16 +408,16 @@ def _import(plan: _Plan, lost: Sequence[str], jobs: int) -> dict[str, Note]:
     return notes
 
 
-def _refuse_idle_labels(told: ReadOptions, notes: Collection[Note]) -> None:
+def _refuse_idle_labels(options: ReadOptions, notes: Collection[Note]) -> None:
     """See that labels that a person named are in the masks: a typing error must not make a cohort without lesions.
 
     Raises:
         InputError: they are in none.
     """
-    if (told.lesion_labels or told.ignored_labels) and not any(note.has_lesion for note in notes):
-        raise InputError("--lesion-labels, --ignore-labels: so told, no mask holds a lesion; correct them")
-    if told.ignored_labels and not any(note.has_ignored for note in notes):
-        shown = ",".join(map(str, sorted(told.ignored_labels)))
+    if (options.lesion_labels or options.ignored_labels) and not any(note.has_lesion for note in notes):
+        raise InputError("--lesion-labels, --ignore-labels: with these labels no mask holds a lesion; correct them")
+    if options.ignored_labels and not any(note.has_ignored for note in notes):
+        shown = ",".join(map(str, sorted(options.ignored_labels)))
         raise InputError(f"--ignore-labels {shown}: is in no mask; correct it, or leave it out")
 
 

@@ -28,7 +28,7 @@ POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def stop_on_signals() -> None:
-    """Have a polite kill end this process as Ctrl-C does. What it was told to ignore, by nohup say, it ignores."""
+    """Have a polite kill end this process as Ctrl-C does. A signal that is ignored already, by nohup for example, stays ignored."""
     for number in POLITE:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)

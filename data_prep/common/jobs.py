@@ -7,7 +7,7 @@ from data_prep.common.machine import available_cores
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command be told by ``--jobs``."""
+    """Give a command the option ``--jobs``."""
     parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
 
 

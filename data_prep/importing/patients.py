@@ -166,16 +166,16 @@ def _note(root: Path, patient: str) -> Path:
 def _fingerprint(task: Task) -> str:
     settings = task.settings
     ignored = settings.reading.ignored_labels
-    told = [repr((_written(settings), settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
+    inputs = [repr((_written(settings), settings.keeps_hu, settings.spacing_mm, settings.reading.hu_offset,
                   sorted(settings.reading.lesion_labels or ()), None if ignored is None else sorted(ignored),
                   str(task.case.kind)))]  # fmt: skip
     if task.case.kind in (SourceFormat.PICTURES, SourceFormat.AISD):
-        told += PICTURE_READING
+        inputs += PICTURE_READING
     if task.case.series is not None:
-        told.append(f"series {task.case.series}")
+        inputs.append(f"series {task.case.series}")
     for file in (*task.case.images, None, *task.case.masks):
-        told.append("none" if file is None else _state(file))
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        inputs.append("none" if file is None else _state(file))
+    return hashlib.sha256("\n".join(inputs).encode()).hexdigest()
 
 
 def _written(settings: ImportSettings) -> object:

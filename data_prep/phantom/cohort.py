@@ -14,7 +14,7 @@ TRUTH = "truth.json"
 
 
 PHANTOM_WINDOWS = (WINDOWS["brain"],)
-"""In which the phantom is drawn unless told otherwise."""
+"""In which the phantom is drawn by default."""
 
 
 def build_phantom_cohort(

@@ -139,13 +139,13 @@ def _shared(stored: SignatureFile, kept: list[_Kept]) -> list[Finding]:
         best, place, other = max(slices)
         alike = len({p for _, p, _ in slices})
         same = len({p for _, p, o in slices if kept[one].hashes[p] == kept[two].hashes[o]})
-        told = (
+        message = (
             f"{alike} slices look like slices of {kept[two].id}, {same} of them pixel by pixel (most alike: "
             f"{kept[two].slices[other]}, {best:.3f}); one person twice leaks between parts: keep one of the two, or, "
             "where they are scans of one patient, say so by --group-by of import or index"
         )
         severity = Severity.ERROR if same else Severity.WARNING
-        found.append(Finding(severity, FindingKind.NEAR_DUPLICATE, kept[one].id, kept[one].slices[place], told))
+        found.append(Finding(severity, FindingKind.NEAR_DUPLICATE, kept[one].id, kept[one].slices[place], message))
     return found
 
 
@@ -162,32 +162,32 @@ def _turned(kept: list[_Kept]) -> list[Finding]:
             continue
         way = {1: "a quarter to the right", 2: "upside down or mirrored front to back", 3: "a quarter to the left"}
         sure = "sure" if turn.is_sure else "likely"
-        told = (
+        message = (
             f"{sure}: {way[turn.quarters]} against most patients (correlation {turn.as_it_is:.3f} as it is, "
             f"{turn.correlation:.3f} turned)"
         )
         can_fix = turn.is_sure and turn.quarters == 2
         advice = "; --fix turns it by half" if can_fix else "; look at the contact sheet"
         fix = Fix.TURN if can_fix else None
-        found.append(Finding(Severity.WARNING, FindingKind.TURNED, patient.id, "", told + advice, fix))
+        found.append(Finding(Severity.WARNING, FindingKind.TURNED, patient.id, "", message + advice, fix))
     return found
 
 
 def _turned_by_couch(patients: list[_Kept]) -> list[Finding]:
     """Of a cohort too small to have a majority."""
-    told = f"{IN_FRONT}; upside down, or mirrored front to back? Look at the contact sheet"
+    message = f"{IN_FRONT}; upside down, or mirrored front to back? Look at the contact sheet"
     found = [
-        Finding(Severity.WARNING, FindingKind.TURNED, patient.id, "", told)
+        Finding(Severity.WARNING, FindingKind.TURNED, patient.id, "", message)
         for patient in patients
         if patient.couch is not None and patient.couch <= -COUCH_SURE
     ]
     silent = sum(patient.couch is None or abs(patient.couch) < COUCH_SURE for patient in patients)
     if silent or not patients:
-        told = (
+        message = (
             f"it takes {LEAST_PATIENTS} patients to say who lies otherwise, and {silent} of {len(patients)} show no "
             "couch that tells which way up; look at the contact sheet"
         )
-        found.append(Finding(Severity.NOTE, FindingKind.NOT_COMPARED, "", "", told))
+        found.append(Finding(Severity.NOTE, FindingKind.NOT_COMPARED, "", "", message))
     return found
 
 
@@ -196,18 +196,18 @@ def _majority_turned(upright: list[_Kept]) -> list[Finding]:
     sides = [patient.couch for patient in upright if patient.couch is not None and abs(patient.couch) >= COUCH_SURE]
     in_front = sum(side < 0 for side in sides)
     if not sides:
-        told = (
+        message = (
             "orientation compared only within the cohort, as no couch shows which way up; look at the contact sheet, "
             "where faces are to be above"
         )
-        return [Finding(Severity.NOTE, FindingKind.NOT_COMPARED, "", "", told)]
+        return [Finding(Severity.NOTE, FindingKind.NOT_COMPARED, "", "", message)]
     if 2 * in_front <= len(sides):
         return []
-    told = (
+    message = (
         f"most patients: {IN_FRONT} in {in_front} of {len(sides)} that show it, so the whole cohort seems upside down, "
         "or mirrored front to back; look at the contact sheet, and export it anew"
     )
-    return [Finding(Severity.WARNING, FindingKind.TURNED, "", "", told)]
+    return [Finding(Severity.WARNING, FindingKind.TURNED, "", "", message)]
 
 
 def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Finding]) -> list[Finding]:
@@ -219,11 +219,11 @@ def _of_the_manifest(root: Path, patients: list[PatientFiles], found: list[Findi
             if len(missing) == len(patients)
             else f"{counted(len(missing), 'patient')}, {missing[0]} the first"
         )
-        told = f"{who}: volumes are in voxels; `python -m data_prep index --spacing-mm` writes it down"
-        findings.append(Finding(Severity.WARNING, FindingKind.NO_SPACING, "", "", told))
+        message = f"{who}: volumes are in voxels; `python -m data_prep index --spacing-mm` writes it down"
+        findings.append(Finding(Severity.WARNING, FindingKind.NO_SPACING, "", "", message))
     if (root / MANIFEST).exists() and not any(finding.severity is Severity.ERROR for finding in found):
         known: Cohort = read_manifest(root / MANIFEST)
         if scan_cohort(root).hash != known.hash:
-            told = "the files are not those that it describes; restore them, or delete it and index anew"
-            findings.append(Finding(Severity.ERROR, FindingKind.MANIFEST, "", MANIFEST, told))
+            message = "the files are not those that it describes; restore them, or delete it and index anew"
+            findings.append(Finding(Severity.ERROR, FindingKind.MANIFEST, "", MANIFEST, message))
     return findings

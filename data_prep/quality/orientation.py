@@ -3,12 +3,12 @@
 Pictures: the lower half of a patient's slices, as two mean pictures of the head, is compared with the mean of the
 others under four quarter turns. The majority of the cohort is taken to lie right. On the two cohorts that this was
 tried on (60 real patients and 20 phantoms; each patient turned by half alone, and 20 times a random 30% of them), every
-patient was told right. The least margin was 0.016, and 3 of the 60 real patients were within `SURE_MARGIN`. A head is
-nearly symmetric, so whether a patient is turned or mirrored front to back cannot be told, nor left from right.
+patient was recognised. The least margin was 0.016, and 3 of the 60 real patients were within `SURE_MARGIN`. A head is
+nearly symmetric, so whether a patient is turned or mirrored front to back cannot be decided, nor left from right.
 
 The majority itself is held against the couch and the head holder, which lie behind a head. They tell 57 of the 60 real
 patients and 44 of 60 phantoms, all of them right, and say nothing of the others, whose pictures show too little of
-them. Of the shape of the head alone, and of where its bone lies, no measure that was tried told all patients right, so
+them. Of the shape of the head alone, and of where its bone lies, no measure that was tried recognised all patients, so
 pictures that end at the head are compared with each other only.
 
 Order: the area of the head by slice is held against `AREA_PROFILE`, forward and backward. One of those 80 patients, of
@@ -27,11 +27,11 @@ from data_prep.preprocessing.framing import to_stored
 from data_prep.preprocessing.head import head_box
 
 SIDE = 32
-"""Pixels; 64 told the same, by the same margins."""
+"""Pixels; 64 gave the same answers, by the same margins."""
 SLABS = (0.0, 0.25, 0.5)
 """Bounds of the mean pictures as shares of the slices, from the skull base: above them heads are round."""
 LEAST_PATIENTS = 5
-"""Below, no majority can be told."""
+"""Below, no majority is clear."""
 BESIDE = 0.55
 """Distance from the middle of the head's box, in its sides, from which a pixel is beside the head."""
 COUCH_GREY, COUCH_LEAST = 4, 0.002

@@ -91,8 +91,8 @@ def check_patient(files: PatientFiles) -> PatientReport:
         return PatientReport(files.id, findings.all())
     sizes = {picture.shape for picture in pictures.values()}
     if len(sizes) > 1:
-        told = ", ".join(f"{columns}x{rows}" for rows, columns in sorted(sizes))
-        findings.error(FindingKind.SIZES_DIFFER, f"slices of {told} pixels; export the series again at one size")
+        shown = ", ".join(f"{columns}x{rows}" for rows, columns in sorted(sizes))
+        findings.error(FindingKind.SIZES_DIFFER, f"slices of {shown} pixels; export the series again at one size")
         return PatientReport(files.id, findings.all())
     image_ZHW = np.stack(list(pictures.values()))
     pictures.clear()
@@ -207,7 +207,7 @@ def _check_values(file: Path, mask_HW: NDArray[np.uint8], has_ignored: bool, fin
     if is_mask(values, has_ignored=has_ignored):
         return
     shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-    if has_ignored:  # a blur of three values cannot be told from the third
+    if has_ignored:  # a blur of three values cannot be distinguished from the third
         findings.error(
             FindingKind.NOT_BINARY, f"values {shown}; write the lesion as 255, what is ignored as 128", file.name
         )
@@ -246,20 +246,20 @@ def _check_repeats(
             places[digest].append(name)
     for first, *others in places.values():
         if others:
-            told = f"the same pixels as {', '.join(others)}; keep one, with its mask"
-            findings.add(Severity.WARNING, FindingKind.DUPLICATE, told, first)
+            message = f"the same pixels as {', '.join(others)}; keep one, with its mask"
+            findings.add(Severity.WARNING, FindingKind.DUPLICATE, message, first)
 
 
 def _check_order(area_Z: NDArray[np.float64], findings: _Findings) -> None:
     if is_shuffled(area_Z):
-        told = "the head's area jumps from slice to slice; number the slices from the skull base upward"
-        findings.add(Severity.WARNING, FindingKind.SHUFFLED, told)
+        message = "the head's area jumps from slice to slice; number the slices from the skull base upward"
+        findings.add(Severity.WARNING, FindingKind.SHUFFLED, message)
         return
     score = upward_score(area_Z)
     if score is not None and score <= LIKELY_REVERSED:
         sure = "sure" if score <= SURE_REVERSED else "likely"
-        told = f"{sure}: the head narrows toward the first slice (score {score:.2f}); number them from the skull base"
-        findings.add(Severity.WARNING, FindingKind.REVERSED, told)
+        message = f"{sure}: the head narrows toward the first slice (score {score:.2f}); number them from the skull base"
+        findings.add(Severity.WARNING, FindingKind.REVERSED, message)
 
 
 def _check_lesion(image_ZHW: NDArray[np.uint8], masks_Z: list[NDArray[np.bool_] | None], findings: _Findings) -> None:
@@ -274,5 +274,5 @@ def _check_lesion(image_ZHW: NDArray[np.uint8], masks_Z: list[NDArray[np.bool_] 
         findings.add(Severity.NOTE, FindingKind.NO_LESION, "none of its masks holds lesion")
     elif (share := 1 - inside / total) > OUTSIDE_WARNING:
         severity = Severity.ERROR if share > OUTSIDE_ERROR else Severity.WARNING
-        told = f"{share:.0%} of the lesion lies outside; see that masks and slices belong together"
-        findings.add(severity, FindingKind.LESION_OUTSIDE, told)
+        message = f"{share:.0%} of the lesion lies outside; see that masks and slices belong together"
+        findings.add(severity, FindingKind.LESION_OUTSIDE, message)

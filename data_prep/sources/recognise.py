@@ -112,9 +112,9 @@ def spacings(source: Source) -> set[tuple[float, float, float]]:
     """
     if source.kind != SourceFormat.NIFTI:
         return set()
-    told = set()
+    found = set()
     for case in source.cases:
         with contextlib.suppress(InputError):
             slice_mm, row_mm, column_mm = read_grid(case.images[0]).spacing_mm
-            told.add((round(slice_mm, 2), round(row_mm, 2), round(column_mm, 2)))
-    return told
+            found.add((round(slice_mm, 2), round(row_mm, 2), round(column_mm, 2)))
+    return found

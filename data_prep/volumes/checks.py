@@ -68,7 +68,7 @@ def check_hu(path: Path, values_hu: NDArray[np.float32], hu_offset: int | None =
         hu_offset: what a person said was added to them; None where nothing was said.
 
     Returns:
-        What cannot be told and a person should see to; None where there is air around the head.
+        What cannot be decided and a person should see to; None where there is air around the head.
 
     Raises:
         InputError: they cannot.

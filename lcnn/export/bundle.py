@@ -193,7 +193,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 GUIDE = """# LCNN as a MONAI bundle
 
 Marks stroke lesions on head CT slices. Research software, **not for clinical use**. What the model was trained on and
-how it did is told by the model card that it was exported with.
+its results are in the model card that it was exported with.
 
 MONAI reads the slices, runs the engine and writes the masks. The network, how slices are prepared for it and their
 stacks are LCNN's: the package `lcnn` (of LCNN Search) must be importable. What needs a spacing (couch removal, skull

@@ -29,7 +29,7 @@ def export_model(
     evidence: Evidence | None = None,
     on_step: OnStep = lambda step: None,
 ) -> list[Graph]:
-    """Write the model's folder. A graph that fails is left out, and told.
+    """Write the model's folder. A graph that fails is left out, and reported.
 
     Args:
         out: the folder; what is there gives way (see `refuse_foreign`).

@@ -101,7 +101,7 @@ def find_patients(path: Path, overrides: InputOverrides | None = None) -> list[P
         overrides: what the files do not say themselves.
 
     Raises:
-        InputError: there are none, two have one name, or something is told that the files say, or that is for others.
+        InputError: there are none, two have one name, or an option repeats what the files say, or is for other formats.
     """
     overrides = overrides or InputOverrides()
     series = overrides.series

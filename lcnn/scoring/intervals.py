@@ -86,7 +86,7 @@ def estimate_share(hits: float, patients: int) -> Estimate:
     Args:
         hits: their number. A person of several scans is a hit by the share of them, so it need not be whole: that is
             the exact interval at an effective sample size (Korn and Graubard 1998), which is taken at its smallest, as
-            if a person's scans told nothing beyond each other.
+            if the scans of a person were fully dependent.
         patients: number of persons.
     """
     if not patients:

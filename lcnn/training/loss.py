@@ -1,7 +1,7 @@
 """The training loss: dice * Dice + (1 - dice) * cross-entropy + alignment * symmetry.
 
 A pixel of which a share is ignored counts by the rest of it: the rest is its weight in every sum, and the truth is the
-share of the rest that is lesion. So the loss weighs pixels as they were drawn, and the logit of a pixel that is wholly
+share of the rest that is lesion. So the loss weights pixels as they were drawn, and the logit of a pixel that is wholly
 ignored has no gradient.
 
 Legend: B stacks, H rows, W columns.

@@ -137,7 +137,7 @@ def _changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
 
 
 def report(found: Replay, epochs: int) -> Sequence[str]:
-    """What a person is told."""
+    """What is printed."""
     lines = [
         f"  not as in the run: {name} was {before}, is {after}" for name, (before, after) in found.environment.items()
     ]

@@ -148,12 +148,12 @@ class SweepTrial:
         self._write(outcome.value, reason)
 
     def _write(self, outcome: str | None, reason: str | None = None) -> None:
-        told = datetime.now(UTC).isoformat()
+        reported = datetime.now(UTC).isoformat()
         record = {
             **self._fixed,
             "outcome": outcome,
             "reason": reason,
-            "told": told,
+            "told": reported,
             "seconds": self._seconds,
             "curve": self.curve,
         }

@@ -153,7 +153,7 @@ def _verdict(evaluation: Mapping[str, Any], winner: TrialRecord) -> list[str]:
 
 
 def _front(evaluation: Mapping[str, Any]) -> list[str]:
-    """The Pareto front, where the search weighed something against Dice."""
+    """The Pareto front, where the search had a second objective."""
     found = evaluation.get("pareto")
     if not found:
         return []

@@ -128,7 +128,7 @@ def find_cohort(config: CohortConfig) -> CohortPlace:
 
 
 def window_count(place: CohortPlace, config: CohortConfig) -> int:
-    """In how many windows the cohort's slices come; told by its manifest, before anything is compiled.
+    """In how many windows the cohort's slices come; read from its manifest, before anything is compiled.
 
     Raises:
         InputError: it does not hold the windows that are asked for.

@@ -63,7 +63,7 @@ class ObjectiveConfig(Settings):
     """What a trial is judged by."""
 
     cost: Literal["none", "seconds", "memory"] = "none"
-    """What is weighed against validation Dice: nothing, training time an epoch, or peak memory of a training."""
+    """The second objective beside validation Dice: nothing, training time an epoch, or peak memory of a training."""
 
 
 class SamplerConfig(Settings):

@@ -114,7 +114,7 @@ class Ledger:
         self._live: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = StudyStorage(url)
-        weakref.finalize(self, self._storage.engine.dispose)  # a server is told goodbye
+        weakref.finalize(self, self._storage.engine.dispose)  # closes the connection to a server
         self._records: list[TrialRecord] = []
         self._waiting: set[int] = set()
         self._crashed: set[int] = set()
@@ -314,12 +314,12 @@ def _mark(numbers: set[int], number: int, belongs: bool) -> None:
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
-    told = trial.user_attrs.get(OUTCOME)
+    recorded = trial.user_attrs.get(OUTCOME)
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params),
         curve=tuple(trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)),
-        outcome=None if trial.state not in ENDS else Outcome(told) if told else ENDS[trial.state],
+        outcome=None if trial.state not in ENDS else Outcome(recorded) if recorded else ENDS[trial.state],
         seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
         gpu_share=float(trial.user_attrs.get(GPU_SHARE, 0.0)),
         reason=trial.user_attrs.get(REASON),

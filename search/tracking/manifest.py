@@ -1,4 +1,4 @@
-"""What W&B has been told already: a line a W&B run, added when it is written, so that nothing is told twice."""
+"""What has been sent to W&B: one line for each W&B run, added when it is written, so that nothing is sent twice."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whether and how W&B is told of a run."""
+"""Whether and how a run is sent to W&B."""
 
 import os
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""What W&B is told of a run: one W&B run a trial and one for the test, as plain data. Knows no W&B."""
+"""What is sent to W&B of a run: one W&B run a trial and one for the test, as plain data. Knows no W&B."""
 
 import csv
 import hashlib

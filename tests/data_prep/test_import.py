@@ -189,8 +189,8 @@ def test_masks_that_jpeg_blurred_are_split_in_the_middle(capsys: pytest.CaptureF
 
 
 IDLE = {
-    "a label that is in no mask": (["--lesion-labels", "7"], "so told, no mask holds a lesion"),
-    "all lesion ignored": (["--ignore-labels", "1"], "so told, no mask holds a lesion"),
+    "a label that is in no mask": (["--lesion-labels", "7"], "with these labels no mask holds a lesion"),
+    "all lesion ignored": (["--ignore-labels", "1"], "with these labels no mask holds a lesion"),
     "an ignored label that is in no mask": (["--ignore-labels", "300"], "--ignore-labels 300: is in no mask"),
     "the background as lesion": (["--lesion-labels", "0,1"], "--lesion-labels 0: is the background"),
     "the background ignored": (["--ignore-labels", "0"], "--ignore-labels 0: is the background"),

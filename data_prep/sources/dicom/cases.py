@@ -39,7 +39,7 @@ def find_dicom(root: Path, patterns: Patterns, jobs: int) -> DicomCases:
         InputError: there is none, a mask's study is not clear, or a pattern for images is given.
     """
     if patterns.image:
-        raise InputError(f"{root}: DICOM pictures are told by their headers; leave --image-pattern out")
+        raise InputError(f"{root}: DICOM pictures are found by their headers; leave --image-pattern out")
     studies = find_studies(root, jobs)
     masks = _masks(root, patterns, studies.found)
     names = [_folder(study).relative_to(root).as_posix() for study in studies.found]

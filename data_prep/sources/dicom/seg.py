@@ -1,6 +1,6 @@
 """DICOM segmentations: an annotator's lesion on a series' pictures, and a predicted one written for viewers.
 
-Which picture a frame of a segmentation belongs to is told by the instance that it refers to, or else by its place in
+Which picture a frame of a segmentation belongs to is given by the instance that it refers to, or else by its place in
 the same frame of reference. A segmentation on pixels of its own is refused: to resample it would move the lesion's
 border without a word.
 
@@ -101,15 +101,15 @@ def _segments(dataset: Dataset) -> list[_Segment]:
 
 
 def _choose(segments: Sequence[_Segment], wanted: Sequence[int] | None, file: Path) -> frozenset[int]:
-    told = "; ".join(map(str, segments))
+    listed = "; ".join(map(str, segments))
     if wanted is not None:
         absent = set(wanted) - {segment.number for segment in segments}
         if absent or not wanted:
-            raise InputError(f"{file}: no segment {min(absent, default=0)}; there are {told}")
+            raise InputError(f"{file}: no segment {min(absent, default=0)}; there are {listed}")
         return frozenset(wanted)
     lesions = segments if len(segments) == 1 else [segment for segment in segments if segment.is_lesion]
     if len(lesions) != 1:
-        raise InputError(f"{file}: which segment is the lesion is not clear; name it by number: {told}")
+        raise InputError(f"{file}: which segment is the lesion is not clear; name it by number: {listed}")
     return frozenset({lesions[0].number})
 
 

@@ -1,4 +1,4 @@
-"""Which DICOM files make a study: told by their headers, not by where files lie.
+"""Which DICOM files make a study: decided by their headers, not by where files lie.
 
 Of each file only its name is kept, so that memory stays flat: headers are read whole a study at a time, where it is
 worked on.

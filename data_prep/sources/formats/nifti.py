@@ -1,4 +1,4 @@
-"""NIfTI volumes and masks, read by nibabel; which mask belongs to which scan is told by names.
+"""NIfTI volumes and masks, read by nibabel; which mask belongs to which scan is decided by names.
 
     imagesTr/p1_0000.nii.gz  labelsTr/p1.nii.gz         or p1/ct.nii.gz  p1/lesion.nii.gz
     p1.nii.gz  p1_mask.nii.gz                            or BIDS: sub-01/ct/sub-01_ct.nii.gz, masks in derivatives/
@@ -202,10 +202,10 @@ def place_doubt(path: Path) -> str | None:
         ratio = abs(np.linalg.det(by_qform.affine[:3, :3]) / np.linalg.det(grid.affine[:3, :3]))
     if not _corners_apart(grid, by_qform) > GRID_TOLERANCE * min(grid.spacing_mm):
         return None
-    told, other = (" x ".join(f"{mm:.3g}" for mm in each.spacing_mm) for each in (grid, by_qform))
+    shown, other = (" x ".join(f"{mm:.3g}" for mm in each.spacing_mm) for each in (grid, by_qform))
     volumes = "the same" if math.isclose(ratio, 1, rel_tol=0.005) else f"{ratio:.3g} times as large"
     return (
-        f"its sform ({told} mm) and its qform ({other} mm) disagree on where the voxels lie; sform is used, by qform "
+        f"its sform ({shown} mm) and its qform ({other} mm) disagree on where the voxels lie; sform is used, by qform "
         f"volumes would be {volumes}"
     )
 

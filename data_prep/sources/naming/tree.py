@@ -144,10 +144,10 @@ def _masks(files: Sequence[PurePosixPath], patterns: Patterns) -> set[PurePosixP
     if patterns.mask is not None:
         return {file for file in files if matches(file, patterns.mask)}
     free = [file for file in files if patterns.image is None or not matches(file, patterns.image)]
-    told = {file for file in free if _is_mask(file)}
+    masks = {file for file in free if _is_mask(file)}
     at_digits = {file for file in free if _is_mask(file, at_digits=True)}
-    if told or 0 < len(at_digits) < len(files):  # where all are, the word is of the patients' names
-        return told or at_digits
+    if masks or 0 < len(at_digits) < len(files):  # where all are, the word is of the patients' names
+        return masks or at_digits
     return _in_folder_of_same_names(files) if patterns.image is None else set()
 
 
@@ -204,7 +204,7 @@ def bare_stem(name: str) -> str:
 
 
 def words(name: str, *, at_digits: bool = False) -> list[str]:
-    """The words of a name, in lower case; cut where letters meet digits too, if so told."""
+    """The words of a name, in lower case; cut where letters meet digits too, where that is asked for."""
     cut = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
     return [part for word in cut for part in _at_digits(word)] if at_digits else cut
 

@@ -50,7 +50,7 @@ COSTS: Mapping[str, Cost] = {
 
 
 def cost_of(objective: ObjectiveConfig) -> Cost | None:
-    """What a space file weighs against Dice; None where Dice alone counts."""
+    """The second objective of a space file; None where Dice alone counts."""
     return None if objective.cost == "none" else COSTS[objective.cost]
 
 
@@ -78,7 +78,7 @@ class FrontGuard:
     Args:
         rule: the scheduler that goes by Dice.
         trials: the trials as the study has them now.
-        cost: what is weighed against Dice.
+        cost: the second objective.
     """
 
     def __init__(self, rule: Scheduler, trials: Callable[[], Sequence[TrialRecord]], cost: Cost) -> None:
