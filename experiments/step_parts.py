@@ -3,13 +3,13 @@
 Functions and modules at the borders of the parts run inside a named scope each. A part's forward time is that of its
 scopes, without the scopes inside them. A node of the backward pass belongs to the part whose operator made it, which
 torch numbers alike (``sequence_nr``). What is in no part, the profiler's own work included, is ``other``; so the parts
-add up to the step. On a GPU the times are those of its kernels.
+add up to the step. On a GPU the times are those of its kernels, but for reading, during which it waits; what else it
+waits is in ``other``. The profiler makes a step about a tenth longer (cpu profile, one core: 109 ms for 99).
 """
 
-import functools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -141,19 +141,8 @@ def _scopes() -> Iterator[None]:
     """While the block runs, everything at a border is seen by the profiler under its part's name."""
     with ExitStack() as stack:
         for owner, name, part in BORDERS:
-            stack.enter_context(patch.object(owner, name, scoped(part, getattr(owner, name))))
+            stack.enter_context(patch.object(owner, name, record_function(part.value)(getattr(owner, name))))
         yield
-
-
-def scoped(part: Part, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, which the profiler sees under the part's name."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with record_function(part.value):
-            return function(*args, **kwargs)
-
-    return run
 
 
 def times_of(events: Iterable[FunctionEvent], whole_ms: float, *, on_gpu: bool) -> dict[Part, tuple[float, float]]:
@@ -163,7 +152,7 @@ def times_of(events: Iterable[FunctionEvent], whole_ms: float, *, on_gpu: bool) 
     makers: dict[int, Part] = {}
     part = Part.OTHER
     for event in sorted(events, key=lambda event: event.time_range.start):
-        took_us = event.device_time_total if on_gpu else event.cpu_time_total
+        took_us = event.device_time_total if on_gpu and event.name != Part.DATA else event.cpu_time_total
         if event.name.startswith(BACKWARD):
             # What adds a gradient to its weight was made by no operator; it follows the node that needs the weight.
             part = makers.get(event.sequence_nr, part)
@@ -172,7 +161,7 @@ def times_of(events: Iterable[FunctionEvent], whole_ms: float, *, on_gpu: bool) 
             forward_us[own] += took_us
             if around := _part_around(event):
                 forward_us[around] -= took_us
-        elif around := _part_around(event):
+        elif event.sequence_nr >= 0 and (around := _part_around(event)):
             # Operators without a gradient have the number of the next that has one: the last of a number made the node.
             makers[event.sequence_nr] = around
     forward_us[Part.OTHER] = 1e3 * whole_ms - sum(forward_us.values()) - sum(backward_us.values())

@@ -1,7 +1,7 @@
 """``check``: what is wrong in a cohort, as a table, a CSV file and a contact sheet; exit code 1 where it has errors.
 
-Which way up heads lie is decided among patients by the majority, and of all by the couch behind them, where pictures show
-it; where they do not, the table says that the cohort was compared within itself only.
+Which way up heads lie is decided among patients by the majority, and of all by the couch behind them, where pictures
+show it; where they do not, the table says that the cohort was compared within itself only.
 
 What --fix does: masks of two values that JPEG or resizing has blurred are split at 128, and patients that surely lie
 upside down are turned by half. Files that it changes are copied to DIR/.before-fix first. It adds no masks, for a

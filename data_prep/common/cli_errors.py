@@ -28,7 +28,7 @@ POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def stop_on_signals() -> None:
-    """Have a polite kill end this process as Ctrl-C does. A signal that is ignored already, by nohup for example, stays ignored."""
+    """Have a polite kill end this process as Ctrl-C does. A signal that is ignored already, as by nohup, stays so."""
     for number in POLITE:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)

@@ -258,7 +258,9 @@ def _check_order(area_Z: NDArray[np.float64], findings: _Findings) -> None:
     score = upward_score(area_Z)
     if score is not None and score <= LIKELY_REVERSED:
         sure = "sure" if score <= SURE_REVERSED else "likely"
-        message = f"{sure}: the head narrows toward the first slice (score {score:.2f}); number them from the skull base"
+        message = (
+            f"{sure}: the head narrows toward the first slice (score {score:.2f}); number them from the skull base"
+        )
         findings.add(Severity.WARNING, FindingKind.REVERSED, message)
 
 

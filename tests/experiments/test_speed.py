@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.profiler import record_function
 
 import experiments.speed
 import lcnn.network.model
@@ -31,7 +32,7 @@ from experiments.speed import (
     measure_steps,
     peak_allocation,
 )
-from experiments.step_parts import Part, profiling, scoped, take_apart, times_of
+from experiments.step_parts import Part, profiling, take_apart, times_of
 from lcnn.config import TrainConfig
 from lcnn.network.stacks import OVERVIEW, StackSource
 from lcnn.training.fit import TrainingData
@@ -104,14 +105,14 @@ class Sleep(torch.autograd.Function):
 
 
 def test_the_backward_pass_is_told_apart_by_parts() -> None:
-    encoder = scoped(Part.ENCODER, lambda x: (Sleep.apply(x, 0.02, 0.03), Sleep.apply(x, 0.0, 0.04)))
-    decoder = scoped(Part.DECODER, lambda deep, skip: Sleep.apply(deep + skip, 0.04, 0.01))
+    encoder = record_function(Part.ENCODER.value)(lambda x: (Sleep.apply(x, 0.02, 0.03), Sleep.apply(x, 0.0, 0.04)))
+    decoder = record_function(Part.DECODER.value)(lambda deep, skip: Sleep.apply(deep + skip, 0.04, 0.01))
 
     def whole_forward(x: Tensor) -> Tensor:
         deep, skip = encoder(Sleep.apply(x, 0.0, 0.02))
         return Sleep.apply(decoder(Sleep.apply(deep, 0.01, 0.05), skip), 0.02, 0.06)
 
-    whole = scoped(Part.FUSION, whole_forward)
+    whole = record_function(Part.FUSION.value)(whole_forward)
     with profiling() as profiler:
         started = time.perf_counter()
         whole(torch.ones(3, requires_grad=True)).sum().backward()
@@ -130,7 +131,7 @@ def test_the_backward_pass_is_told_apart_by_parts() -> None:
 
 def test_of_a_gpu_the_time_of_its_kernels_counts() -> None:
     with profiling() as profiler:
-        scoped(Part.LOSS, lambda x: x * 2)(torch.ones(1, requires_grad=True)).backward()
+        record_function(Part.LOSS.value)(lambda x: x * 2)(torch.ones(1, requires_grad=True)).backward()
     events = profiler.events() or ()
     times = times_of(events, 7.0, on_gpu=True)
     assert times == {part: (7.0 if part is Part.OTHER else 0.0, 0.0) for part in Part}

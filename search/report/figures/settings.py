@@ -78,9 +78,7 @@ def importance_figure(evidence: Evidence) -> Figure:
 
 def _importance_note(evidence: Evidence, usable: int, has_figure: bool) -> str:
     if usable < FEWEST_TRIALS:
-        return (
-            f"Too few trials: {usable} with a value, and {FEWEST_TRIALS} are the fewest for which importance is computed."
-        )
+        return f"Too few trials: {usable} with a value, importance needs {FEWEST_TRIALS}."
     if not has_figure:
         return "Nothing to compare: fewer than two settings that all trials have, or the same value in all trials."
     conditional = [parameter_name(p.name) for p in evidence.parameters if p.conditional]

@@ -19,8 +19,8 @@ MOST_OBSERVATIONS = 300
 Beyond, it sees the best, the most recent and the running ones. The best are all that its model of good trials is
 made of: Optuna takes the best tenth, at most 25 (`GOOD`). Its model of the others forgets by design: a trial weighs
 the less the older it is (linear forgetting; Bergstra, Yamins and Cox 2013, Making a Science of Model Search),
-and what is left out are the oldest, which have the least weight. The number is what a driver's core fits in 20 ms (python -m
-experiments.scale --filled 10000).
+and what is left out are the oldest, with the least weight. The number is what a driver's core fits in 20 ms (python
+-m experiments.scale --filled 10000).
 """
 GOOD = 25
 MOST_RUNNING = 50
