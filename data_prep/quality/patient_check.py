@@ -91,8 +91,8 @@ def check_patient(files: PatientFiles) -> PatientReport:
         return PatientReport(files.id, findings.all())
     sizes = {picture.shape for picture in pictures.values()}
     if len(sizes) > 1:
-        shown = ", ".join(f"{columns}x{rows}" for rows, columns in sorted(sizes))
-        findings.error(FindingKind.SIZES_DIFFER, f"slices of {shown} pixels; export the series again at one size")
+        listed = ", ".join(f"{columns}x{rows}" for rows, columns in sorted(sizes))
+        findings.error(FindingKind.SIZES_DIFFER, f"slices of {listed} pixels; export the series again at one size")
         return PatientReport(files.id, findings.all())
     image_ZHW = np.stack(list(pictures.values()))
     pictures.clear()
