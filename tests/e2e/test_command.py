@@ -255,6 +255,7 @@ def test_a_tampered_run_is_refused_in_one_line(place: Path, run: Path, name: str
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.deep
 def test_more_trials_extend_a_finished_run(place: Path, run: Path) -> None:
     done = execute(search("+1", dashboard=True), place)
     assert done.returncode == 0, done.stderr

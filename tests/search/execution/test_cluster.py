@@ -245,6 +245,7 @@ def uneven_cluster() -> Iterator[Cluster]:
         made.shutdown()
 
 
+@pytest.mark.deep
 def test_a_cluster_is_packed_by_memory_that_is_measured_on_its_smallest_node(
     uneven_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,7 @@ def searching(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-@pytest.mark.parametrize("server", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("server", [pytest.param("raylet", marks=pytest.mark.deep), "gcs_server"])
 def test_the_death_of_a_server_is_one_line(searching: subprocess.Popen[str], server: str) -> None:
     # Ours alone: others may run Ray on this machine.
     os.kill(children(searching.pid)[server], signal.SIGKILL)
