@@ -8,7 +8,7 @@ from search.run.checks import Asked, check_cohort_and_network, check_run
 from search.run.opened import Run
 from search.run.session import QUIET, RayView, Session
 from search.spec.settings import Extension, Spec
-from search.stages.course import is_finished, walk
+from search.stages.walk import is_finished, walk
 from search.study.budget.extension import NO_POINT_LEFT, extended_budget
 from search.study.budget.limits import Limit, Tally
 from search.study.ledger import Ledger
