@@ -159,6 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{STOPPED}\n")
         return 130
+    finally:
+        if arguments is not None:
+            gc.unfreeze()  # our caller's objects too; a process of our own ends sooner without
 
 
 def _answer(options: argparse.Namespace) -> int:
@@ -212,9 +215,10 @@ def _search(options: argparse.Namespace, display: "Display") -> Callable[[], Non
     from search.spec.hardware import has_gpu  # noqa: PLC0415
     from search.spec.settings import Extension, Overrides, command_line_limits, load_spec  # noqa: PLC0415
 
-    # The space first: who wrote it wrongly need not wait for torch and Ray.
+    # The space and its ranges first: who wrote them wrongly need not wait for torch and Ray.
     overrides = Overrides(options.profile, tuple(options.set), options.name, options.trials, options.hours)
     spec = load_spec(options.space, overrides, has_gpu=has_gpu())
+    spec.space(options.space)
 
     from search.run.opened import run_of  # noqa: PLC0415
 

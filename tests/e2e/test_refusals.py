@@ -1,10 +1,14 @@
 """Commands that are answered before anything runs: help, and bad input."""
 
+import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from the_command import SPACE, answer, execute
 
+ROOT = Path(__file__).parents[2]
 BAD = {
     "no arguments": ([], "required"),
     "both": (["--space", "a", "--retrain", "b"], "not allowed with"),
@@ -38,6 +42,7 @@ def test_bad_input_ends_with_exit_code_2_and_no_traceback(tmp_path: Path, case: 
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert gc.get_freeze_count() == 0  # whoever calls the command keeps a collector that sees everything
 
 
 def test_a_process_ends_in_the_same_way(tmp_path: Path) -> None:
@@ -52,3 +57,13 @@ def test_help_teaches(tmp_path: Path) -> None:
     assert done.returncode == 0
     for word in ("examples:", "exit codes", "--dry-run", "cohort.root=DATA"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize("fault", ["optimm: 3", "search: {optim.lrr: {log: [1.0e-5, 1.0e-2]}}"])
+def test_a_wrong_space_file_is_answered_without_waiting_for_torch_or_ray(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(fault, encoding="utf-8")
+    answer = "import sys, run_search; print(run_search.main(sys.argv[1:]), {'torch', 'ray'} & set(sys.modules))"
+    command = [sys.executable, "-c", answer, "--space", str(tmp_path / "wrong.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 set()\n"
+    assert "did you mean optim" in done.stderr
